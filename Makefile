@@ -1,0 +1,44 @@
+# The two commands of a newcomer: `make run` and `make test`. Both set everything up first, into .venv,
+# and are quick when that is done. `make help` names the rest.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.set-up
+SHELL  := /bin/bash
+
+.PHONY: run test setup pjsip report clean help
+
+run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
+	@exec $(BIN)/microturn up
+
+test: setup           ## set up, then every check: ruff, mypy, pytest
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+setup: $(STAMP)       ## virtual environment and packages, nothing else
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "microturn needs Python 3.11 or later; $(PYTHON) is older: make PYTHON=python3.11"; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+pjsip: setup          ## build pjsua2 from source (5 minutes, once) and use it instead of the wheel
+	$(BIN)/pip uninstall --quiet --yes pjsua2-python pjsua2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(PYTHON=$(BIN)/python deploy/pjsip/build.sh | tail -1)"
+	$(BIN)/python -m gateway.sip.limit 2>/dev/null | tail -1
+
+report: setup         ## the load test of the telephone side: 100 calls for 60 s
+	$(BIN)/python -m loadtests sip --calls 100 --seconds 60
+
+clean:                ## remove the environment and what was built
+	rm -rf $(VENV) .cache build ./*.egg-info
+
+help:
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 12

@@ -1,0 +1,222 @@
+"""A worker's hold on its model server: attach, lease, publish, be rung; and come back after a restart.
+
+It knows slots, generations and doorbells, and nothing of calls. `media/leases.py` has the conversation.
+Its one rule: everything returns at once; what cannot be done now is refused, and the caller is told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from media.chunk import Chunk, Reply
+from media.leases import (
+    MAX_BYTES,
+    Attached,
+    BadMessage,
+    Hello,
+    Lease,
+    Leased,
+    Message,
+    Refused,
+    Release,
+    decode,
+    encode,
+)
+from media.slots import SlotTable, TableMismatch
+
+log = structlog.get_logger()
+
+RETRY_S = 0.05
+"""Between two attempts to reach a model server that is away: a connect to a missing socket costs 20 us."""
+
+
+class Attachment:
+    """One worker's mapping of the slot table, for as long as one model server lives; then of the next."""
+
+    def __init__(
+        self,
+        worker: str,
+        path: Path,
+        *,
+        attached: Callable[[], None],
+        detached: Callable[[], None],
+        replied: Callable[[list[tuple[int, Reply]]], None],
+    ) -> None:
+        self.worker, self.path = worker, path
+        self.epoch = 0
+        self.full_rings = 0
+        self.stale_rows = 0
+        self.torn_rows = 0
+        self._attached, self._detached, self._replied = attached, detached, replied
+        self._table: SlotTable | None = None
+        self._socket: socket.socket | None = None
+        self._to_server = self._to_worker = -1
+        self._leases: dict[str, asyncio.Future[Leased | Refused]] = {}
+        self._mine: dict[int, str] = {}
+
+    @property
+    def table(self) -> SlotTable | None:
+        """The table that is mapped now; None while no model server answers."""
+        return self._table
+
+    async def keep(self) -> None:
+        """Attach, and attach again whenever the server comes back; until cancelled."""
+        loop = asyncio.get_running_loop()
+        told = False
+        while True:
+            try:
+                await self._attach(loop)
+            except (OSError, BadMessage, TableMismatch) as wrong:
+                if not told:
+                    log.warning("no model server", socket=str(self.path), reason=str(wrong))
+                    told = True
+                await asyncio.sleep(RETRY_S)
+                continue
+            told = False
+            try:
+                await self._listen(loop)
+            finally:
+                self._let_go(loop)
+
+    async def lease(self, call: str, *, floor: int, turn: int, timeout_s: float = 1.0) -> Leased | Refused:
+        """A slot for a call. Refused, too, while there is no server and when it does not answer in time."""
+        if self._socket is None:
+            return Refused(call, "no model server", 2)
+        answer: asyncio.Future[Leased | Refused] = asyncio.get_running_loop().create_future()
+        self._leases[call] = answer
+        try:
+            self._socket.send(encode(Lease(call, floor, turn)))
+            leased = await asyncio.wait_for(answer, timeout_s)
+        except (OSError, TimeoutError) as wrong:
+            return Refused(call, f"the model server does not answer: {wrong or 'time is up'}", 2)
+        finally:
+            self._leases.pop(call, None)
+        if isinstance(leased, Leased) and self._table is not None:
+            self._table.outbound.empty(leased.slot)
+            self._mine[leased.slot] = call
+        return leased
+
+    def release(self, call: str, slot: int, generation: int) -> None:
+        """The call is over; what it left in its slot is the server's business."""
+        if self._mine.get(slot) != call or self._socket is None:
+            return
+        del self._mine[slot]
+        try:
+            self._socket.send(encode(Release(call, slot, generation)))
+        except OSError as wrong:  # the server frees the slots of a worker that is gone
+            log.warning("slot not released", slot=slot, reason=str(wrong))
+
+    def publish(self, chunks: list[tuple[int, Chunk]]) -> None:
+        """Chunks into their slots and one ring for all; a full ring drops the chunk and counts it."""
+        table = self._table
+        if table is None or not chunks:
+            return
+        for slot, chunk in chunks:
+            if not table.put_chunk(slot, chunk):
+                self.full_rings += 1
+        os.eventfd_write(self._to_server, 1)
+
+    async def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        connection.setblocking(False)
+        descriptors: list[int] = []
+        try:
+            connection.connect(str(self.path))
+            connection.send(encode(Hello(self.worker, os.getpid())))
+            async with asyncio.timeout(2.0):
+                packet, descriptors = await _receive_descriptors(loop, connection)
+            message = decode(packet)
+            if not isinstance(message, Attached) or len(descriptors) != 3:
+                raise BadMessage(f"expected Attached with 3 descriptors, got {message}")
+            self._table = SlotTable.attach(descriptors[0])
+        except (OSError, ValueError):
+            for descriptor in descriptors:
+                os.close(descriptor)
+            connection.close()
+            raise
+        self._socket, self.epoch = connection, message.epoch
+        self._to_server, self._to_worker = descriptors[1:]
+        loop.add_reader(self._to_worker, self._rung)
+        log.info("attached", epoch=f"{self.epoch:014x}", engine=message.engine, slots=self._table.slots)
+        self._attached()
+
+    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Answers to leases, until the end of file that says that the server is gone."""
+        assert self._socket is not None
+        while True:
+            try:
+                packet = await loop.sock_recv(self._socket, MAX_BYTES)
+            except ConnectionError:
+                return
+            if not packet:
+                return
+            try:
+                message: Message = decode(packet)
+            except BadMessage as wrong:
+                log.error("model server speaks nonsense", reason=str(wrong))
+                return
+            if isinstance(message, Leased | Refused):
+                answer = self._leases.get(message.call)
+                if answer is not None and not answer.done():
+                    answer.set_result(message)
+                elif isinstance(message, Leased):  # answered after our patience: give it back
+                    self._mine[message.slot] = message.call
+                    self.release(message.call, message.slot, message.generation)
+
+    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert self._socket is not None and self._table is not None
+        loop.remove_reader(self._to_worker)
+        self._socket.close()
+        self._table.close()
+        os.close(self._to_server)
+        os.close(self._to_worker)
+        self._socket = self._table = None
+        self._mine.clear()
+        for answer in self._leases.values():
+            if not answer.done():
+                answer.set_exception(ConnectionError("it is gone"))
+        log.warning("model server gone", socket=str(self.path))
+        self._detached()
+
+    def _rung(self) -> None:
+        """Take every reply of our slots; a slot of another worker is none of our business."""
+        table = self._table
+        assert table is not None
+        try:
+            os.eventfd_read(self._to_worker)
+        except BlockingIOError:
+            return
+        for _ in range(table.rows):
+            mine = np.fromiter(self._mine, np.intp, len(self._mine))
+            ready = mine[table.outbound.head[mine] != table.outbound.tail[mine]]
+            if not len(ready):
+                return
+            rows = table.outbound.gather(ready)
+            self.stale_rows += rows.stale
+            self.torn_rows += rows.torn
+            replies = list(zip((int(s) for s in rows.slots), table.replies(rows), strict=True))
+            table.outbound.advance(ready)
+            self._replied(replies)
+
+
+async def _receive_descriptors(
+    loop: asyncio.AbstractEventLoop, connection: socket.socket
+) -> tuple[bytes, list[int]]:
+    """One packet with its descriptors; `OSError` at the end of file."""
+    readable = asyncio.Event()
+    loop.add_reader(connection, readable.set)
+    try:
+        await readable.wait()
+    finally:
+        loop.remove_reader(connection)
+    packet, descriptors, _, _ = socket.recv_fds(connection, MAX_BYTES, 3)
+    if not packet:
+        raise ConnectionError("the model server closed the connection")
+    return packet, descriptors

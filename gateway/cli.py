@@ -1,0 +1,170 @@
+"""The command `microturn`: everything that an operator does by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import structlog
+import typer
+from setproctitle import setproctitle
+
+from gateway.config import GatewaySettings, load
+from gateway.log import set_up_logging
+from gateway.supervise import Child
+
+log = structlog.get_logger()
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+Engine = Annotated[str | None, typer.Option(help="what answers the calls: echo")]
+SipPort = Annotated[int | None, typer.Option(help="UDP and TCP port of SIP; 0 takes a free one")]
+SipHost = Annotated[str | None, typer.Option(help="address that SIP listens on")]
+SipCalls = Annotated[int | None, typer.Option(help="calls at once; beyond it 503 with Retry-After")]
+HttpPort = Annotated[int | None, typer.Option(help="port of health and metrics; 0 takes a free one")]
+RunDir = Annotated[Path | None, typer.Option(help="directory of the control sockets")]
+LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
+
+
+def _settings(**flags: Any) -> GatewaySettings:
+    """Settings, or the end of the command with a message that says what to change."""
+    try:
+        return load(**flags)
+    except ValueError as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _run(process: str, settings: GatewaySettings, work: Any) -> None:
+    set_up_logging(process, settings.log_level)
+    try:
+        status = work()
+    except (ValueError, OSError) as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(status)
+
+
+@app.command()
+def up(
+    engine: Engine = None,
+    sip_host: SipHost = None,
+    sip_port: SipPort = None,
+    sip_calls: SipCalls = None,
+    http_port: HttpPort = None,
+    run_dir: RunDir = None,
+    log_level: LogLevel = None,
+) -> None:
+    """Everything on this machine, in one terminal. Ctrl-C ends it."""
+    flags = dict(
+        engine=engine, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
+        http_port=http_port, run_dir=run_dir, log_level=log_level,
+    )  # fmt: skip
+    settings = _settings(**flags)
+    setproctitle("microturn: up")
+    _run("up", settings, lambda: asyncio.run(_up(settings, flags)))
+
+
+async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
+    """Keep the model server and the gateway alive until Ctrl-C."""
+    stop = asyncio.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    given = [f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k != "engine"]
+    here = [sys.executable, "-m", "gateway"]
+    model = Child("model-server", [*here, "model", *_model_flags(settings)], quiet=True)
+    gateway = Child("gateway", [*here, "gateway", *given])
+    keepers = [asyncio.create_task(child.keep()) for child in (model, gateway)]
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
+    await gateway.stop(8.0)
+    await model.stop(3.0)
+    for task in (*keepers, stopped):
+        task.cancel()
+    return 0
+
+
+def _model_flags(settings: GatewaySettings) -> list[str]:
+    return [
+        f"--engine={settings.engine}",
+        f"--socket={settings.model_socket}",
+        f"--slots={settings.slots}",
+    ]
+
+
+@app.command()
+def gateway(
+    sip_host: SipHost = None,
+    sip_port: SipPort = None,
+    sip_calls: SipCalls = None,
+    http_port: HttpPort = None,
+    run_dir: RunDir = None,
+    log_level: LogLevel = None,
+) -> None:
+    """The gateway alone: SIP edge, its workers, health and metrics."""
+    settings = _settings(
+        sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, http_port=http_port, run_dir=run_dir,
+        log_level=log_level,
+    )  # fmt: skip
+    setproctitle("microturn: gateway")
+    from gateway.main import run
+
+    _run("gateway", settings, lambda: run(settings))
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+def model(context: typer.Context) -> None:
+    """The model server alone; its own flags follow (`python -m model_server --help`)."""
+    # another package, never imported here: it becomes this process
+    os.execv(sys.executable, [sys.executable, "-m", "model_server", *context.args])
+
+
+@app.command()
+def call(
+    uri: Annotated[str, typer.Argument(help="whom to call, such as sip:127.0.0.1:5060")],
+    play: Annotated[Path, typer.Option(help="WAV or FLAC that is spoken into the call")],
+    record: Annotated[Path | None, typer.Option(help="WAV that gets what is heard")] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="length of the call; the file's when not given")
+    ] = None,
+    codec: Annotated[str, typer.Option(help="PCMU, PCMA or G722")] = "PCMU",
+    json: Annotated[bool, typer.Option("--json", help="end with one JSON line")] = False,
+) -> None:
+    """One call of our own: set-up time, delay, loss and MOS."""
+    from gateway.caller.command import run_call
+
+    try:
+        status = run_call(uri, play, record, seconds, codec, json)
+    except (ValueError, OSError) as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+    raise typer.Exit(status)
+
+
+@app.command()
+def doctor() -> None:
+    """What is wrong on this machine, and what to do about it."""
+    from gateway.doctor import examine
+
+    findings = examine(_settings())
+    for finding in findings:
+        typer.echo(f"{'ok  ' if finding.good else 'LOOK'}  {finding.what}: {finding.found}")
+        if not finding.good:
+            typer.echo(f"      {finding.advice}")
+    raise typer.Exit(0 if all(f.good or not f.fatal for f in findings) else 1)
+
+
+@app.command()
+def settings() -> None:
+    """Every setting of the gateway, with its value now."""
+    now = _settings()
+    for name, field in GatewaySettings.model_fields.items():
+        typer.echo(f"{name} = {getattr(now, name)!s:24} {field.description or ''}")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

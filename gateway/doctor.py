@@ -1,0 +1,117 @@
+"""`microturn doctor`: looks at this machine as an operator would, and says what to do."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from gateway.config import GatewaySettings
+from gateway.sip.pool import ask_library
+
+DESCRIPTORS_PER_CALL = 6
+"""RTP and RTCP sockets, a released pair that rests, and room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    good: bool
+    found: str
+    advice: str = ""
+    fatal: bool = True
+
+
+def examine(settings: GatewaySettings) -> list[Finding]:
+    """Everything that keeps calls from working here; what is merely absent is not fatal."""
+    return [
+        _port(settings.sip_host, settings.sip_port, socket.SOCK_DGRAM, "SIP over UDP", "sip_port"),
+        _port(settings.sip_host, settings.sip_port, socket.SOCK_STREAM, "SIP over TCP", "sip_port"),
+        _port(settings.http_host, settings.http_port, socket.SOCK_STREAM, "HTTP", "http_port"),
+        _shared_memory(settings),
+        _descriptors(settings),
+        _run_dir(settings),
+        _pjsua2(),
+        _redis(),
+        _gpu(),
+    ]
+
+
+def _port(host: str, port: int, kind: socket.SocketKind, what: str, setting: str) -> Finding:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, kind) as probe:
+        if kind is socket.SOCK_STREAM:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as wrong:
+            advice = f"stop what uses it (ss -lntup), or choose another: MICROTURN_{setting.upper()}=..."
+            return Finding(what, False, f"{host}:{port}: {wrong.strerror}", advice)
+    return Finding(what, True, f"{host}:{port} is free")
+
+
+def _shared_memory(settings: GatewaySettings) -> Finding:
+    needed = settings.slots * 70_000
+    try:
+        fd = os.memfd_create("microturn-doctor", os.MFD_ALLOW_SEALING)
+    except OSError as wrong:
+        return Finding(
+            "shared memory", False, f"memfd_create: {wrong.strerror}", "a Linux kernel >= 3.17 is needed"
+        )
+    os.close(fd)
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    good = free > 2 * needed
+    return Finding(
+        "shared memory",
+        good,
+        f"{needed >> 20} MiB for {settings.slots} slots, {free >> 20} MiB free",
+        "lower MICROTURN_SLOTS, or free memory",
+    )
+
+
+def _descriptors(settings: GatewaySettings) -> Finding:
+    needed = 256 + DESCRIPTORS_PER_CALL * min(settings.sip_calls, 1024)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    found = f"{soft} allowed (at most {hard}), a worker needs up to {needed}"
+    return Finding(
+        "file descriptors", soft >= needed, found, f"ulimit -n {needed}, or LimitNOFILE= in its unit"
+    )
+
+
+def _run_dir(settings: GatewaySettings) -> Finding:
+    directory = settings.run_dir
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        seen = directory.stat()
+    except OSError as wrong:
+        return Finding("run directory", False, f"{directory}: {wrong.strerror}", "set MICROTURN_RUN_DIR")
+    good = seen.st_uid == os.getuid() and not seen.st_mode & 0o077 and os.access(directory, os.W_OK)
+    found = f"{directory}, owner {seen.st_uid}, mode {seen.st_mode & 0o777:o}"
+    return Finding("run directory", good, found, f"it must be yours alone: chmod 700 {directory}")
+
+
+def _pjsua2() -> Finding:
+    try:
+        library = ask_library()
+    except ValueError as wrong:
+        return Finding("pjsua2", False, str(wrong), "make setup")
+    found = f"{library.version}, {library.calls} calls in a process"
+    advice = "the ready-made wheel: fine for a first call; `make pjsip` builds what a phone line needs"
+    return Finding("pjsua2", not library.is_wheel, found, advice, fatal=False)
+
+
+def _redis() -> Finding:
+    server = shutil.which("valkey-server") or shutil.which("redis-server")
+    advice = "not needed yet: no part that is built uses it"
+    return Finding("Redis", server is not None, server or "no server on PATH", advice, fatal=False)
+
+
+def _gpu() -> Finding:
+    devices = sorted(Path("/dev").glob("nvidia[0-9]*"))
+    found = f"{len(devices)} device(s)" if devices else "none"
+    return Finding("GPU", bool(devices), found, "not needed by the echo engine", fatal=False)

@@ -1,0 +1,1 @@
+"""SIP legs: the edge in front and the workers behind it."""

@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The SIP edge on its sockets: UDP and TCP outside, one UDP socket on 127.0.0.1 towards the workers.
+
+All decisions are in `routing`; this file moves octets, keeps the one timer and knows no SIP beyond framing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import secrets
+import socket
+import time
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+
+from gateway.sip.message import BadMessage, Message, StreamParser, parse
+from gateway.sip.routing import SECOND_NS, Admit, Counters, Flow, Router, Send, WorkerAddress
+
+__all__ = ["Edge", "EdgeSettings", "WorkerAddress"]
+
+RECEIVE_BUFFER_BYTES: Final = 4 << 20  # bursts of INVITEs while the loop is busy; the kernel may give less
+MAX_UNSENT_BYTES: Final = 256 << 10  # of one TCP peer; one that reads slower is cut off
+PORT_ATTEMPTS: Final = 16  # to find a free port for UDP and TCP at once
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeSettings:
+    """Where the edge listens.  Raises ValueError for what cannot be.
+
+    `public_host` is what peers reach it by (Via, Record-Route; default `host`, then no wildcard).  Port 0
+    takes a free one.  `inside_port` on 127.0.0.1 is what workers keep in their route sets: give it a number
+    if calls are to be adopted after a restart.  A TCP connection without a message for `tcp_idle_s` is
+    closed unless a call needs it.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 5060
+    public_host: str = ""
+    inside_port: int = 0
+    tcp: bool = True
+    retry_after_s: int = 2
+    max_tcp_connections: int = 512
+    tcp_idle_s: float = 120.0
+
+    def __post_init__(self) -> None:
+        for port in (self.port, self.inside_port):
+            if not 0 <= port < 65536:
+                raise ValueError(f"SIP port {port} is not 0-65535")
+        if not self.public_host and self.host in ("", "0.0.0.0", "::"):
+            raise ValueError("public_host must be set when the SIP edge listens on all addresses")
+        if self.retry_after_s < 0 or self.max_tcp_connections < 1 or self.tcp_idle_s <= 0:
+            raise ValueError("retry_after_s >= 0, max_tcp_connections >= 1 and tcp_idle_s > 0 are required")
+
+
+class Edge:
+    """The SIP edge.  Belongs to one event loop; its methods are to be called in that loop, once started.
+
+    `admit` is asked for each new INVITE; the topmost Via of the request it sees carries `received` (and
+    `rport` if asked for), the sender's address.
+    """
+
+    def __init__(self, settings: EdgeSettings, admit: Admit | None = None) -> None:
+        self._settings = settings
+        self._admit = admit
+        self._router: Router | None = None
+        self._inside: asyncio.DatagramTransport | None = None
+        self._outside: asyncio.DatagramTransport | None = None
+        self._server: asyncio.Server | None = None
+        self._address = (settings.host, settings.port)
+        self._connections: dict[int, _Connection] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_ns = 0
+        self._logged: set[str] = set()
+
+    async def start(self) -> None:
+        """Bind all sockets.  Raises OSError when an address is taken."""
+        if self._router is not None:
+            raise RuntimeError("the edge was started before")
+        try:
+            await self._bind_outside()
+            self._inside = await self._bind_udp("127.0.0.1", self._settings.inside_port, inside=True)
+        except BaseException:
+            await self._close()
+            raise
+        self._router = Router(
+            secrets.token_bytes(32),
+            self._inside.get_extra_info("sockname")[:2],
+            (self._settings.public_host or self._settings.host, self._address[1]),
+            retry_after_s=self._settings.retry_after_s,
+            admit=self._admit,
+        )
+
+    async def stop(self) -> None:
+        """Close all sockets and connections; live calls go on without signalling.  May be called twice."""
+        await self._close()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port outside, as bound."""
+        return self._address
+
+    @property
+    def inside_port(self) -> int:
+        """UDP port on 127.0.0.1 that workers have in their route sets, as bound."""
+        assert self._inside is not None
+        return int(self._inside.get_extra_info("sockname")[1])
+
+    @property
+    def counters(self) -> Counters:
+        """Live counters; read only."""
+        return self._running.counters
+
+    @property
+    def loads(self) -> dict[str, int]:
+        """Calls per worker."""
+        return self._running.workers.loads()
+
+    @property
+    def waiting(self) -> int:
+        """INVITEs held back until a worker may take the next one."""
+        return self._running.waiting
+
+    def add_worker(self, address: WorkerAddress) -> None:
+        """Give calls to this worker from now on.  Raises ValueError if its name or address is taken."""
+        self._running.add_worker(address)
+        self._turn()
+
+    def remove_worker(self, name: str) -> list[str]:
+        """Forget a worker; gives the Call-IDs it had.  Pending INVITEs get 503.
+
+        Raises KeyError for an unknown name.
+        """
+        lost = self._running.remove_worker(name)
+        self._turn()
+        return [call_id.decode("ascii") for call_id in lost]
+
+    def call_ended(self, call_id: str) -> None:
+        """A worker says that a call is over; an unknown one is ignored."""
+        self._running.call_ended(call_id.encode(), time.monotonic_ns())
+        self._turn()
+
+    def adopt_call(self, worker_name: str, call_id: str, flow: Flow | None = None) -> bool:
+        """Take over a call that a worker still has after our restart; False if known already or no room.
+
+        Raises KeyError for an unknown worker.
+        """
+        return self._running.adopt_call(worker_name, call_id.encode(), flow, time.monotonic_ns())
+
+    def drain(self) -> None:
+        """Refuse new calls with 503 from now on; live ones go on.  There is no way back."""
+        self._running.drain()
+        self._turn()
+
+    # ---- Inner workings ----
+
+    @property
+    def _running(self) -> Router:
+        if self._router is None:
+            raise RuntimeError("the edge is not started")
+        return self._router
+
+    def _datagram(self, data: bytes, source: Flow) -> None:
+        if not data.strip(b"\r\n\0 "):
+            self._running.counters.keepalives += 1
+            return
+        try:
+            message: Message | BadMessage = parse(data)
+        except BadMessage as bad:
+            message = bad
+        self._send(self._running.handle(message, source, time.monotonic_ns()))
+
+    def _stream(self, connection: _Connection, data: bytes) -> None:
+        for item in connection.parser.feed(data):
+            connection.last_ns = time.monotonic_ns()
+            if isinstance(item, str):
+                self._running.counters.keepalives += 1
+                connection.send(b"\r\n")  # RFC 5626 4.4.1
+                continue
+            self._send(self._running.handle(item, connection.flow, connection.last_ns))
+            if isinstance(item, BadMessage) and item.fatal:
+                connection.transport.close()
+
+    def _receive(self, connection: _Connection | None, data: bytes, source: Flow) -> None:
+        """The one place where a bug of ours ends with the message that met it."""
+        if self._router is None:
+            return
+        try:
+            if connection is None:
+                self._datagram(data, source)
+            else:
+                self._stream(connection, data)
+        except Exception as error:
+            self._router.counters.errors += 1
+            kind = type(error).__name__
+            if kind not in self._logged:  # a peer that found a bug must not fill the disk too
+                self._logged.add(kind)
+                _log.exception("sip_edge_error", source=source, size=len(data))
+        self._arm()
+
+    def _send(self, sends: list[Send]) -> None:
+        for flow, data in sends:
+            if flow.kind == "tcp":
+                connection = self._connections.get(flow.connection)
+                if connection is None:
+                    self._running.counters.dropped += 1
+                else:
+                    connection.send(data)
+                continue
+            transport = self._inside if flow.kind == "worker" else self._outside
+            if transport is None or transport.is_closing():
+                self._running.counters.dropped += 1
+                continue
+            try:
+                transport.sendto(data, (flow.host, flow.port))
+            except (OSError, ValueError):  # an address of the other family, or a name: a peer's doing
+                self._running.counters.dropped += 1
+
+    def _turn(self) -> None:
+        """Send what is due, then arm the timer."""
+        self._send(self._running.poll(time.monotonic_ns()))
+        self._arm()
+
+    def _arm(self) -> None:
+        due_ns = None if self._router is None else self._router.next_deadline()
+        if due_ns is None or (self._timer is not None and self._timer_ns <= due_ns):
+            return  # an early timer only finds nothing to do
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_ns = due_ns
+        delay_s = max(0, due_ns - time.monotonic_ns()) / SECOND_NS
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        if self._router is not None:
+            self._turn()
+
+    def _connected(self, connection: _Connection) -> bool:
+        """False when the connection is one too many."""
+        if self._router is None or len(self._connections) >= self._settings.max_tcp_connections:
+            if self._router is not None:
+                self._router.counters.tcp_refused += 1
+            return False
+        self._router.counters.tcp_connections += 1
+        self._connections[connection.flow.connection] = connection
+        return True
+
+    def _disconnected(self, connection: _Connection) -> None:
+        known = self._connections.pop(connection.flow.connection, None)
+        if known is not None and self._router is not None:
+            self._router.flow_closed(connection.flow)
+
+    async def _bind_outside(self) -> None:
+        wanted = self._settings.port
+        for attempt in range(PORT_ATTEMPTS):
+            self._outside = await self._bind_udp(self._settings.host, wanted, inside=False)
+            self._address = self._outside.get_extra_info("sockname")[:2]
+            if not self._settings.tcp:
+                return
+            try:
+                self._server = await asyncio.get_running_loop().create_server(
+                    lambda: _Connection(self, self._settings.tcp_idle_s), *self._address
+                )
+                return
+            except OSError as error:
+                last = attempt == PORT_ATTEMPTS - 1
+                if wanted or last or error.errno != errno.EADDRINUSE:
+                    raise
+                self._outside.close()
+
+    async def _bind_udp(self, host: str, port: int, inside: bool) -> asyncio.DatagramTransport:
+        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
+            lambda: _Datagrams(self, inside), local_addr=(host, port)
+        )
+        transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
+        )
+        return transport
+
+    async def _close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._server is not None:
+            self._server.close()
+        for connection in list(self._connections.values()):
+            connection.transport.abort()
+        self._connections.clear()
+        for transport in (self._inside, self._outside):
+            if transport is not None:
+                transport.close()
+        if self._server is not None:
+            await self._server.wait_closed()
+            self._server = None
+        await asyncio.sleep(0)  # let the transports close their sockets
+
+
+class _Datagrams(asyncio.DatagramProtocol):
+    """Datagrams of one socket; which socket it is decides what their sender may be."""
+
+    def __init__(self, edge: Edge, inside: bool) -> None:
+        self._edge = edge
+        self._inside = inside
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        kind: Flow = Flow("worker" if self._inside else "udp", addr[0], addr[1])
+        self._edge._receive(None, data, kind)
+
+
+class _Connection(asyncio.Protocol):
+    """One TCP connection of a peer."""
+
+    _last_number = 0
+
+    def __init__(self, edge: Edge, idle_s: float) -> None:
+        self._edge = edge
+        self._idle_s = idle_s
+        self._timer: asyncio.TimerHandle | None = None
+        self.parser = StreamParser()
+        self.last_ns = time.monotonic_ns()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        _Connection._last_number += 1  # never used again, so a late response cannot reach another peer
+        host, port = transport.get_extra_info("peername", ("", 0))[:2]
+        self.flow = Flow("tcp", host, port, _Connection._last_number)
+        if self._edge._connected(self):
+            self._watch()
+        else:
+            self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        self._edge._receive(self, data, self.flow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._edge._disconnected(self)
+
+    def send(self, data: bytes) -> None:
+        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
+            self.transport.abort()
+        else:
+            self.transport.write(data)
+
+    def _watch(self) -> None:
+        """Close when idle; a call that depends on the connection keeps it."""
+        router = self._edge._router
+        idle_s = (time.monotonic_ns() - self.last_ns) / SECOND_NS
+        if idle_s >= self._idle_s and (router is None or not router.flow_in_use(self.flow)):
+            self.transport.close()
+            return
+        left_s = self._idle_s - idle_s if idle_s < self._idle_s else self._idle_s
+        self._timer = asyncio.get_running_loop().call_later(left_s, self._watch)

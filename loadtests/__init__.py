@@ -1,0 +1,1 @@
+"""Load tests: they start what they measure, place real calls and report figures."""

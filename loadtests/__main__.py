@@ -1,0 +1,29 @@
+"""`python -m loadtests KIND ...`: the last line on standard output is one JSON object (DESIGN section 11)."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+
+KINDS = {
+    "sip": "SIP calls through a gateway: CPU, memory, delay, turns",
+    "webrtc": "the same over WebRTC",
+    "netem": "the weak-network lab",
+    "faults": "the fault matrix",
+}
+
+
+def main(argv: list[str]) -> int:
+    """Run `loadtests.KIND.main(rest)`. Returns its exit status, or 2 for a kind that there is not."""
+    kind = argv[0] if argv else ""
+    if kind not in KINDS or importlib.util.find_spec(f"loadtests.{kind}") is None:
+        lines = [f"  {name:8} {text}" for name, text in KINDS.items()]
+        print("usage: python -m loadtests KIND [--help]\n" + "\n".join(lines), file=sys.stderr)
+        return 2
+    status: int = importlib.import_module(f"loadtests.{kind}").main(argv[1:])
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

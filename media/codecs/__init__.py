@@ -1,0 +1,1 @@
+"""Codecs by name; each turns int16 samples into payload bytes and back."""

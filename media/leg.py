@@ -1,0 +1,171 @@
+"""One leg of a call: frames in, chunks out; replies in, frames out. SIP and WebRTC share it.
+
+The leg only wires the organs: `Chunker` (when is a chunk a chunk), `Resampler` (whose samples), `Playout`
+(when is a reply heard). It knows no codec, packet, slot or socket. Whoever drives it does, once a turn and
+just before the tick of the leg's phase group:
+
+    receive_frame(...) for all that came; chunk = cut(now_ns); publish it; receive_reply(...) when rung
+
+Its one rule: a chunk is cut every turn as long as the leg lives, whatever did not come.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from media.chunk import PCM, Chunk, Flags, Reply, VideoFrame
+from media.chunker import Chunker
+from media.playout import Playout
+from media.resample import Resampler
+from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, TURN_NS
+
+WAKE_NS = 5 * NS_PER_MS
+"""Between a reply's publishing and its first frame: the doorbell, the worker's waking, the resampling."""
+MAX_EVENTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    """The lease of a slot as the leg needs it."""
+
+    slot: int
+    generation: int
+    group: int
+    budget_ns: int
+
+
+@dataclass(slots=True)
+class LegCounters:
+    """What happened to replies that did not come from this tenancy, and to events that did not fit."""
+
+    stale_replies: int = 0
+    events_dropped: int = 0
+
+
+class Leg:
+    """One media connection, at `rate_hz`, from its first frame to its last."""
+
+    def __init__(self, rate_hz: int) -> None:
+        self.chunker = Chunker(rate_hz)
+        self.playout = Playout(rate_hz)
+        self.counters = LegCounters()
+        self.turn = 0
+        self.held = False
+        self._up = Resampler(rate_hz, MODEL_HZ)
+        self._down = Resampler(MODEL_HZ, rate_hz)
+        self._to_model = MODEL_HZ / rate_hz
+        self._tenancy: Tenancy | None = None
+        self._played_told = 0
+        self._events: list[str] = []
+        self._lost_packets = 0
+        self._playing_since: int | None = None
+
+    @property
+    def tenancy(self) -> Tenancy | None:
+        """The slot that this leg holds now; None while there is no model server."""
+        return self._tenancy
+
+    def lease(self, tenancy: Tenancy) -> None:
+        """A slot was leased to this leg; after a restart of the model server another one is."""
+        self._tenancy = tenancy
+        self._playing_since = None
+
+    def vacate(self) -> None:
+        """The model server is gone: turns go on without it, and nothing of it is played any more."""
+        self._tenancy = None
+        self.playout.flush()
+
+    def receive_frame(self, pcm: PCM, arrival_ns: int) -> None:
+        """Samples in order, int16 [n] at the leg's rate."""
+        self.chunker.receive(pcm, arrival_ns)
+
+    def receive_event(self, event: str) -> None:
+        """A fact for the next chunk; beyond `MAX_EVENTS` a turn the newest are dropped and counted."""
+        if len(self._events) < MAX_EVENTS:
+            self._events.append(event)
+        else:
+            self.counters.events_dropped += 1
+
+    def receive_loss(self, packets: int) -> None:
+        """Packets that were found lost; said in the next chunk."""
+        self._lost_packets += packets
+
+    def hold(self, held: bool) -> None:
+        """The caller put us on hold or came back; the chunks go on and say so."""
+        if held != self.held:
+            self.held = held
+            self.receive_event("hold" if held else "resume")
+
+    def cut(self, now_ns: int, last_pull_ns: int, video: tuple[VideoFrame, ...] = ()) -> Chunk | None:
+        """This turn's chunk; None while no slot is leased (the turn is counted all the same).
+
+        `last_pull_ns` is when the playout's newest frame was pulled: the playout point is set by it.
+        """
+        cut = self.chunker.cut(now_ns)
+        turn, self.turn = self.turn, self.turn + 1
+        pcm = self._up.push(cut.pcm)
+        if turn >= 2 and self._playing_since is not None and turn - 2 >= self._playing_since:
+            self.playout.settle(turn - 2)
+        played = int(self.playout.ledger.played * self._to_model)
+        heard, self._played_told = played - self._played_told, played
+        events, self._events = tuple(self._events), []
+        lost, self._lost_packets = self._lost_packets, 0
+        if self._tenancy is None:
+            self.playout.ledger.missed_turns += 1
+            return None
+        if self._playing_since is None:
+            self._playing_since = turn
+            self._set_playout_point(turn, now_ns, last_pull_ns, self._tenancy.budget_ns)
+        flags = Flags.FIRST if turn == 0 else Flags.NONE
+        return Chunk(
+            generation=self._tenancy.generation,
+            turn=turn,
+            captured_ns=now_ns,
+            pcm=pcm,
+            concealed_samples=int(cut.concealed * self._to_model),
+            lost_packets=lost,
+            dropped_samples=int(cut.dropped * self._to_model),
+            played_samples=heard,
+            events=events,
+            video=video,
+            flags=flags | (Flags.HELD if self.held else Flags.NONE),
+        )
+
+    def receive_reply(self, reply: Reply) -> bool:
+        """A reply of the model; False when it is stale or late, which is counted."""
+        tenancy = self._tenancy
+        if tenancy is None or reply.generation != tenancy.generation or reply.turn >= self.turn:
+            self.counters.stale_replies += 1
+            return False
+        if reply.flags & Flags.FLUSH:
+            self.playout.flush()
+        return self.playout.offer(reply.turn, self._down.push(reply.pcm))
+
+    def catch_up(self, now_ns: int, last_pull_ns: int, pulled_ns: int) -> int:
+        """Skip the frames that the puller's clock slept over; returns how many.
+
+        `pulled_ns` is how much time the frames pulled so far stand for since the puller's first one,
+        `last_pull_ns` when the newest was pulled, counted from the same instant.
+        """
+        behind = (last_pull_ns - pulled_ns) // FRAME_NS
+        if behind > 0:
+            self.playout.skip(int(behind))
+        return max(0, int(behind))
+
+    def _set_playout_point(self, turn: int, now_ns: int, last_pull_ns: int, budget_ns: int) -> None:
+        """Turn `turn` is heard from the first pull that its reply is certain to be there for."""
+        ready_ns = now_ns + budget_ns + WAKE_NS
+        pulls = max(1, -((last_pull_ns - ready_ns) // FRAME_NS))  # ceil; the pull after the last is 1
+        self.playout.start(turn, self.playout.next_frame + pulls - 1)
+
+
+def silence_turns(elapsed_ns: int) -> int:
+    """Whole turns in `elapsed_ns`."""
+    return elapsed_ns // TURN_NS
+
+
+def to_pcm(frame: bytes) -> PCM:
+    """Native frame bytes (little-endian int16) as samples."""
+    return np.frombuffer(frame, np.int16)

@@ -1,0 +1,469 @@
+"""The slot table: shared memory between the workers of a node and its model server.
+
+A sealed memfd, created by the model server and mapped by every worker. A slot is a row of it, leased to one
+call at a time; the lease's *generation* travels in every row, so that what an earlier tenant left is known
+for what it is. Each slot has two bounded rings of `rows` rows: `inbound` (worker writes chunks) and
+`outbound` (model server writes replies), and a ring of video frames beside the inbound one.
+
+Layout, version 1. Everything is little-endian and every array starts on a page (4,096 bytes); S slots,
+R rows a ring, V video frames a slot:
+
+    array             type            written by     meaning
+    ----------------  --------------  -------------  -------------------------------------------------
+    superblock        u64[8]          server, once   magic (written last), version, S, R, V, groups,
+                                                     epoch (a random name of this table), total bytes
+    generation        u32[S]          server         tenant now; 0 = never leased; moves on at each lease
+    group             u32[S]          server         phase group of the tenant
+    in.head           u64[S]          worker         rows ever published
+    in.tail           u64[S]          server         rows ever taken
+    in.seq            u64[S,R]        worker         row number + 1 once whole, `TORN` while being written
+    in.meta           META[S,R]       worker         see `META`
+    in.pcm            i16[S,R,3200]   worker
+    in.text           u8[S,R,1024]    worker         UTF-8
+    in.events         u8[S,R,512]     worker         UTF-8, one event a line
+    video.seq         u64[S,V]        worker         frame number + 1 once whole
+    video.ns          u64[S,V]        worker         when it was captured
+    video.i420        u8[S,V,115200]  worker         never touched, so never backed, on a voice call
+    out.*             as in.*         server/worker  the mirror: the server writes head, the worker tail
+
+A slot's life, and who may move it:
+
+    free --lease (server: generation + 1, rings emptied)--> leased --release (worker asks, or its control
+    socket closes)--> resting --`REST_NS` later (server)--> free
+
+Publishing (`Ring.put`): seq = TORN, payload, seq = row + 1, fence, head + 1. Taking (`Ring.take`): head,
+fence, payload, seq checked before and after, tail + 1. Each cell has one writer, so there is no lock. A
+full ring refuses the newest row: only the reader may move the tail; the writer counts and goes on.
+
+The one rule: nobody waits here. What is not ready is absent; what is torn or stale is dropped and counted.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from media.chunk import (
+    MAX_EVENTS_BYTES,
+    MAX_TEXT_BYTES,
+    MAX_VIDEO_FRAMES,
+    VIDEO_FRAME_BYTES,
+    Chunk,
+    Flags,
+    Reply,
+    VideoFrame,
+)
+from media.timebase import NS_PER_S, TURN_SAMPLES
+
+MAGIC = 0x6D6963726F747572  # "microtur"
+VERSION = 1
+PAGE = 4096
+TORN = 2**64 - 1
+REST_NS = 1 * NS_PER_S
+"""A freed slot rests five turns: longer than any reply of its last tenant can be under way."""
+
+MAX_SLOTS = 4096
+_F_ADD_SEALS, _SEAL_SHRINK, _SEAL_GROW = 1033, 2, 4  # linux/fcntl.h; the fcntl module of 3.11 lacks them
+
+META = np.dtype(
+    [
+        ("stamp_ns", "<u8"),  # captured_ns of a chunk, stepped_ns of a reply
+        ("video_first", "<u8"),  # frame number of the first video frame
+        ("generation", "<u4"),
+        ("turn", "<u4"),
+        ("flags", "<u4"),
+        ("concealed", "<u4"),
+        ("lost", "<u4"),
+        ("dropped", "<u4"),
+        ("played", "<u4"),
+        ("text_bytes", "<u2"),
+        ("events_bytes", "<u2"),
+        ("video_frames", "<u4"),
+        ("reserved", "<u4"),
+    ]
+)
+
+
+class TableMismatch(ValueError):
+    """The memory that was handed over is not a slot table of this version."""
+
+
+def _fence_of_this_machine() -> Callable[[], object]:
+    """x86 keeps stores in order and Python calls are opaque to the compiler; elsewhere fence for real."""
+    if platform.machine() in ("x86_64", "AMD64"):
+        return lambda: None
+    fence = ctypes.CDLL("libatomic.so.1").atomic_thread_fence
+    return lambda: fence(5)  # memory_order_seq_cst
+
+
+_fence = _fence_of_this_machine()
+
+
+def encode_text(text: str, events: tuple[str, ...]) -> tuple[bytes, bytes, Flags]:
+    """UTF-8 of both within their bounds; text is cut at a character, events at an event, and it is said."""
+    flags = Flags.NONE
+    text_b = text.encode()
+    if len(text_b) > MAX_TEXT_BYTES:
+        text_b = text_b[:MAX_TEXT_BYTES].decode(errors="ignore").encode()
+        flags = Flags.TEXT_CUT
+    events_b = b""
+    for event in events:
+        longer = events_b + event.replace("\n", " ").encode() + b"\n"
+        if len(longer) > MAX_EVENTS_BYTES:
+            flags = Flags.TEXT_CUT
+            break
+        events_b = longer
+    return text_b, events_b, flags
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows taken at once from one ring: B of them, ready for a batch."""
+
+    slots: npt.NDArray[np.intp]
+    """[B]"""
+    meta: npt.NDArray[Any]
+    """META [B]"""
+    pcm: npt.NDArray[np.int16]
+    """int16 [B, 3200]"""
+    torn: int
+    """Rows that were dropped because their sequence number did not match."""
+    stale: int
+    """Rows that were dropped because they belong to an earlier tenant."""
+
+
+class Ring:
+    """One direction of the table. Either side holds one and uses its half of the calls."""
+
+    def __init__(self, arrays: dict[str, npt.NDArray[Any]], generation: npt.NDArray[np.uint32]) -> None:
+        self.head: npt.NDArray[np.uint64] = arrays["head"]
+        self.tail: npt.NDArray[np.uint64] = arrays["tail"]
+        self.seq: npt.NDArray[np.uint64] = arrays["seq"]
+        self.meta = arrays["meta"]
+        self.pcm: npt.NDArray[np.int16] = arrays["pcm"]
+        self.text: npt.NDArray[np.uint8] = arrays["text"]
+        self.events: npt.NDArray[np.uint8] = arrays["events"]
+        self._generation = generation
+        self._rows = self.seq.shape[1]
+
+    def put(
+        self, slot: int, meta: tuple[int, ...], pcm: npt.NDArray[np.int16], text: bytes, events: bytes
+    ) -> bool:
+        """Publish one row; False when the ring is full (the newest row is refused)."""
+        head = int(self.head[slot])
+        if head - int(self.tail[slot]) >= self._rows:
+            return False
+        row = head % self._rows
+        self.seq[slot, row] = TORN
+        _fence()
+        self.meta[slot, row] = meta
+        self.pcm[slot, row] = pcm
+        if text:
+            self.text[slot, row, : len(text)] = np.frombuffer(text, np.uint8)
+        if events:
+            self.events[slot, row, : len(events)] = np.frombuffer(events, np.uint8)
+        _fence()
+        self.seq[slot, row] = head + 1
+        _fence()
+        self.head[slot] = head + 1
+        return True
+
+    def put_many(
+        self,
+        slots: npt.NDArray[np.intp],
+        meta: npt.NDArray[Any],
+        pcm: npt.NDArray[np.int16],
+        said: Mapping[int, tuple[bytes, bytes]],
+    ) -> npt.NDArray[np.bool_]:
+        """Publish one row in each of `slots` (all different), in the order that `put` keeps.
+
+        `meta` is META [B], `pcm` int16 [B, 3200], `said` text and events of the few rows b that have
+        any. Returns bool [B]: False where the ring was full and the row was refused.
+        """
+        heads = self.head[slots]
+        room: npt.NDArray[np.bool_] = heads - self.tail[slots] < self._rows
+        kept = np.flatnonzero(room)
+        if len(kept) < len(slots):
+            slots, heads, meta, pcm = slots[room], heads[room], meta[room], pcm[room]
+        rows = (heads % np.uint64(self._rows)).astype(np.intp)
+        self.seq[slots, rows] = TORN
+        _fence()
+        self.meta[slots, rows] = meta
+        self.pcm[slots, rows] = pcm
+        if said:
+            for slot, row, b in zip(slots, rows, kept, strict=True):
+                text, events = said.get(int(b), (b"", b""))
+                self.text[slot, row, : len(text)] = np.frombuffer(text, np.uint8)
+                self.events[slot, row, : len(events)] = np.frombuffer(events, np.uint8)
+        _fence()
+        self.seq[slots, rows] = heads + np.uint64(1)
+        _fence()
+        self.head[slots] = heads + np.uint64(1)
+        return room
+
+    def ready(self) -> npt.NDArray[np.intp]:
+        """Slots with at least one row to take: one compare over all slots."""
+        return np.flatnonzero(self.head != self.tail)
+
+    def gather(self, slots: npt.NDArray[np.intp]) -> Rows:
+        """Take the oldest row of each of `slots` (each must be ready), straight into a batch."""
+        _fence()
+        tails = self.tail[slots]
+        rows = (tails % np.uint64(self._rows)).astype(np.intp)
+        before = self.seq[slots, rows]
+        meta = self.meta[slots, rows]
+        pcm = self.pcm[slots, rows]
+        _fence()
+        whole = (before == tails + np.uint64(1)) & (self.seq[slots, rows] == before)
+        fresh = meta["generation"] == self._generation[slots]
+        keep = whole & fresh
+        return Rows(
+            slots=slots[keep],
+            meta=meta[keep],
+            pcm=pcm[keep] if not keep.all() else pcm,
+            torn=int(np.count_nonzero(~whole)),
+            stale=int(np.count_nonzero(whole & ~fresh)),
+        )
+
+    def texts(self, slot: int) -> tuple[str, tuple[str, ...]]:
+        """Text and events of the slot's oldest row; call it between `gather` and `advance`."""
+        row = int(self.tail[slot]) % self._rows
+        meta = self.meta[slot, row]
+        text_bytes, events_bytes = int(meta["text_bytes"]), int(meta["events_bytes"])
+        text = self.text[slot, row, :text_bytes].tobytes().decode(errors="replace") if text_bytes else ""
+        if not events_bytes:
+            return text, ()
+        events = self.events[slot, row, :events_bytes].tobytes().decode(errors="replace")
+        return text, tuple(events.rstrip("\n").split("\n"))
+
+    def advance(self, slots: npt.NDArray[np.intp]) -> None:
+        """Give the rows that `gather` took back to the writer."""
+        self.tail[slots] += np.uint64(1)
+
+    def empty(self, slot: int) -> None:
+        """Reader's side of a new lease: whatever the earlier tenant left is skipped."""
+        self.tail[slot] = self.head[slot]
+
+
+class SlotTable:
+    """The mapped table. `create` in the model server, `attach` in a worker."""
+
+    def __init__(self, fd: int, slots: int, rows: int, video: int, groups: int) -> None:
+        self.fd, self.slots, self.rows, self.video_rows, self.groups = fd, slots, rows, video, groups
+        plan, self.size = _plan(slots, rows, video)
+        self._map = mmap.mmap(fd, self.size, mmap.MAP_SHARED)
+        view: dict[str, npt.NDArray[Any]] = {
+            name: np.ndarray(shape, dtype, buffer=self._map, offset=offset)
+            for name, (offset, dtype, shape) in plan.items()
+        }
+        self._superblock = view["superblock"]
+        self.generation: npt.NDArray[np.uint32] = view["generation"]
+        self.group: npt.NDArray[np.uint32] = view["group"]
+        self.inbound = Ring(_half(view, "in."), self.generation)
+        self.outbound = Ring(_half(view, "out."), self.generation)
+        self._video_seq, self._video_ns, self._video = view["video.seq"], view["video.ns"], view["video.i420"]
+
+    @classmethod
+    def create(cls, slots: int, rows: int = 4, video: int = 4, groups: int = 4) -> SlotTable:
+        """A fresh sealed table. `ValueError` when a size is out of its range."""
+        for name, value, low, high in (
+            ("slots", slots, 1, MAX_SLOTS),
+            ("rows", rows, 2, 64),
+            ("video", video, MAX_VIDEO_FRAMES, 64),
+            ("groups", groups, 1, 10),
+        ):
+            if not low <= value <= high:
+                raise ValueError(f"{name} = {value}: give a number from {low} to {high}")
+        fd = os.memfd_create("microturn-slots", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, _plan(slots, rows, video)[1])
+        fcntl.fcntl(fd, _F_ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW)  # no peer can make us fault
+        table = cls(fd, slots, rows, video, groups)
+        epoch = int.from_bytes(os.urandom(7), "little")
+        table._superblock[1:] = (VERSION, slots, rows, video, groups, epoch, table.size)
+        _fence()
+        table._superblock[0] = MAGIC
+        return table
+
+    @classmethod
+    def attach(cls, fd: int) -> SlotTable:
+        """Map a table that somebody else created; `TableMismatch` names what is wrong with it."""
+        size = os.fstat(fd).st_size
+        if size < PAGE:
+            raise TableMismatch(f"{size} bytes are no slot table: the first page is missing")
+        with mmap.mmap(fd, PAGE, mmap.MAP_SHARED, mmap.PROT_READ) as head:
+            magic, version, slots, rows, video, groups, _, told = (
+                int(x) for x in np.frombuffer(bytes(head[:64]), "<u8")
+            )
+        if magic != MAGIC:
+            raise TableMismatch(f"magic is {magic:#x}, expected {MAGIC:#x}: this is no slot table")
+        if version != VERSION:
+            raise TableMismatch(
+                f"slot table has layout version {version}, this process knows {VERSION}: "
+                "run the same release of microturn on both sides"
+            )
+        bounded = 1 <= slots <= MAX_SLOTS and 2 <= rows <= 64 and MAX_VIDEO_FRAMES <= video <= 64
+        bounded = bounded and 1 <= groups <= 10
+        if not bounded or _plan(slots, rows, video)[1] != size or told != size:
+            raise TableMismatch(f"slot table of {slots} x {rows} rows does not fit its {size} bytes")
+        return cls(fd, slots, rows, video, groups)
+
+    @property
+    def epoch(self) -> int:
+        """Random name of this table: another after each restart of the model server."""
+        return int(self._superblock[6])
+
+    def put_chunk(self, slot: int, chunk: Chunk) -> bool:
+        """Worker: publish a chunk; False when the model server is `rows` turns behind."""
+        text, events, flags = encode_text(chunk.text, chunk.events)
+        first = self._put_video(slot, chunk.video) if chunk.video else 0
+        meta = (
+            chunk.captured_ns,
+            first,
+            chunk.generation,
+            chunk.turn,
+            chunk.flags | flags,
+            chunk.concealed_samples,
+            chunk.lost_packets,
+            chunk.dropped_samples,
+            chunk.played_samples,
+            len(text),
+            len(events),
+            len(chunk.video),
+            0,
+        )
+        return self.inbound.put(slot, meta, chunk.pcm, text, events)
+
+    def put_reply(self, slot: int, reply: Reply) -> bool:
+        """Model server: publish a reply; False when the worker does not take them any more."""
+        text, events, flags = encode_text(reply.text, reply.events)
+        meta = (reply.stepped_ns, 0, reply.generation, reply.turn, reply.flags | flags)
+        return self.outbound.put(
+            slot, (*meta, 0, 0, 0, 0, len(text), len(events), 0, 0), reply.pcm, text, events
+        )
+
+    def put_replies(
+        self,
+        chunks: npt.NDArray[Any],
+        slots: npt.NDArray[np.intp],
+        stepped_ns: int,
+        pcm: npt.NDArray[np.int16],
+        said: Mapping[int, tuple[str, tuple[str, ...], Flags]],
+    ) -> npt.NDArray[np.bool_]:
+        """Model server: publish the replies of a whole batch, one a slot.
+
+        `chunks` is the META [B] of the chunks that are answered: turn and generation are taken from it.
+        `pcm` is int16 [B, 3200]; `said` has text, events and flags of the few rows b that have any.
+        Returns bool [B]: False where the worker does not take replies any more.
+        """
+        meta = np.zeros(len(slots), META)
+        meta["stamp_ns"], meta["generation"], meta["turn"] = stepped_ns, chunks["generation"], chunks["turn"]
+        encoded = {}
+        for b, (text, events, flags) in said.items():
+            text_b, events_b, cut = encode_text(text, events)
+            row = meta[b]
+            row["flags"], row["text_bytes"], row["events_bytes"] = flags | cut, len(text_b), len(events_b)
+            if text_b or events_b:
+                encoded[b] = text_b, events_b
+        return self.outbound.put_many(slots, meta, pcm, encoded)
+
+    def chunks(self, rows: Rows) -> list[Chunk]:
+        """Whole chunks of gathered inbound rows, texts and video included; before `advance`."""
+        return [self._chunk(int(s), rows.meta[i], rows.pcm[i]) for i, s in enumerate(rows.slots)]
+
+    def replies(self, rows: Rows) -> list[Reply]:
+        """Whole replies of gathered outbound rows; before `advance`."""
+        out = []
+        for i, slot in enumerate(rows.slots):
+            meta = rows.meta[i]
+            text, events = self.outbound.texts(int(slot))
+            stamp, turn = int(meta["stamp_ns"]), int(meta["turn"])
+            flags = Flags(int(meta["flags"]))
+            out.append(Reply(int(meta["generation"]), turn, stamp, rows.pcm[i], text, events, flags))
+        return out
+
+    def _chunk(self, slot: int, meta: Any, pcm: npt.NDArray[np.int16]) -> Chunk:
+        text, events = self.inbound.texts(slot)
+        return Chunk(
+            generation=int(meta["generation"]),
+            turn=int(meta["turn"]),
+            captured_ns=int(meta["stamp_ns"]),
+            pcm=pcm,
+            concealed_samples=int(meta["concealed"]),
+            lost_packets=int(meta["lost"]),
+            dropped_samples=int(meta["dropped"]),
+            played_samples=int(meta["played"]),
+            text=text,
+            events=events,
+            video=self._take_video(slot, int(meta["video_first"]), int(meta["video_frames"])),
+            flags=Flags(int(meta["flags"])),
+        )
+
+    def _put_video(self, slot: int, frames: tuple[VideoFrame, ...]) -> int:
+        """Write the frames behind the newest; old ones are overwritten, and their readers notice."""
+        newest = self._video_seq[slot]
+        first = int(newest[newest != TORN].max(initial=np.uint64(0)))
+        for number, frame in enumerate(frames, first):
+            row = number % self.video_rows
+            newest[row] = TORN
+            _fence()
+            self._video[slot, row] = np.frombuffer(frame.i420, np.uint8)
+            self._video_ns[slot, row] = frame.captured_ns
+            _fence()
+            newest[row] = number + 1
+        return first
+
+    def _take_video(self, slot: int, first: int, count: int) -> tuple[VideoFrame, ...]:
+        frames = []
+        for number in range(first, first + min(count, MAX_VIDEO_FRAMES)):
+            row = number % self.video_rows
+            i420, captured_ns = self._video[slot, row].tobytes(), int(self._video_ns[slot, row])
+            _fence()
+            if int(self._video_seq[slot, row]) == number + 1:  # else overwritten while we were away
+                frames.append(VideoFrame(captured_ns, i420))
+        return tuple(frames)
+
+    def close(self) -> None:
+        """Close the descriptor; the mapping goes with the last array that looks into it."""
+        os.close(self.fd)
+
+
+def _half(view: dict[str, npt.NDArray[Any]], prefix: str) -> dict[str, npt.NDArray[Any]]:
+    return {name.removeprefix(prefix): array for name, array in view.items() if name.startswith(prefix)}
+
+
+def _plan(slots: int, rows: int, video: int) -> tuple[dict[str, tuple[int, Any, tuple[int, ...]]], int]:
+    """Offset, type and shape of every array, and the bytes of all: the table at the head of this file."""
+    ring: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("head", "<u8", (slots,)),
+        ("tail", "<u8", (slots,)),
+        ("seq", "<u8", (slots, rows)),
+        ("meta", META, (slots, rows)),
+        ("pcm", "<i2", (slots, rows, TURN_SAMPLES)),
+        ("text", "u1", (slots, rows, MAX_TEXT_BYTES)),
+        ("events", "u1", (slots, rows, MAX_EVENTS_BYTES)),
+    ]
+    arrays: list[tuple[str, Any, tuple[int, ...]]] = [
+        ("superblock", "<u8", (8,)),
+        ("generation", "<u4", (slots,)),
+        ("group", "<u4", (slots,)),
+        *((f"in.{name}", dtype, shape) for name, dtype, shape in ring),
+        ("video.seq", "<u8", (slots, video)),
+        ("video.ns", "<u8", (slots, video)),
+        ("video.i420", "u1", (slots, video, VIDEO_FRAME_BYTES)),
+        *((f"out.{name}", dtype, shape) for name, dtype, shape in ring),
+    ]
+    plan, offset = {}, 0
+    for name, dtype, shape in arrays:
+        plan[name] = (offset, dtype, shape)
+        bytes_ = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        offset += (bytes_ + PAGE - 1) // PAGE * PAGE
+    return plan, offset

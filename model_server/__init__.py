@@ -1,0 +1,1 @@
+"""The model server: slots in, slots out, on a turn clock. Never Redis, never the network."""

@@ -1,0 +1,39 @@
+"""`python -m model_server`: one model server process."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import Any
+
+import setproctitle
+
+from model_server.config import load
+from model_server.server import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: that of `run`, and 2 for a wrong setting (named on standard error)."""
+    parser = argparse.ArgumentParser(prog="python -m model_server", description=__doc__)
+    parser.add_argument("--engine", help="echo")
+    parser.add_argument("--socket", help="path of the control socket")
+    for name, told in (
+        ("slots", "calls at once"),
+        ("rows", "turns that either side may be behind"),
+        ("video", "frames of video kept per slot"),
+        ("groups", "phase groups of the turn clock"),
+    ):
+        parser.add_argument(f"--{name}", metavar="N", help=told)
+    parser.add_argument("--realtime-priority", action="store_const", const=True, help="ask for SCHED_FIFO")
+    given: dict[str, Any] = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    try:
+        config = load(**given)
+    except ValueError as wrong:
+        print(wrong, file=sys.stderr)
+        return 2
+    setproctitle.setproctitle("microturn: model-server")
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

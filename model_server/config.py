@@ -1,0 +1,93 @@
+"""Settings of a model server: read and checked once, frozen. The environment is read nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from media.chunk import MAX_VIDEO_FRAMES
+from media.slots import MAX_SLOTS
+from model_server.engine.registry import BUILT, PLANNED
+
+ENV_PREFIX = "MICROTURN_MODEL_"
+MAX_SOCKET_PATH = 107
+"""sockaddr_un has 108 bytes, the last one 0."""
+_RANGES = {"slots": (1, MAX_SLOTS), "rows": (2, 64), "video": (MAX_VIDEO_FRAMES, 64), "groups": (1, 10)}
+
+
+def default_socket() -> Path:
+    """`$XDG_RUNTIME_DIR/microturn/model.sock`, else `/tmp/microturn-$UID/model.sock`."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    base = Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
+    return base / "model.sock"
+
+
+class ModelServerConfig(BaseSettings):
+    """Each field can be set by `MICROTURN_MODEL_<FIELD>`; arguments win over the environment."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    socket: Path = Field(default_factory=default_socket)
+    """Control socket (unix, SOCK_SEQPACKET)."""
+    slots: int = 256
+    """Calls at once; one costs about 70 kB of shared memory when it is used, 530 kB with video."""
+    rows: int = 4
+    """Turns that either side may be behind."""
+    video: int = 4
+    """Frames of video kept per slot."""
+    groups: int = 4
+    """Phase groups of the turn clock."""
+    engine: str = "echo"
+    realtime_priority: bool = False
+    """Ask for SCHED_FIFO, or else nice -10."""
+
+    @field_validator("socket")
+    @classmethod
+    def _socket_fits(cls, value: Path) -> Path:
+        if len(os.fsencode(value)) > MAX_SOCKET_PATH:
+            raise ValueError(f"a unix socket path of at most {MAX_SOCKET_PATH} bytes; choose a shorter one")
+        return value
+
+    @field_validator(*_RANGES)
+    @classmethod
+    def _in_range(cls, value: int, info: Any) -> int:
+        low, high = _RANGES[info.field_name]
+        if not low <= value <= high:
+            raise ValueError(f"a number from {low} to {high}; set {ENV_PREFIX}{info.field_name.upper()}")
+        return value
+
+    @field_validator("engine")
+    @classmethod
+    def _is_built(cls, value: str) -> str:
+        if value not in BUILT:
+            not_yet = " (not built yet)" if value in PLANNED else ""
+            raise ValueError(f"{' or '.join(BUILT)}{not_yet}; set {ENV_PREFIX}ENGINE or --engine")
+        return value
+
+
+def load(**given: Any) -> ModelServerConfig:
+    """Settings from the environment, with `given` over them.
+
+    `ValueError` has one line for each wrong value: its name, the value, what is expected and what to do.
+    """
+    known = {ENV_PREFIX + name.upper() for name in ModelServerConfig.model_fields}
+    ours = [key for key in os.environ if key.upper().startswith(ENV_PREFIX)]
+    strangers = sorted(key for key in ours if key.upper() not in known)
+    wrong = [f"{key}: no such setting; expected one of {', '.join(sorted(known))}" for key in strangers]
+    try:
+        config = ModelServerConfig(**given)
+    except ValidationError as errors:
+        wrong += [_line(error) for error in errors.errors()]
+    if wrong:
+        raise ValueError("\n".join(wrong))
+    return config
+
+
+def _line(error: Any) -> str:
+    name = ".".join(str(part) for part in error["loc"])
+    told = str(error["msg"]).removeprefix("Value error, ")
+    return f"{name} = {error['input']!r}: expected {told}"

@@ -1,0 +1,123 @@
+"""Who holds which slot, and who may have one: admission of the model server.
+
+    free --lease--> leased --release, or the worker is gone--> resting --`REST_NS`--> free
+
+A resting slot is not free. The generation of a slot moves on at each lease, and above the last one that the
+call had with a server before us (`Lease.floor`), so that no row is ever taken for a later tenant's. Both
+rings are emptied at a lease: nobody else uses a slot that is not leased. The clock is the caller's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+
+from media.leases import Lease, Leased, Refused, Release
+from media.slots import REST_NS, SlotTable
+from media.timebase import NS_PER_MS, TURN_NS
+from model_server.scheduler import NOBODY
+
+MAX_GENERATION = 2**32 - 1
+STEP_SHARE = 0.8
+"""Of the time between two groups' ticks, what a step may take by its 99th percentile: the rest is for the
+percentile's other side and for control messages."""
+MIN_BUDGET_NS = 5 * NS_PER_MS
+"""No worker is promised less: a wake-up of this process may take so long on a busy machine."""
+
+
+class Leases:
+    """Sans-IO ledger over a table. `worker` is any number that names a connection."""
+
+    def __init__(self, table: SlotTable, predict_ns: Callable[[int], int], *, rest_ns: int = REST_NS) -> None:
+        self._table = table
+        self._predict_ns = predict_ns
+        self._rest_ns = rest_ns
+        self._free = deque(range(table.slots))
+        self._resting: deque[tuple[int, int]] = deque()
+        self._calls: dict[tuple[int, str], int] = {}
+        self._call_of: dict[int, tuple[int, str]] = {}
+        self._in_group = [0] * table.groups
+        self._capacity = -(-table.slots // table.groups)
+        self.step_limit_ns = int(TURN_NS / table.groups * STEP_SHARE)
+        """A step that is predicted to take longer would run into the next group's tick."""
+        self.worker_S = np.full(table.slots, NOBODY, np.int64)
+        """Worker that holds the slot, or `NOBODY`."""
+        self.budget_S = np.zeros(table.slots, np.int64)
+        """What the tenant was told, ns after its tick."""
+
+    @property
+    def leased(self) -> int:
+        """Slots with a tenant."""
+        return len(self._call_of)
+
+    @property
+    def resting(self) -> int:
+        """Slots that were freed less than `rest_ns` ago, as of the last call."""
+        return len(self._resting)
+
+    def lease(self, worker: int, wish: Lease, now_ns: int) -> Leased | Refused:
+        """A slot for a call of `worker`, or why not and when it may try again."""
+        self._wake(now_ns)
+        group = min(range(len(self._in_group)), key=self._in_group.__getitem__)
+        rows = self._in_group[group] + 1
+        predicted_ns = self._predict_ns(rows)
+        if (worker, wish.call) in self._calls:
+            slot = self._calls[worker, wish.call]
+            return Refused(wish.call, f"this call has slot {slot}: release it first", 1)
+        if not 0 <= wish.floor < MAX_GENERATION:
+            reason = f"floor = {wish.floor}: a generation is from 0 to {MAX_GENERATION - 1}; start at 0"
+            return Refused(wish.call, reason, 0)
+        if not self._free:
+            reason = f"no free slot: {self.leased} leased, {self.resting} resting"
+            return Refused(wish.call, reason, 1 if self._resting else 5)
+        if predicted_ns > self.step_limit_ns:
+            reason = (
+                f"a step of {rows} rows would take {predicted_ns / NS_PER_MS:.1f} ms, "
+                f"its limit is {self.step_limit_ns / NS_PER_MS:.1f} ms"
+            )
+            return Refused(wish.call, reason, 5)
+        slot = self._free.popleft()
+        generation = max(int(self._table.generation[slot]), wish.floor) % MAX_GENERATION + 1
+        self._table.inbound.empty(slot)
+        self._table.outbound.empty(slot)
+        self._table.group[slot] = group
+        self._table.generation[slot] = generation
+        self._in_group[group] += 1
+        self._calls[worker, wish.call] = slot
+        self._call_of[slot] = worker, wish.call
+        self.worker_S[slot] = worker
+        self.budget_S[slot] = budget_ns = self._budget_ns()
+        return Leased(wish.call, slot, generation, group, budget_ns)
+
+    def release(self, worker: int, notice: Release, now_ns: int) -> bool:
+        """Begin the slot's rest; False when `worker` does not hold that slot in that generation."""
+        slot = notice.slot
+        held = self._call_of.get(slot) == (worker, notice.call)
+        if not held or int(self._table.generation[slot]) != notice.generation:
+            return False
+        self._rest(slot, now_ns)
+        return True
+
+    def drop_worker(self, worker: int, now_ns: int) -> list[int]:
+        """The worker is gone: all of its slots begin their rest. Returns them."""
+        slots = [int(slot) for slot in np.flatnonzero(self.worker_S == worker)]
+        for slot in slots:
+            self._rest(slot, now_ns)
+        return slots
+
+    def _rest(self, slot: int, now_ns: int) -> None:
+        del self._calls[self._call_of.pop(slot)]
+        self._in_group[int(self._table.group[slot])] -= 1
+        self.worker_S[slot] = NOBODY
+        self._resting.append((now_ns + self._rest_ns, slot))
+
+    def _wake(self, now_ns: int) -> None:
+        while self._resting and self._resting[0][0] <= now_ns:
+            self._free.append(self._resting.popleft()[1])
+
+    def _budget_ns(self) -> int:
+        """What holds for the whole call: a step of a full group, with as much again for the wake-up."""
+        full_ns = min(self._predict_ns(self._capacity), self.step_limit_ns)
+        return max(MIN_BUDGET_NS, min(2 * full_ns, TURN_NS // self._table.groups))

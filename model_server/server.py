@@ -1,0 +1,263 @@
+"""The model server's loop: sleep until the tick, take, step, publish, ring. One thread, one epoll set.
+
+Control messages are dealt with between ticks, one at a time, never within `GUARD_NS` of a tick. Garbage is
+collected in the slack, never in a step. Whatever an engine raises ends the process: the supervisor starts a
+new one, and the workers come back with their calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import structlog
+
+from media.chunk import Chunk
+from media.leases import Lease, Leased, Refused, Release, Stats
+from media.slots import SlotTable
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_SAMPLES
+from model_server.config import ModelServerConfig
+from model_server.control import Control
+from model_server.engine import Engine
+from model_server.engine.registry import make_engine
+from model_server.exchange import collect, publish
+from model_server.leases import Leases
+from model_server.metrics import Metrics
+from model_server.scheduler import SlotStates
+from model_server.step_time import StepTime
+from model_server.turn_clock import TurnClock
+
+GUARD_NS = 1 * NS_PER_MS
+"""epoll sleeps whole milliseconds, rounded up: the last one before a tick is slept exactly."""
+FIFO_PRIORITY = 10
+"""Above every ordinary process, below the kernel's own threads."""
+COLLECT_EVERY_NS = 10 * NS_PER_S
+COLLECT_NEEDS_NS = 20 * NS_PER_MS
+"""Slack that a collection must have: after `gc.freeze` it takes well below 1 ms."""
+CALIBRATION_STEPS = 32
+CALIBRATION_MAX_ROWS = 256
+
+log = structlog.get_logger()
+
+
+class CannotServe(Exception):
+    """A setting or the machine does not let us start; it says what to do."""
+
+
+class ModelServer:
+    """Table, ledger and engine of one rank, without loop and socket: time is an argument."""
+
+    def __init__(
+        self, table: SlotTable, engine: Engine, clock_ns: Callable[[], int], step_time: StepTime | None = None
+    ) -> None:
+        self.table, self.engine, self.metrics = table, engine, Metrics()
+        self._clock_ns = clock_ns
+        self._step_time = step_time or StepTime()
+        self._states = SlotStates.of(table.slots)
+        self.leases = Leases(table, self._step_time.predict_ns)
+
+    def tick(self, group: int, tick_ns: int) -> list[int]:
+        """One tick of a group, from rings to rings; returns the workers whose doorbell is to be rung."""
+        begun_ns = self._clock_ns()
+        counters = self.metrics.counters
+        counters.ticks_total += 1
+        self.metrics.lateness.observe(begun_ns - tick_ns)
+        taken = collect(self.table, self._states, group, tick_ns)
+        batch, plan = taken.batch, taken.plan
+        self._states.commit(plan)
+        counters.turns_missed_total += len(plan.missing)
+        counters.resyncs_total += plan.resynced
+        counters.rows_torn_total += taken.torn
+        counters.rows_stale_total += taken.stale
+        if batch.earlier:
+            counters.turns_late_total += sum(map(len, batch.earlier.values()))
+        if not len(batch) and not batch.earlier and not len(batch.missing_M):
+            return []
+        results = self.engine.step(batch)
+        stepped_ns = self._clock_ns()
+        accepted = publish(self.table, batch, results, stepped_ns)
+        if not len(batch):
+            return []
+        published_ns = self._clock_ns()
+        self._step_time.add(len(batch), published_ns - begun_ns)
+        self.metrics.step.observe(published_ns - begun_ns)
+        slack_B = self.leases.budget_S[batch.slots_B] - (published_ns - tick_ns)
+        self.metrics.slack.observe(int(slack_B.min()))
+        counters.turns_overdue_total += int(np.count_nonzero(slack_B < 0))
+        done = int(np.count_nonzero(accepted))
+        counters.turns_total += done
+        counters.publishes_refused_total += len(batch) - done
+        return [int(worker) for worker in np.unique(self.leases.worker_S[batch.slots_B[accepted]])]
+
+    def lease(self, worker: int, wish: Lease) -> Leased | Refused:
+        """Admit a call, open its sequence."""
+        answer = self.leases.lease(worker, wish, self._clock_ns())
+        if isinstance(answer, Leased):
+            try:
+                self.engine.open(answer.slot, wish.persona)
+            except ValueError as wrong:
+                released = Release(wish.call, answer.slot, answer.generation)
+                self.leases.release(worker, released, self._clock_ns())
+                answer = Refused(wish.call, str(wrong), 0)
+        if isinstance(answer, Leased):
+            self._states.open(answer.slot, answer.group)
+            self.metrics.counters.leases_total += 1
+        else:
+            self.metrics.counters.leases_refused_total += 1
+            log.warning("lease refused", call=wish.call, reason=answer.reason)
+        return answer
+
+    def release(self, worker: int, notice: Release) -> None:
+        """The call is over; a release of what the worker does not hold is logged and changes nothing."""
+        if self.leases.release(worker, notice, self._clock_ns()):
+            self._close(notice.slot)
+        else:
+            log.warning("release of a slot that is not held", call=notice.call, slot=notice.slot)
+
+    def gone(self, worker: int) -> None:
+        """The worker's connection is closed: all of its calls are over."""
+        for slot in self.leases.drop_worker(worker, self._clock_ns()):
+            self._close(slot)
+
+    def stats(self) -> Stats:
+        """Counters, gauges and histograms so far."""
+        capacity = -(-self.table.slots // self.table.groups)
+        gauges = {
+            "slots": self.table.slots,
+            "slots_leased": self.leases.leased,
+            "slots_resting": self.leases.resting,
+            "step_predicted_full_ns": self._step_time.predict_ns(capacity),
+            "step_limit_ns": self.leases.step_limit_ns,
+        }
+        return Stats(self.metrics.fields(gauges))
+
+    def _close(self, slot: int) -> None:
+        self._states.close(slot)
+        self.engine.close(slot)
+
+
+def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
+    """Step times of this engine on this machine, for 1 row up to a full group, through a table of its own."""
+    step_time = StepTime()
+    rows = min(-(-slots // groups), CALIBRATION_MAX_ROWS)
+    table = SlotTable.create(rows, rows=2, video=2, groups=1)
+    desk = ModelServer(table, engine, time.monotonic_ns, step_time)
+    pcm = np.zeros(TURN_SAMPLES, np.int16)
+    for size in sorted({1, -(-rows // 8), rows}):
+        while desk.leases.leased < size and isinstance(desk.lease(0, Lease(str(desk.leases.leased))), Leased):
+            pass
+        if desk.leases.leased < size:
+            break  # so many would never be admitted
+        for turn in range(CALIBRATION_STEPS):
+            now_ns = time.monotonic_ns()
+            for slot in range(size):
+                table.put_chunk(slot, Chunk(int(table.generation[slot]), turn, now_ns, pcm))
+            desk.tick(0, now_ns)
+            table.outbound.advance(table.outbound.ready())
+    desk.gone(0)
+    table.close()
+    return step_time
+
+
+def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
+    """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start."""
+    try:
+        engine = make_engine(config.engine)
+        table = SlotTable.create(config.slots, config.rows, config.video, config.groups)
+    except (ValueError, OSError) as wrong:
+        raise CannotServe(str(wrong)) from wrong
+    step_time = calibrate(engine, config.groups, config.slots)
+    server = ModelServer(table, engine, time.monotonic_ns, step_time)
+    try:
+        control = Control(config.socket, table, engine.name, server, server.metrics.counters)
+    except (ValueError, OSError) as wrong:
+        table.close()
+        raise CannotServe(str(wrong)) from wrong
+    try:
+        if config.realtime_priority:
+            ask_for_priority()
+        log.info("serving", socket=str(config.socket), engine=engine.name, slots=config.slots)
+        print(f"ready {config.socket}", flush=True)
+        with _garbage_collected_by_hand():
+            _keep_time(server, control, config.groups, stopping)
+    finally:
+        control.close()
+        table.close()
+
+
+def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Callable[[], bool]) -> None:
+    clock = TurnClock(groups)
+    now_ns = collected_ns = time.monotonic_ns()
+    while True:
+        tick_ns, group = clock.next_tick(now_ns)
+        server.metrics.counters.ticks_skipped_total = clock.skipped
+        if now_ns - collected_ns > COLLECT_EVERY_NS and tick_ns - now_ns > COLLECT_NEEDS_NS:
+            gc.collect()
+            collected_ns = now_ns
+        control.serve(0)  # busy to the brim, we still hear one message a tick
+        while (left_ns := tick_ns - time.monotonic_ns()) > GUARD_NS and not stopping():
+            control.serve((left_ns - GUARD_NS) / NS_PER_S)
+        if stopping():
+            return
+        if left_ns > 0:
+            time.sleep(left_ns / NS_PER_S)
+        for worker in server.tick(group, tick_ns):
+            control.ring(worker)
+        now_ns = time.monotonic_ns()
+
+
+@contextlib.contextmanager
+def _garbage_collected_by_hand() -> Iterator[None]:
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
+
+
+def ask_for_priority() -> None:
+    """SCHED_FIFO, or else nice -10; what came of it is logged, and neither is needed to serve."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
+        log.info("real-time priority", policy="SCHED_FIFO", priority=FIFO_PRIORITY)
+        return
+    except OSError as refused:
+        fifo = str(refused)
+    try:
+        log.info("real-time priority", policy="nice", nice=os.nice(-10), fifo=fifo)
+    except OSError as refused:
+        log.warning("no real-time priority", fifo=fifo, nice=str(refused), hint="grant CAP_SYS_NICE")
+
+
+def run(config: ModelServerConfig) -> int:
+    """Serve until SIGINT or SIGTERM; the exit status of the process.
+
+    0 after a signal, 1 when the engine raised, 2 when it could not start (the log says why). Signals are
+    taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
+    """
+    if not structlog.is_configured():
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    stop = threading.Event()
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+    try:
+        serve(config, stop.is_set)
+    except CannotServe as wrong:
+        log.error("cannot serve", reason=str(wrong))
+        return 2
+    except Exception:
+        log.exception("the engine raised: this process ends")
+        return 1
+    log.info("stopped")
+    return 0

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Parsing, framing and the screen: whatever arrives, only BadMessage comes out."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from gateway.sip.message import (
+    MAX_MESSAGE_BYTES,
+    BadMessage,
+    Request,
+    Response,
+    StreamParser,
+    find,
+    parse,
+    parse_via,
+    render,
+    reply,
+    screen_sdp,
+    split_values,
+)
+
+RFC4475 = Path(__file__).resolve().parents[4] / "shared" / "data" / "sip" / "rfc4475"
+
+SDP = (
+    b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\n"
+    b"m=audio 4000 RTP/AVP 0\r\na=rtpmap:0 PCMU/8000\r\n"
+)
+
+
+def invite(
+    body: bytes = SDP, extra: bytes = b"", length: int | None = None, call_id: bytes = b"a@b"
+) -> bytes:
+    size = len(body) if length is None else length
+    return (
+        b"INVITE sip:bot@192.0.2.9 SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKx;rport\r\n"
+        b"Max-Forwards: 70\r\nFrom: <sip:a@b>;tag=1\r\nTo: <sip:bot@c>\r\nCall-ID: " + call_id + b"\r\n"
+        b"CSeq: 1 INVITE\r\nContent-Type: application/sdp\r\n" + extra + b"Content-Length: %d\r\n\r\n" % size
+    ) + body
+
+
+def status_of(data: bytes) -> int:
+    with pytest.raises(BadMessage) as caught:
+        parse(data)
+    return caught.value.status
+
+
+def test_what_is_not_understood_passes_byte_for_byte() -> None:
+    data = invite(extra=b"x-ODD  :   a;;,,\r\n  folded \xff\r\nSUBJECT:b\r\ns: c\r\n")
+    message = parse(data)
+    assert isinstance(message, Request)
+    assert render(message.start_line, message.headers, message.body) == data
+    assert find(message.headers, b"x-odd") == b"a;;,, folded \xff"
+    assert [h.value for h in message.headers if h.name == b"subject"] == [b"b", b"c"]
+
+
+def test_compact_names_and_tags() -> None:
+    data = (
+        b'BYE sip:a@b SIP/2.0\r\nv: SIP/2.0/TCP h;branch=z9hG4bK1\r\nf: "x;tag=no" <sip:a@b;tag=no>;tag=yes\r\n'
+        b"t: sip:c@d ; tag = t1\r\ni: q\r\nCSeq: 7  BYE\r\nl: 0\r\n\r\n"
+    )
+    message = parse(data)
+    assert isinstance(message, Request)
+    assert (message.from_tag, message.to_tag, message.cseq, message.call_id) == (b"yes", b"t1", 7, b"q")
+    assert (message.via.transport, message.via.host, message.via.port) == (b"TCP", b"h", None)
+
+
+def test_datagram_is_cut_at_content_length_and_too_short_a_body_refused() -> None:
+    message = parse(invite() + b"trailing")
+    assert message.body == SDP
+    assert status_of(invite(length=len(SDP) + 1)) == 400
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (invite(call_id=b"x" * 256), 400),
+        (invite(call_id=b"x y"), 400),
+        (invite(extra=b"X: " + b"y" * 2001 + b"\r\n"), 400),
+        (invite(extra=b"X: 1\r\n" * 100), 400),
+        (invite(extra=b"X: a\x00b\r\n"), 400),
+        (invite(extra=b"X: a\nY: b\r\n"), 400),
+        (invite(extra=b"no colon\r\n"), 400),
+        (invite(extra=b"Call-ID: z\r\n"), 400),
+        (invite(extra=b"l: 5\r\n"), 400),
+        (invite().replace(b"1 INVITE", b"1 BYE"), 400),
+        (invite().replace(b"CSeq: 1", b"CSeq: 2147483648"), 400),
+        (invite().replace(b"SIP/2.0\r\nVia", b"SIP/3.0\r\nVia"), 505),
+        (invite().replace(b"INVITE sip:", b"INVITE xyz:"), 416),
+        (invite().replace(b"From: ", b"Frm: "), 400),
+        (invite(body=b"v=0\r\n" * 1600), 513),
+        (invite().replace(b":5060", b":99999"), 400),
+        (b"\x16\x03\x01hello", 400),
+        (b"x" * 9000, 513),
+    ],
+)
+def test_the_dangerous_is_refused(data: bytes, status: int) -> None:
+    assert status_of(data) == status
+
+
+def test_reply_has_what_the_request_had_and_a_tag() -> None:
+    message = parse(invite())
+    answer = parse(reply(message.headers, 503, "Busy", b"tag9"))
+    assert isinstance(answer, Response)
+    assert (answer.status, answer.method, answer.call_id) == (503, b"INVITE", b"a@b")
+    assert find(answer.headers, b"to") == b"<sip:bot@c>;tag=tag9"
+    assert find(answer.headers, b"via") == find(message.headers, b"via")
+
+
+def test_values_are_split_outside_of_quotes_and_brackets() -> None:
+    assert split_values(b'<sip:a,b@c>, "x, \\" y" <sip:d@e>,f') == [
+        b"<sip:a,b@c>",
+        b'"x, \\" y" <sip:d@e>',
+        b"f",
+    ]
+    for bad in (b'"open', b"<open", b'a,,"b"'):
+        with pytest.raises(BadMessage):
+            split_values(bad)
+
+
+def test_via_round_trip() -> None:
+    via = parse_via(b"SIP / 2.0 / udp [2001:db8::1] : 5062 ; rport ;branch = z9hG4bKa")
+    assert via.render() == b"SIP/2.0/UDP [2001:db8::1]:5062;rport;branch=z9hG4bKa"
+    for bad in (b"SIP/2.0/UDP h;;", b"SIP/2.0/UDP h:0", b"UDP h", b"SIP/2.0/UDP h;a;a"):
+        with pytest.raises(BadMessage):
+            parse_via(bad)
+
+
+# ---- Streams ----
+
+
+@pytest.mark.parametrize("step", [1, 7, 64, 100_000])
+def test_stream_gives_the_same_messages_however_it_is_cut(step: int) -> None:
+    stream = b"\r\n\r\n" + invite() + b"\r\n" + invite(call_id=b"second") + b"\r\n\r\n" + invite(body=b"")
+    parser, found = StreamParser(), []
+    for at in range(0, len(stream), step):
+        found += parser.feed(stream[at : at + step])
+    kinds = [item if isinstance(item, str) else item.call_id for item in found]  # type: ignore[union-attr]
+    assert kinds == ["ping", b"a@b", b"second", "ping", b"a@b"]
+    assert isinstance(found[1], Request) and found[1].body == SDP
+
+
+def test_bad_message_in_a_stream_does_not_cost_the_next_one() -> None:
+    items = StreamParser().feed(invite().replace(b"1 INVITE", b"1 BYE") + invite())
+    assert isinstance(items[0], BadMessage) and not items[0].fatal and items[0].method == b"INVITE"
+    assert isinstance(items[1], Request)
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (invite().replace(b"Content-Length: %d\r\n" % len(SDP), b""), 400),
+        (invite(extra=b"l: 3\r\n"), 400),
+        (invite(length=MAX_MESSAGE_BYTES), 513),
+        (b"x" * MAX_MESSAGE_BYTES, 513),
+    ],
+)
+def test_stream_that_cannot_be_framed_ends(data: bytes, status: int) -> None:
+    parser = StreamParser()
+    (item,) = parser.feed(data)
+    assert isinstance(item, BadMessage) and item.fatal and item.status == status
+    assert parser.feed(invite()) == []
+
+
+# ---- SDP ----
+
+
+@pytest.mark.parametrize(
+    "sdp",
+    [
+        SDP,
+        SDP.replace(b"\r\n", b"\n"),
+        SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b"") + b"c=IN IP6 2001:db8::1\r\n",
+        SDP + b"a=rtcp:4001 IN IP4 192.0.2.1\r\n",
+        SDP + b"a=rtpmap:97 iLBC/8000\r\na=fmtp:97 mode=30\r\n",
+        SDP + b"a=rtpmap:97 speex/8000\r\na=fmtp:97 mode=40\r\n",
+    ],
+)
+def test_good_sdp_passes(sdp: bytes) -> None:
+    screen_sdp(sdp)
+
+
+@pytest.mark.parametrize(
+    ("sdp", "status"),
+    [
+        (SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b""), 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b"").replace(b"audio 4000", b"audio 0"), 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b"") + b"c=IN IP4 1.2.3.4\r\nm=video 0 RTP/AVP 31\r\n", 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP4 " + b"1" * 180), 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP4 host.example"), 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP6 192.0.2.1"), 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP4"), 488),
+        (SDP + b"a=rtcp:4001 IN IP4 " + b"1" * 100 + b"\r\n", 488),
+        (SDP + b"a=RTCP:x\r\n", 488),
+        (SDP + b"a=x:" + b"y" * 200 + b"\r\n", 488),
+        (SDP + b"m=audio 1 RTP/AVP 0\r\n" * 8, 488),
+        (SDP + b"a=fmtp:97 x=1;mode=25\r\na=rtpmap:97 iLBC/8000\r\n", 488),
+        (SDP + b"a=fmtp:97 MODE = 020\r\na=rtpmap:97 ILBC/8000\r\n", 488),
+        (SDP + b"a=x\ry\r\n", 400),
+        (SDP + b"a=x\0y\r\n", 400),
+        (SDP + b"\r\nm=audio\r\n", 400),
+        (b"hello", 400),
+    ],
+)
+def test_sdp_that_aborts_a_worker_is_refused(sdp: bytes, status: int) -> None:
+    with pytest.raises(BadMessage) as caught:
+        screen_sdp(sdp)
+    assert caught.value.status == status
+
+
+# ---- Unlucky input ----
+
+
+@pytest.mark.skipif(not RFC4475.is_dir(), reason=f"the RFC 4475 messages are not at {RFC4475}")
+@pytest.mark.parametrize(
+    ("name", "status"),
+    [
+        ("valid/wsinv", 0), ("valid/esc01", 0), ("valid/escnull", 0), ("valid/longreq", 0),
+        ("valid/lwsdisp", 0), ("valid/dblreq", 0), ("valid/semiuri", 0), ("valid/transports", 0),
+        ("valid/mpart01", 0), ("valid/unreason", 0), ("valid/noreason", 0), ("valid/esc02", 0),
+        ("valid/intmeth", 400),  # a NUL in a quoted string is legal, and refused on purpose
+        ("invalid/badinv01", 400), ("invalid/clerr", 400), ("invalid/ncl", 400), ("invalid/scalar02", 400),
+        ("invalid/scalarlg", 400), ("invalid/quotbal", 400), ("invalid/ltgtruri", 400),
+        ("invalid/lwsruri", 400), ("invalid/lwsstart", 400), ("invalid/trws", 400), ("invalid/escruri", 400),
+        ("invalid/badvers", 505), ("invalid/mismatch01", 400), ("invalid/mismatch02", 400),
+        ("invalid/bigcode", 400), ("invalid/insuf", 400), ("invalid/unkscm", 416),
+        ("invalid/novelsc", 416), ("invalid/multi01", 400), ("invalid/mcl01", 400), ("invalid/test", 400),
+    ],
+)  # fmt: skip
+def test_rfc4475(name: str, status: int) -> None:
+    data = (RFC4475 / f"{name}.dat").read_bytes()
+    if status:
+        assert status_of(data) == status
+    else:
+        parse(data)
+
+
+def test_mutated_and_random_octets_raise_nothing_else() -> None:
+    rng = random.Random(4475)
+    seeds = [
+        invite(),
+        invite(extra=b'Route: <sip:a,b@c;lr>, "x" <sip:d>\r\n'),
+        reply(parse(invite()).headers, 200, "OK", b"t"),
+    ]
+    for number in range(5_000):
+        data = bytearray(rng.choice(seeds) if number % 10 else rng.randbytes(rng.randrange(300)))
+        for _ in range(rng.randrange(1, 6)):
+            at = rng.randrange(len(data) + 1)
+            choice = rng.randrange(3)
+            if choice == 0 and at < len(data):
+                data[at] = rng.randrange(256)
+            elif choice == 1:
+                del data[at : at + rng.randrange(20)]
+            else:
+                data[at:at] = rng.choice(
+                    [b"\r\n", b"\r\n ", b";", b",", b'"', b"<", b":", b"\0", rng.randbytes(5)]
+                )
+        try:
+            message = parse(bytes(data))
+            screen_sdp(message.body)
+        except BadMessage as bad:
+            assert 400 <= bad.status < 700
+        for item in StreamParser().feed(bytes(data)):
+            assert isinstance(item, BadMessage | Request | Response | str)

@@ -1,0 +1,58 @@
+"""G.711 against the ITU's sweep of all 65,536 samples."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from media.codecs import g711
+
+SHARED = Path(os.environ.get("MICROTURN_SHARED", Path(__file__).parents[3] / "shared"))
+VECTORS = SHARED / "data/vectors/itu_g711"
+
+needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"no ITU G.711 vectors at {VECTORS}")
+
+
+def words(name: str) -> np.ndarray:
+    """The vector files hold one little-endian 16-bit word per sample or octet, whatever their README says."""
+    return np.fromfile(VECTORS / name, dtype="<i2")
+
+
+@needs_vectors
+def test_encoders_match_the_itu_sweep_in_every_sample() -> None:
+    sweep = words("sweep.src")
+    assert sweep.size == 65536
+    assert g711.encode_mulaw(sweep) == words("sweep-r.u").astype(np.uint8).tobytes()
+    assert g711.encode_alaw(sweep) == words("sweep-r.a").astype(np.uint8).tobytes()
+
+
+@needs_vectors
+def test_decoders_match_the_itu_sweep_in_every_sample() -> None:
+    mulaw, alaw = words("sweep-r.u").astype(np.uint8), words("sweep-r.a").astype(np.uint8)
+    np.testing.assert_array_equal(g711.decode_mulaw(mulaw.tobytes()), words("sweep-r.u-u"))
+    np.testing.assert_array_equal(g711.decode_alaw(alaw.tobytes()), words("sweep-r.a-a"))
+
+
+@pytest.mark.parametrize("law", ["mulaw", "alaw"])
+def test_codes_survive_a_second_pass(law: str) -> None:
+    encode, decode = getattr(g711, f"encode_{law}"), getattr(g711, f"decode_{law}")
+    codes = bytes(range(256))
+    once = decode(codes)
+    np.testing.assert_array_equal(decode(encode(once)), once)
+
+
+def test_silence_codes_are_silent() -> None:
+    assert g711.encode_mulaw(np.zeros(1, dtype=np.int16)) == bytes([g711.MULAW_SILENCE])
+    assert g711.encode_alaw(np.zeros(1, dtype=np.int16)) == bytes([g711.ALAW_SILENCE])
+    assert g711.decode_mulaw(bytes([g711.MULAW_SILENCE]))[0] == 0
+    assert abs(int(g711.decode_alaw(bytes([g711.ALAW_SILENCE]))[0])) == 8  # A-law has no zero
+
+
+def test_strided_and_empty_input() -> None:
+    stereo = np.arange(640, dtype=np.int16).reshape(320, 2)
+    assert g711.encode_mulaw(stereo[:, 0]) == g711.encode_mulaw(stereo[:, 0].copy())
+    assert g711.encode_alaw(np.zeros(0, dtype=np.int16)) == b""
+    assert g711.decode_mulaw(b"").size == 0
