@@ -113,15 +113,10 @@ class Attachment:
         except OSError as wrong:  # the server frees the slots of a worker that is gone
             log.warning("slot not released", slot=slot, reason=str(wrong))
 
-    def publish(self, chunks: list[tuple[int, Chunk]]) -> None:
-        """Chunks into their slots and one ring for all; a full ring drops the chunk and counts it."""
-        table = self._table
-        if table is None or not chunks:
-            return
-        for slot, chunk in chunks:
-            if not table.put_chunk(slot, chunk):
-                self.full_rings += 1
-        os.eventfd_write(self._to_server, 1)
+    def publish(self, slot: int, chunk: Chunk) -> None:
+        """A chunk into its slot, for the server's next tick; a full ring drops it and counts."""
+        if self._table is not None and not self._table.put_chunk(slot, chunk):
+            self.full_rings += 1
 
     async def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 PROC = Path("/proc")
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
-GATEWAY_KINDS = ("gateway", "sip-worker", "webrtc-worker", "model-server")
 _TITLE = re.compile(r"microturn: ?([a-z][a-z-]*)")
 
 

@@ -5,8 +5,8 @@ What decides is *slack*: how long before the cut the last sample that the chunk 
 whose clock is fast, a stall that ends in a burst or a late start let the slack grow, and slack is delay:
 
     slack missing (the sample is not here)         the rest is concealed and said, whatever comes late waits
-    one frame too much for `SETTLE_TURNS` turns    one frame is taken out (`conceal.shorten`)
-    `RUSH_NS` too much                             up to `RUSH_MS` a turn are taken out, at once
+    a frame or more too much, `SETTLE_TURNS` long  what is too much is taken out (`conceal.shorten`),
+    `RUSH_NS` too much                             or at once, up to `RUSH_MS` a turn
     more than `LATE_BOUND_MS` waiting              the oldest is dropped
 
 Its one rule: samples are never lost from the account. At any time
@@ -23,7 +23,7 @@ import numpy as np
 
 from media.chunk import PCM
 from media.conceal import extend, shorten
-from media.timebase import FRAME_MS, FRAME_NS, NS_PER_MS, TURN_MS, samples_of
+from media.timebase import FRAME_NS, NS_PER_MS, TURN_MS, samples_of
 
 GUARD_NS = 4 * NS_PER_MS
 """Slack that a leg keeps against the jitter of its own clock thread."""
@@ -69,6 +69,7 @@ class Chunker:
         self._concealed_run = 0
         self._slacks: deque[int] = deque(maxlen=SETTLE_TURNS)
         self._started = False
+        self._dropped_told = 0
 
     @property
     def waiting(self) -> int:
@@ -89,7 +90,6 @@ class Chunker:
 
     def cut(self, now_ns: int) -> Cut:
         """Exactly one turn, as of now."""
-        dropped_before = self.account.dropped
         if not self._started:
             return self._first_cut(now_ns)
         self._drop_oldest(self._samples - self._turn - samples_of(LATE_BOUND_MS, self.rate_hz))
@@ -101,7 +101,7 @@ class Chunker:
             made_up = extend(past, missing, self.rate_hz, self._concealed_run if not len(taken) else 0)
             self._concealed_run = missing + (self._concealed_run if not len(taken) else 0)
             self.account.concealed += missing
-            return self._done(np.concatenate((taken, made_up)), missing, dropped_before)
+            return self._done(np.concatenate((taken, made_up)), missing)
         self._concealed_run = 0
         surplus = min(self._surplus(now_ns), self._samples - self._turn)
         pcm = self._take(self._turn + surplus)
@@ -109,7 +109,7 @@ class Chunker:
             pcm = shorten(pcm, surplus, self.rate_hz)
             self.account.used -= surplus
             self.account.dropped += surplus
-        return self._done(pcm, 0, dropped_before)
+        return self._done(pcm, 0)
 
     def _first_cut(self, now_ns: int) -> Cut:
         """The leg's phase is chosen here: the newest frame that has `GUARD_NS` of slack ends the chunk."""
@@ -119,7 +119,7 @@ class Chunker:
         taken = self._take(min(self._samples - young, self._turn))
         padding = self._turn - len(taken)
         self.account.padded += padding
-        return self._done(np.concatenate((np.zeros(padding, np.int16), taken)), 0, self.account.dropped)
+        return self._done(np.concatenate((np.zeros(padding, np.int16), taken)), 0)
 
     def _surplus(self, now_ns: int) -> int:
         """Samples to take out of this turn, from the slack now and of late."""
@@ -131,17 +131,18 @@ class Chunker:
                 slack = now_ns - arrival_ns
                 break
         self._slacks.append(slack)
-        if slack >= RUSH_NS + GUARD_NS:
-            return samples_of(RUSH_MS, self.rate_hz)
-        settled = len(self._slacks) == SETTLE_TURNS and min(self._slacks) >= FRAME_NS + GUARD_NS
-        if not settled:
+        settled = min(self._slacks) - GUARD_NS if len(self._slacks) == SETTLE_TURNS else 0
+        if settled < FRAME_NS and slack < RUSH_NS + GUARD_NS:
             return 0
-        self._slacks.clear()
-        return samples_of(FRAME_MS, self.rate_hz)
+        excess_ms = (settled if settled >= FRAME_NS else slack - GUARD_NS) // NS_PER_MS
+        taken_ms = min(excess_ms, RUSH_MS)
+        self._slacks = deque((s - taken_ms * NS_PER_MS for s in self._slacks), maxlen=SETTLE_TURNS)
+        return samples_of(taken_ms, self.rate_hz)
 
-    def _done(self, pcm: PCM, concealed: int, dropped_before: int) -> Cut:
+    def _done(self, pcm: PCM, concealed: int) -> Cut:
         self._history = pcm[-samples_of(40, self.rate_hz) :]
-        return Cut(pcm, concealed, self.account.dropped - dropped_before)
+        dropped, self._dropped_told = self.account.dropped - self._dropped_told, self.account.dropped
+        return Cut(pcm, concealed, dropped)
 
     def _take(self, count: int) -> PCM:
         """The oldest `count` samples, which must be here."""

@@ -2,7 +2,7 @@
 
 The leg only wires the organs: `Chunker` (when is a chunk a chunk), `Resampler` (whose samples), `Playout`
 (when is a reply heard). It knows no codec, packet, slot or socket. Whoever drives it does, once a turn and
-just before the tick of the leg's phase group:
+just before the tick of the leg's phase group (`now_ns`, the same time before each tick):
 
     receive_frame(...) for all that came; chunk = cut(now_ns); publish it; receive_reply(...) when rung
 
@@ -19,11 +19,13 @@ from media.chunk import PCM, Chunk, Flags, Reply, VideoFrame
 from media.chunker import Chunker
 from media.playout import Playout
 from media.resample import Resampler
-from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, TURN_NS
+from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS
 
-WAKE_NS = 5 * NS_PER_MS
+WAKE_NS = 8 * NS_PER_MS
 """Between a reply's publishing and its first frame: the doorbell, the worker's waking, the resampling."""
 MAX_EVENTS = 16
+SLEPT_FRAMES = 2
+"""A clock that is one frame behind is only late; it catches up by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +100,13 @@ class Leg:
             self.held = held
             self.receive_event("hold" if held else "resume")
 
-    def cut(self, now_ns: int, last_pull_ns: int, video: tuple[VideoFrame, ...] = ()) -> Chunk | None:
+    def cut(
+        self, now_ns: int, tick_ns: int, last_pull_ns: int, video: tuple[VideoFrame, ...] = ()
+    ) -> Chunk | None:
         """This turn's chunk; None while no slot is leased (the turn is counted all the same).
 
-        `last_pull_ns` is when the playout's newest frame was pulled: the playout point is set by it.
+        `tick_ns` is when the model server takes it, `last_pull_ns` when the playout's newest frame was
+        pulled: the playout point is set by both.
         """
         cut = self.chunker.cut(now_ns)
         turn, self.turn = self.turn, self.turn + 1
@@ -117,7 +122,7 @@ class Leg:
             return None
         if self._playing_since is None:
             self._playing_since = turn
-            self._set_playout_point(turn, now_ns, last_pull_ns, self._tenancy.budget_ns)
+            self._set_playout_point(turn, tick_ns, last_pull_ns, self._tenancy.budget_ns)
         flags = Flags.FIRST if turn == 0 else Flags.NONE
         return Chunk(
             generation=self._tenancy.generation,
@@ -143,27 +148,22 @@ class Leg:
             self.playout.flush()
         return self.playout.offer(reply.turn, self._down.push(reply.pcm))
 
-    def catch_up(self, now_ns: int, last_pull_ns: int, pulled_ns: int) -> int:
+    def catch_up(self, elapsed_ns: int) -> int:
         """Skip the frames that the puller's clock slept over; returns how many.
 
-        `pulled_ns` is how much time the frames pulled so far stand for since the puller's first one,
-        `last_pull_ns` when the newest was pulled, counted from the same instant.
+        `elapsed_ns` is from its first pull to its newest: one frame is due every `FRAME_NS` of it.
         """
-        behind = (last_pull_ns - pulled_ns) // FRAME_NS
-        if behind > 0:
-            self.playout.skip(int(behind))
-        return max(0, int(behind))
+        behind = elapsed_ns // FRAME_NS + 1 - self.playout.next_frame
+        if behind < SLEPT_FRAMES:
+            return 0
+        self.playout.skip(behind)
+        return behind
 
-    def _set_playout_point(self, turn: int, now_ns: int, last_pull_ns: int, budget_ns: int) -> None:
+    def _set_playout_point(self, turn: int, tick_ns: int, last_pull_ns: int, budget_ns: int) -> None:
         """Turn `turn` is heard from the first pull that its reply is certain to be there for."""
-        ready_ns = now_ns + budget_ns + WAKE_NS
+        ready_ns = tick_ns + budget_ns + WAKE_NS
         pulls = max(1, -((last_pull_ns - ready_ns) // FRAME_NS))  # ceil; the pull after the last is 1
         self.playout.start(turn, self.playout.next_frame + pulls - 1)
-
-
-def silence_turns(elapsed_ns: int) -> int:
-    """Whole turns in `elapsed_ns`."""
-    return elapsed_ns // TURN_NS
 
 
 def to_pcm(frame: bytes) -> PCM:

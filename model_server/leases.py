@@ -38,7 +38,8 @@ class Leases:
         self._resting: deque[tuple[int, int]] = deque()
         self._calls: dict[tuple[int, str], int] = {}
         self._call_of: dict[int, tuple[int, str]] = {}
-        self._in_group = [0] * table.groups
+        self.in_group = [0] * table.groups
+        """Slots with a tenant, per phase group."""
         self._capacity = -(-table.slots // table.groups)
         self.step_limit_ns = int(TURN_NS / table.groups * STEP_SHARE)
         """A step that is predicted to take longer would run into the next group's tick."""
@@ -60,8 +61,8 @@ class Leases:
     def lease(self, worker: int, wish: Lease, now_ns: int) -> Leased | Refused:
         """A slot for a call of `worker`, or why not and when it may try again."""
         self._wake(now_ns)
-        group = min(range(len(self._in_group)), key=self._in_group.__getitem__)
-        rows = self._in_group[group] + 1
+        group = min(range(len(self.in_group)), key=self.in_group.__getitem__)
+        rows = self.in_group[group] + 1
         predicted_ns = self._predict_ns(rows)
         if (worker, wish.call) in self._calls:
             slot = self._calls[worker, wish.call]
@@ -84,7 +85,7 @@ class Leases:
         self._table.outbound.empty(slot)
         self._table.group[slot] = group
         self._table.generation[slot] = generation
-        self._in_group[group] += 1
+        self.in_group[group] += 1
         self._calls[worker, wish.call] = slot
         self._call_of[slot] = worker, wish.call
         self.worker_S[slot] = worker
@@ -109,7 +110,7 @@ class Leases:
 
     def _rest(self, slot: int, now_ns: int) -> None:
         del self._calls[self._call_of.pop(slot)]
-        self._in_group[int(self._table.group[slot])] -= 1
+        self.in_group[int(self._table.group[slot])] -= 1
         self.worker_S[slot] = NOBODY
         self._resting.append((now_ns + self._rest_ns, slot))
 

@@ -69,6 +69,8 @@ class ModelServer:
         counters = self.metrics.counters
         counters.ticks_total += 1
         self.metrics.lateness.observe(begun_ns - tick_ns)
+        if not self.leases.in_group[group]:
+            return []
         taken = collect(self.table, self._states, group, tick_ns)
         batch, plan = taken.batch, taken.plan
         self._states.commit(plan)

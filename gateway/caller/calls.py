@@ -121,7 +121,7 @@ class Caller:
 
     def __init__(self) -> None:
         self.pacer = Pacer()
-        self._rng = random.SystemRandom()  # never seeded: a Call-ID that comes again is taken for the old call
+        self._rng = random.SystemRandom()  # unseeded: a Call-ID must never come again
         self._dialogs: dict[str, _LiveDialog] = {}
         self._udp: dict[str, asyncio.DatagramTransport] = {}
         self._udp_lock = asyncio.Lock()

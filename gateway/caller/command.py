@@ -84,8 +84,9 @@ def summary(report: CallReport) -> str:
         return f"not answered: {report.status} {report.reason}{again}"
     lines = [
         f"answered in {report.setup_ms:.1f} ms, {report.codec}, ended by {report.ended_by}",
-        f"sent {report.sent_packets} packets, received {report.received_packets}, lost {report.lost_packets}, "
-        f"duplicates {report.duplicate_packets}, jitter {report.jitter_ms:.2f} ms",
+        f"sent {report.sent_packets} packets, received {report.received_packets}, "
+        f"lost {report.lost_packets}, duplicates {report.duplicate_packets}, "
+        f"jitter {report.jitter_ms:.2f} ms",
     ]
     delay, beyond = report.delay_ms, report.beyond_chunk_ms
     if delay is None or beyond is None:
@@ -94,7 +95,8 @@ def summary(report: CallReport) -> str:
         lines += [
             f"round trip {_line(delay)}",
             f"beyond the 200 ms chunk {_line(beyond)}",
-            f"missing {report.gap_ms:.0f} ms of {report.active_ms:.0f} ms, estimated MOS {report.mos or 0:.2f}",
+            f"missing {report.gap_ms:.0f} ms of {report.active_ms:.0f} ms, "
+            f"estimated MOS {report.mos or 0:.2f}",
         ]
     return "\n".join(lines)
 

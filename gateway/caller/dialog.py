@@ -190,6 +190,8 @@ class Dialog:
     def poll(self, now_ns: int) -> None:
         """Run the timers that are due."""
         for name, resend in list(self._resends.items()):
+            if self._resends.get(name) is not resend:
+                continue  # an earlier one of this round ended the call
             if now_ns >= resend.expires_ns:
                 del self._resends[name]
                 self._expire(name, now_ns)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SIP messages as bytes in, values out (RFC 3261 section 7): parsing, framing and the screen in front of
-the workers.
+"""SIP messages as bytes in, values out (RFC 3261 section 7): parsing, framing and
+rendering.
 
 This file knows no socket, clock or call.  Its one rule: whatever arrives, the only thing raised is
 `BadMessage`.
@@ -10,42 +10,33 @@ A header keeps the octets it came with, so what is not understood here passes th
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
+
+from gateway.sip.header import TOKEN, URI, BadMessage, Header, Via, address_tag, parse_via, split_values
 
 MAX_MESSAGE_BYTES: Final = 8_000
 MAX_HEADERS: Final = 100
 MAX_HEADER_BYTES: Final = 2_000
 MAX_URI_BYTES: Final = 1_000
 MAX_CALL_ID_BYTES: Final = 255
-MAX_SDP_LINE_BYTES: Final = 200  # pjsua2 aborts on addresses of 254 and more
-MAX_SDP_MEDIA: Final = 8
 MAX_CSEQ: Final = 2**31 - 1  # RFC 3261 8.1.1.5
 
 _CRLF: Final = b"\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
-_TOKEN: Final = rb"[A-Za-z0-9\-.!%*_+`'~]+"
-_NAME = re.compile(rb"(" + _TOKEN + rb")[ \t]*", re.ASCII)
-_METHOD = re.compile(_TOKEN)
-_STRAY = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
+_NAME = re.compile(rb"(" + TOKEN + rb")[ \t]*", re.ASCII)
+_SCHEME = re.compile(URI)
+_METHOD = re.compile(TOKEN)
+STRAY = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
 _LINE_BREAK = re.compile(rb"\r\n(?![ \t])")  # a line that begins with white space continues the one before
 _FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
 _LENGTH = re.compile(rb"\r\n(?:content-length|l)[ \t]*:\s*([0-9]{1,9})[ \t]*(?=\r\n(?![ \t]))", re.I)
-_CSEQ = re.compile(rb"([0-9]{1,24})[ \t]+(" + _TOKEN + rb")")
+_CSEQ = re.compile(rb"([0-9]{1,24})[ \t]+(" + TOKEN + rb")")
 _CALL_ID = re.compile(rb"[\x21-\x7e]+")
 _STATUS_LINE = re.compile(rb"SIP/2\.0 ([1-6][0-9]{2}) ([^\r\n]*)")
-_SCHEME = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*):[^\s<>\"\x00-\x20\x7f]+")
-_QUOTED = re.compile(rb'"(?:[^"\\]|\\.)*"', re.S)
-_TAG = re.compile(rb";\s*tag\s*=\s*(" + _TOKEN + rb")", re.I)
-_VALUE = re.compile(rb'(?:"(?:[^"\\]|\\.)*"|<[^>]*>|[^",<])+', re.S)
-_VIA = re.compile(
-    rb"SIP\s*/\s*2\.0\s*/\s*(" + _TOKEN + rb")\s+(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._\-]+)"
-    rb"\s*(?::\s*([0-9]{1,5}))?\s*((?:;.*)?)",
-    re.I | re.S,
-)
+_TAG = re.compile(rb";\s*tag\s*=\s*(" + TOKEN + rb")", re.I)
 _COMPACT: Final = {  # RFC 3261 7.3.3, 3515, 3892, 4028, 6665
     b"a": b"accept-contact", b"b": b"referred-by", b"c": b"content-type", b"d": b"request-disposition",
     b"e": b"content-encoding", b"f": b"from", b"i": b"call-id", b"j": b"reject-contact", b"k": b"supported",
@@ -57,64 +48,6 @@ _SINGLE: Final = frozenset(
     (b"from", b"to", b"call-id", b"cseq", b"max-forwards", b"content-length", b"content-type")
 )
 _ECHOED: Final = (b"via", b"from", b"to", b"call-id", b"cseq")  # RFC 3261 8.2.6.2
-
-
-class Header(NamedTuple):
-    """One header field.  `name` is lower case and in full, `value` unfolded and stripped, `raw` the line
-    as it came."""
-
-    name: bytes
-    value: bytes
-    raw: bytes
-
-    @classmethod
-    def make(cls, name: bytes, value: bytes) -> Header:
-        """A header of our own; `name` as it shall be written."""
-        return cls(name.lower(), value, name + b": " + value)
-
-
-class BadMessage(Exception):
-    """A peer's message that we refuse: SIP `status` and `reason`, and what is needed to answer it.
-
-    `method` is empty for a response or for what was no SIP at all; that and ACK must not be answered.
-    `headers` are the fields read so far.  `fatal` says that a stream cannot be framed any further.
-    """
-
-    def __init__(self, status: int, reason: str, extra: tuple[Header, ...] = (), fatal: bool = False) -> None:
-        super().__init__(status, reason)
-        self.status = status
-        self.reason = reason
-        self.extra = extra
-        self.fatal = fatal
-        self.method = b""
-        self.headers: list[Header] = []
-
-    def about(self, method: bytes, headers: list[Header]) -> BadMessage:
-        """The same, bound to the message that it is about."""
-        self.method, self.headers = method, headers
-        return self
-
-
-@dataclass(frozen=True, slots=True)
-class Via:
-    """One Via value (RFC 3261 20.42); `params` have lower case names, None where no value is given."""
-
-    transport: bytes
-    host: bytes
-    port: int | None
-    params: dict[bytes, bytes | None]
-
-    @property
-    def branch(self) -> bytes:
-        return self.params.get(b"branch") or b""
-
-    @property
-    def sent_by(self) -> bytes:
-        return self.host if self.port is None else b"%b:%d" % (self.host, self.port)
-
-    def render(self) -> bytes:
-        tail = b"".join(b";" + k if v is None else b";%b=%b" % (k, v) for k, v in self.params.items())
-        return b"SIP/2.0/%b %b%b" % (self.transport, self.sent_by, tail)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,51 +89,6 @@ class Response:
 
 
 Message = Request | Response
-
-
-def find(headers: Iterable[Header], name: bytes) -> bytes | None:
-    """Value of the first header called `name` (lower case, long form), or None."""
-    for header in headers:
-        if header.name == name:
-            return header.value
-    return None
-
-
-def split_values(value: bytes) -> list[bytes]:
-    """Split a header value at commas outside of quotes and angle brackets (RFC 3261 7.3.1)."""
-    if b'"' not in value and b"<" not in value:
-        return [part.strip() for part in value.split(b",")]
-    parts, at = [], 0
-    while True:
-        match = _VALUE.match(value, at)
-        if match is None:
-            raise BadMessage(400, "Bad Header Value")
-        parts.append(match[0].strip())
-        at = match.end()
-        if at == len(value):
-            return parts
-        if value[at : at + 1] != b",":
-            raise BadMessage(400, "Bad Header Value")
-        at += 1
-
-
-def parse_via(value: bytes) -> Via:
-    """Parse one Via value; raises BadMessage(400)."""
-    match = _VIA.fullmatch(value)
-    if match is None:
-        raise BadMessage(400, "Bad Via")
-    transport, host, port, tail = match.groups()
-    params: dict[bytes, bytes | None] = {}
-    for item in tail.split(b";")[1:]:
-        name, equals, text = item.partition(b"=")
-        name = name.strip().lower()
-        if not name or name in params:
-            raise BadMessage(400, "Bad Via")
-        params[name] = text.strip() if equals else None
-    number = None if port is None else int(port)
-    if number is not None and not 0 < number < 65536:
-        raise BadMessage(400, "Bad Via")
-    return Via(transport.upper(), host, number, params)
 
 
 def parse(data: bytes) -> Message:
@@ -335,7 +223,7 @@ def _parse_head(head: bytes, body_bytes: int, stream: bool) -> Message:
     lines = _LINE_BREAK.split(head[:-2])
     headers: list[Header] = []
     try:
-        if _STRAY.search(head):
+        if STRAY.search(head):
             raise BadMessage(400, "Control Character")
         _read_headers(lines[1:], headers)
         if len(head) + 2 + body_bytes > MAX_MESSAGE_BYTES:
@@ -406,14 +294,24 @@ def _assemble(start_line: bytes, headers: list[Header], body_bytes: int) -> Mess
     length = _content_length(headers)
     if length is not None and length > body_bytes:
         raise BadMessage(400, "Body Too Short")
-    from_tag, to_tag = _tag_of(first[b"from"]), _tag_of(first[b"to"])
+    from_tag, to_tag = address_tag(first[b"from"]), address_tag(first[b"to"])
     via = parse_via(split_values(first[b"via"])[0])
     if is_response:
         assert status is not None
         return Response(int(status[1]), start_line, headers, b"", via, bytes(cseq[2]), call_id, int(cseq[1]))
     if cseq[2] != method:
         raise BadMessage(400, "CSeq Method Differs")
+    if b"contact" in first:
+        _check_contacts(method, headers)
     return Request(method, uri, headers, b"", via, call_id, int(cseq[1]), from_tag, to_tag)
+
+
+def _check_contacts(method: bytes, headers: list[Header]) -> None:
+    """Raises BadMessage(400) for a Contact that is no list of addresses; `*` is for REGISTER (20.10)."""
+    for header in headers:
+        if header.name == b"contact" and (method, header.value) != (b"REGISTER", b"*"):
+            for value in split_values(header.value):
+                address_tag(value)
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes]:
@@ -435,124 +333,3 @@ def _request_line(line: bytes) -> tuple[bytes, bytes]:
     return method, uri
 
 
-def _tag_of(value: bytes) -> bytes:
-    """Tag of a From or To value, empty without one; raises BadMessage(400) on unbalanced quotes or
-    brackets."""
-    plain = _QUOTED.sub(b"", value) if b'"' in value else value
-    if b'"' in plain:
-        raise BadMessage(400, "Unbalanced Quotes")
-    before, bracket, rest = plain.partition(b"<")
-    if bracket:
-        uri, close, params = rest.partition(b">")
-        if not close or b">" in before:
-            raise BadMessage(400, "Unbalanced Brackets")
-    else:
-        uri, semicolon, rest = plain.partition(b";")
-        params = semicolon + rest
-    if b":" not in uri or b"<" in params or b">" in params:
-        raise BadMessage(400, "Bad Address")
-    match = _TAG.search(params)
-    return match[1] if match else b""
-
-
-# ---- The screen: what a worker must never see (each rule stands for an abort of pjsua2) ----
-
-_ACCEPT_SDP = Header.make(b"Accept", b"application/sdp")
-_SDP_TYPE = re.compile(rb"[a-z]=")
-_RTPMAP_ILBC = re.compile(rb"a=rtpmap:\s*(\S+)\s+ilbc\s*/", re.I)
-_FMTP = re.compile(rb"a=fmtp:\s*(\S+)\s+(.*)", re.I)
-_ILBC_MODE = re.compile(rb"mode\s*=\s*([^;\s]*)", re.I)
-
-
-def media_type(headers: Iterable[Header]) -> bytes:
-    """Content-Type without parameters, lower case and without white space; empty when there is none."""
-    value = find(headers, b"content-type") or b""
-    return b"".join(value.split(b";", 1)[0].lower().split())
-
-
-def screen_body(message: Message) -> None:
-    """Raise BadMessage (400, 415, 488) unless the body is one that a worker may see."""
-    if not message.body:
-        return
-    kind = media_type(message.headers)
-    if not kind:
-        raise BadMessage(400, "Content-Type Required")
-    encoding = find(message.headers, b"content-encoding")
-    if encoding is not None and encoding.lower() != b"identity":
-        raise BadMessage(
-            415, "Content-Encoding Not Supported", (Header.make(b"Accept-Encoding", b"identity"),)
-        )
-    if kind == b"application/sdp":
-        screen_sdp(message.body)
-    elif kind.startswith(b"multipart/") or message.method in (b"INVITE", b"ACK", b"PRACK", b"UPDATE"):
-        raise BadMessage(415, "Unsupported Media Type", (_ACCEPT_SDP,))
-
-
-def screen_sdp(body: bytes) -> None:
-    """Raise BadMessage for SDP (RFC 4566) that is malformed (400) or that aborts a worker (488)."""
-    if _STRAY.search(body.replace(_CRLF, b"\n").replace(b"\n", _CRLF)):
-        raise BadMessage(400, "Bad SDP")
-    lines = [line.rstrip(b"\r") for line in body.rstrip().split(b"\n")]
-    session_address = False
-    media_address: list[bool] = []  # one per m= line
-    ilbc: set[bytes] = set()
-    for line in lines:
-        if len(line) > MAX_SDP_LINE_BYTES:
-            raise _not_acceptable("SDP line too long")
-        if not _SDP_TYPE.match(line):
-            raise BadMessage(400, "Bad SDP")
-        if line.startswith(b"m="):
-            media_address.append(False)
-            if len(media_address) > MAX_SDP_MEDIA:
-                raise _not_acceptable("too many media lines")
-        elif line.startswith(b"c="):
-            _screen_address(line[2:].split())
-            if media_address:
-                media_address[-1] = True
-            else:
-                session_address = True
-        elif line.startswith(b"a="):
-            _screen_attribute(line, ilbc)
-    if media_address and not session_address and not all(media_address):
-        raise _not_acceptable("SDP without c=")
-    for line in lines if ilbc else ():
-        fmtp = _FMTP.match(line)
-        if fmtp and fmtp[1] in ilbc and any(m not in (b"20", b"30") for m in _ILBC_MODE.findall(fmtp[2])):
-            raise _not_acceptable("iLBC mode")
-
-
-def prefers_wideband(body: bytes) -> bool:
-    """Whether the first audio line of an SDP offer names G.722 (payload type 9, RFC 3551) first."""
-    start = body.find(b"m=audio ")
-    words = body[start : start + 200].splitlines()[0].split() if start >= 0 else []
-    return len(words) > 3 and words[3] == b"9"
-
-
-def _screen_attribute(line: bytes, ilbc: set[bytes]) -> None:
-    lower = line[:9].lower()
-    if lower.startswith(b"a=rtcp:"):
-        words = line[7:].split()
-        if not words or not words[0].isdigit() or len(words[0]) > 5:
-            raise _not_acceptable("a=rtcp")
-        if len(words) > 1:
-            _screen_address(words[1:])
-    elif lower == b"a=rtpmap:" and (match := _RTPMAP_ILBC.match(line)):
-        ilbc.add(match[1])
-
-
-def _screen_address(words: list[bytes]) -> None:
-    """`IN IP4 address[/ttl]`.  Numeric only: a name would have a worker wait for the DNS with its media
-    stopped."""
-    if len(words) != 3 or words[0].upper() != b"IN" or len(words[2]) > 64:
-        raise _not_acceptable("SDP address")
-    try:
-        version = ipaddress.ip_address(words[2].split(b"/", 1)[0].decode("ascii")).version
-    except ValueError:
-        raise _not_acceptable("SDP address") from None
-    if words[1].upper() != b"IP%d" % version:
-        raise _not_acceptable("SDP address")
-
-
-def _not_acceptable(text: str) -> BadMessage:
-    warning = Header.make(b"Warning", b'399 microturn "%b"' % text.encode())  # RFC 3261 20.43
-    return BadMessage(488, "Not Acceptable Here", (warning,))

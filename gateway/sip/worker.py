@@ -3,9 +3,11 @@
 Three threads and no more: the library's clock thread copies frames, its media thread moves RTP, and the
 loop here does everything else: SIP events, chunks before each tick, replies when rung. The driving rule:
 
-    WAKE_EARLY before a phase group's tick   drain inboxes, cut the legs that are whole, publish
-    WAKE_LATE before it                      cut the others as they are: concealed, and said
-    doorbell                                 replies to their playouts
+    EARLY_NS before a phase group's tick   drain inboxes, cut the legs that are whole, publish
+    LATE_NS before it                      cut the others as they are: concealed, and said
+    doorbell                               replies to their playouts
+
+Both times lie earlier by what the cuts of the group are measured to take, so that the last is in time, too.
 """
 
 from __future__ import annotations
@@ -29,15 +31,17 @@ from gateway.attachment import Attachment
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
-from media.chunk import Chunk, Reply
+from media.chunk import Reply
 from media.leases import Leased
 from media.leg import Leg, Tenancy, to_pcm
-from media.timebase import FRAME_NS, NS_PER_MS, NS_PER_S, TURN_NS, phase_offset_ns
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, phase_offset_ns
 
 log = structlog.get_logger()
 
-WAKE_EARLY_NS = 5 * NS_PER_MS
-WAKE_LATE_NS = 2 * NS_PER_MS
+EARLY_NS = 5 * NS_PER_MS
+LATE_NS = 2 * NS_PER_MS
+MOST_COST_NS = NS_PER_MS
+"""Of one cut; what the measure of its usual cost is bounded by."""
 POLL_S = 0.01
 """SIP is polled so often; media does not wait for it."""
 LOOK_AFTER_S = 1.0
@@ -108,6 +112,7 @@ class Worker:
         self._main: object | None = None
         self._send: Callable[[bytes], object] = lambda packet: None
         self._stop = asyncio.Event()
+        self._cut_cost_ns = 150_000
 
     # -- events of the library, in the loop's thread but for `digit`
 
@@ -257,21 +262,26 @@ class Worker:
     async def _tick(self, group: int, groups: int) -> None:
         """The driving rule of one phase group."""
         offset = phase_offset_ns(group, groups)
+        sessions = self._groups[group]
         while True:
+            before_ns = len(sessions) * self._cut_cost_ns
+            early_ns, late_ns = EARLY_NS + 2 * before_ns, LATE_NS + before_ns
             now_ns = time.monotonic_ns()
-            tick_ns = now_ns + (offset - now_ns - WAKE_EARLY_NS) % TURN_NS + WAKE_EARLY_NS
-            await asyncio.sleep((tick_ns - WAKE_EARLY_NS - now_ns) / NS_PER_S)
-            early: list[Session] = []
-            wait: list[Session] = []
-            for session in self._groups[group]:
+            tick_ns = now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
+            await asyncio.sleep((tick_ns - early_ns - now_ns) / NS_PER_S)
+            waiting: list[Session] = []
+            for session in list(sessions):
                 self._drain(session)
-                (early if session.leg.chunker.is_whole() else wait).append(session)
-            self._cut(early, tick_ns)
-            late_ns = tick_ns - WAKE_LATE_NS - time.monotonic_ns()
-            await asyncio.sleep(max(0, late_ns) / NS_PER_S)
-            for session in wait:
-                self._drain(session)
-            self._cut([s for s in wait if s.leg.tenancy is not None and not s.call.over], tick_ns)
+                if session.leg.chunker.is_whole():
+                    self._cut(session, tick_ns - early_ns, tick_ns)
+                else:
+                    waiting.append(session)
+            if waiting:
+                await asyncio.sleep(max(0, tick_ns - late_ns - time.monotonic_ns()) / NS_PER_S)
+            for session in waiting:
+                if session in sessions:  # else it ended meanwhile
+                    self._drain(session)
+                    self._cut(session, tick_ns - early_ns, tick_ns)
 
     def _drain(self, session: Session) -> None:
         """What the clock thread has copied, into the leg."""
@@ -289,28 +299,22 @@ class Worker:
             self.counters.frames_overrun += lost
             session.drained += lost
 
-    def _cut(self, sessions: list[Session], tick_ns: int) -> None:
-        """One chunk of each, published together."""
-        chunks: list[tuple[int, Chunk]] = []
-        for session in sessions:
-            port, leg = session.call.port, session.leg
-            if port is None or not port.pulls or leg.tenancy is None:
-                continue
-            skipped = leg.catch_up(
-                0,
-                port.last_pull_ns - port.first_pull_ns,
-                (port.pulls - 1 + session.settled.get("skip", 0)) * FRAME_NS,
-            )
-            if skipped:
-                session.settled["skip"] = session.settled.get("skip", 0) + skipped
-                self.counters.frames_skipped += skipped
-            chunk = leg.cut(tick_ns, port.last_pull_ns)
-            if chunk is not None:
-                chunks.append((leg.tenancy.slot, chunk))
-                self.counters.turns_cut += 1
-                self.counters.samples_concealed += chunk.concealed_samples
-                self.counters.samples_dropped += chunk.dropped_samples
-        self.attachment.publish(chunks)
+    def _cut(self, session: Session, now_ns: int, tick_ns: int) -> None:
+        """One chunk, published at once: nobody waits for the others of its group."""
+        port, leg = session.call.port, session.leg
+        if port is None or not port.pulls or leg.tenancy is None:
+            return
+        began_ns = time.monotonic_ns()
+        skipped = leg.catch_up(port.last_pull_ns - port.first_pull_ns)
+        self.counters.frames_skipped += skipped
+        chunk = leg.cut(now_ns, tick_ns, port.last_pull_ns)
+        if chunk is not None:
+            self.attachment.publish(leg.tenancy.slot, chunk)
+            self.counters.turns_cut += 1
+            self.counters.samples_concealed += chunk.concealed_samples
+            self.counters.samples_dropped += chunk.dropped_samples
+        took_ns = time.monotonic_ns() - began_ns
+        self._cut_cost_ns += (min(took_ns, MOST_COST_NS) - self._cut_cost_ns) // 64
 
     def _replied(self, replies: list[tuple[int, Reply]]) -> None:
         for slot, reply in replies:

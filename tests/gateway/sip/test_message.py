@@ -57,7 +57,8 @@ def test_what_is_not_understood_passes_byte_for_byte() -> None:
 
 def test_compact_names_and_tags() -> None:
     data = (
-        b'BYE sip:a@b SIP/2.0\r\nv: SIP/2.0/TCP h;branch=z9hG4bK1\r\nf: "x;tag=no" <sip:a@b;tag=no>;tag=yes\r\n'
+        b"BYE sip:a@b SIP/2.0\r\nv: SIP/2.0/TCP h;branch=z9hG4bK1\r\n"
+        b'f: "x;tag=no" <sip:a@b;tag=no>;tag=yes\r\n'
         b"t: sip:c@d ; tag = t1\r\ni: q\r\nCSeq: 7  BYE\r\nl: 0\r\n\r\n"
     )
     message = parse(data)

@@ -2,7 +2,6 @@
 """Who gets a call, and where each later message of it goes.  No socket, no clock."""
 
 import random
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -49,7 +48,8 @@ def request(
     head = (
         f"{method} sip:bot@198.51.100.1 SIP/2.0\r\n"
         f"Via: SIP/2.0/{transport} {via};branch={branch or 'z9hG4bK-' + call_id + str(cseq)}{rport}\r\n"
-        f"Max-Forwards: 70\r\nFrom: <sip:alice@x>;tag=a\r\nTo: <sip:bot@x>{';tag=' + to_tag if to_tag else ''}\r\n"
+        f"Max-Forwards: 70\r\nFrom: <sip:alice@x>;tag=a\r\n"
+        f"To: <sip:bot@x>{';tag=' + to_tag if to_tag else ''}\r\n"
         f"Call-ID: {call_id}\r\nCSeq: {cseq} {method}\r\n"
     ).encode()
     if body:
@@ -100,7 +100,7 @@ def establish(
     router: Router, call_id: str = "c1", source: Flow = ALICE, **more: str
 ) -> tuple[Flow, Response]:
     """A confirmed call: its worker, and the 200 as the caller sees it."""
-    worker, forwarded = start(router, call_id, source, **more)
+    worker, forwarded = start(router, call_id, source, 0, **more)
     _, ok = one(give(router, answer(forwarded, 200, body=SDP), worker))
     assert isinstance(ok, Response)
     ack = request("ACK", call_id, branch="z9hG4bKack", to_tag="w", **more)  # type: ignore[arg-type]
@@ -462,7 +462,7 @@ def test_cancel_of_a_waiting_invite_is_answered_by_the_edge() -> None:
     start(router, "c0")
     give(router, request())
     sends = give(router, request("CANCEL"))
-    assert [parse(s.data).start_line[8:11] for s in sends] == [b"200", b"487"]  # type: ignore[union-attr]
+    assert [parse(s.data).start_line[8:11] for s in sends] == [b"200", b"487"]
     assert router.waiting == 0 and router.poll(SECOND_NS) == []
 
 
@@ -565,7 +565,8 @@ SENSIBLE = {
     "mcl01": 400, "mismatch01": 400, "mismatch02": 400, "multi01": 400, "ncl": 400, "novelsc": 416,
     "quotbal": 400, "regaut01": 405, "scalar02": 400, "unkscm": 416, "zeromf": 483, "escruri": 400,
     "trws": 400, "lwsstart": 400, "regbadct": 405, "badbranch": 200,
-    "semiuri": 200, "lwsdisp": 200, "transports": 200, "dblreq": 405, "mpart01": 405, "esc02": 501,
+    "semiuri": 200, "lwsdisp": 200, "transports": 200, "dblreq": 405, "mpart01": 405,
+    "wsinv": 481, "esc02": 501,
 }  # fmt: skip
 
 
@@ -576,12 +577,12 @@ def test_rfc4475_through_parser_and_router(path: Path) -> None:
         router = edge()
         sends = give(router, path.read_bytes(), source)
         assert len(sends) <= 1
-        if source == ALICE and path.stem in SENSIBLE and path.stem != "insuf":
-            assert status(sends) == SENSIBLE[path.stem]
+        if source == ALICE and path.stem in SENSIBLE:  # the echoed headers may be as broken as they came
+            assert [send.data[:12] for send in sends] == [b"SIP/2.0 %d " % SENSIBLE[path.stem]]
         if path.parent.name == "invalid" and source != worker_flow(0):
             admitted = router.counters.calls_admitted
             assert admitted == 0 or path.stem in ("baddate", "inv2543", "sdp01")  # the UAS may take these
-        if path.stem in ("wsinv", "esc01"):
+        if path.stem == "esc01":
             assert router.counters.calls_admitted == (source != worker_flow(0))
 
 
@@ -611,13 +612,3 @@ def test_mutated_messages_never_raise_and_never_lose_count() -> None:
         router.poll(number * MS)
     router.poll(10_000 * SECOND_NS)
     assert all(load >= 0 for load in router.workers.loads().values())
-
-
-def test_a_message_takes_well_under_a_millisecond() -> None:
-    """The goal is 0.3 ms; the bound here only catches a blunder on a busy machine."""
-    router = edge(capacity=1000)
-    data = [request(call_id=f"c{n}") for n in range(500)]
-    began = time.perf_counter()
-    for item in data:
-        give(router, item)
-    assert (time.perf_counter() - began) / len(data) < 3e-3

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The screen in front of the workers: bodies that they must never see (each rule stands for an abort of
+pjsua2), and what an SDP offer asks for.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final
+
+from gateway.sip.header import BadMessage, Header, find, media_type
+from gateway.sip.message import STRAY, Message
+
+MAX_SDP_LINE_BYTES: Final = 200  # pjsua2 aborts on addresses of 254 and more
+MAX_SDP_MEDIA: Final = 8
+
+_ACCEPT = Header.make(b"Accept", b"application/sdp")
+_SDP_TYPE = re.compile(rb"[a-z]=")
+_RTPMAP_ILBC = re.compile(rb"a=rtpmap:\s*(\S+)\s+ilbc\s*/", re.I)
+_FMTP = re.compile(rb"a=fmtp:\s*(\S+)\s+(.*)", re.I)
+_ILBC_MODE = re.compile(rb"mode\s*=\s*([^;\s]*)", re.I)
+
+
+def screen_body(message: Message) -> None:
+    """Raise BadMessage (400, 415, 488) unless the body is one that a worker may see."""
+    if not message.body:
+        return
+    kind = media_type(message.headers)
+    if not kind:
+        raise BadMessage(400, "Content-Type Required")
+    encoding = find(message.headers, b"content-encoding")
+    if encoding is not None and encoding.lower() != b"identity":
+        raise BadMessage(
+            415, "Content-Encoding Not Supported", (Header.make(b"Accept-Encoding", b"identity"),)
+        )
+    if kind == b"application/sdp":
+        screen_sdp(message.body)
+    elif kind.startswith(b"multipart/") or message.method in (b"INVITE", b"ACK", b"PRACK", b"UPDATE"):
+        raise BadMessage(415, "Unsupported Media Type", (_ACCEPT,))
+
+
+def screen_sdp(body: bytes) -> None:
+    """Raise BadMessage for SDP (RFC 4566) that is malformed (400) or that aborts a worker (488)."""
+    if STRAY.search(body.replace(_CRLF, b"\n").replace(b"\n", _CRLF)):
+        raise BadMessage(400, "Bad SDP")
+    lines = [line.rstrip(b"\r") for line in body.rstrip().split(b"\n")]
+    session_address = False
+    media_address: list[bool] = []  # one per m= line
+    ilbc: set[bytes] = set()
+    for line in lines:
+        if len(line) > MAX_SDP_LINE_BYTES:
+            raise _not_acceptable("SDP line too long")
+        if not _SDP_TYPE.match(line):
+            raise BadMessage(400, "Bad SDP")
+        if line.startswith(b"m="):
+            media_address.append(False)
+            if len(media_address) > MAX_SDP_MEDIA:
+                raise _not_acceptable("too many media lines")
+        elif line.startswith(b"c="):
+            _screen_address(line[2:].split())
+            if media_address:
+                media_address[-1] = True
+            else:
+                session_address = True
+        elif line.startswith(b"a="):
+            _screen_attribute(line, ilbc)
+    if media_address and not session_address and not all(media_address):
+        raise _not_acceptable("SDP without c=")
+    for line in lines if ilbc else ():
+        fmtp = _FMTP.match(line)
+        if fmtp and fmtp[1] in ilbc and any(m not in (b"20", b"30") for m in _ILBC_MODE.findall(fmtp[2])):
+            raise _not_acceptable("iLBC mode")
+
+
+def prefers_wideband(body: bytes) -> bool:
+    """Whether the first audio line of an SDP offer names G.722 (payload type 9, RFC 3551) first."""
+    start = body.find(b"m=audio ")
+    words = body[start : start + 200].splitlines()[0].split() if start >= 0 else []
+    return len(words) > 3 and words[3] == b"9"
+
+
+def _screen_attribute(line: bytes, ilbc: set[bytes]) -> None:
+    lower = line[:9].lower()
+    if lower.startswith(b"a=rtcp:"):
+        words = line[7:].split()
+        if not words or not words[0].isdigit() or len(words[0]) > 5:
+            raise _not_acceptable("a=rtcp")
+        if len(words) > 1:
+            _screen_address(words[1:])
+    elif lower == b"a=rtpmap:" and (match := _RTPMAP_ILBC.match(line)):
+        ilbc.add(match[1])
+
+
+def _screen_address(words: list[bytes]) -> None:
+    """`IN IP4 address[/ttl]`.  Numeric only: a name would have a worker wait for the DNS with its media
+    stopped."""
+    if len(words) != 3 or words[0].upper() != b"IN" or len(words[2]) > 64:
+        raise _not_acceptable("SDP address")
+    try:
+        version = ipaddress.ip_address(words[2].split(b"/", 1)[0].decode("ascii")).version
+    except ValueError:
+        raise _not_acceptable("SDP address") from None
+    if words[1].upper() != b"IP%d" % version:
+        raise _not_acceptable("SDP address")
+
+
+def _not_acceptable(text: str) -> BadMessage:
+    warning = Header.make(b"Warning", b'399 microturn "%b"' % text.encode())  # RFC 3261 20.43
+    return BadMessage(488, "Not Acceptable Here", (warning,))

@@ -1,0 +1,147 @@
+"""Who gets a slot, who does not, and when it is free again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from media.chunk import Chunk, Reply
+from media.leases import Lease, Leased, Refused, Release
+from media.slots import REST_NS, SlotTable
+from media.timebase import NS_PER_MS, TURN_SAMPLES
+from model_server.leases import MAX_GENERATION, MIN_BUDGET_NS, Leases
+
+
+@pytest.fixture
+def make():
+    tables = []
+
+    def of(slots: int = 4, groups: int = 2, predict=lambda rows: 0):
+        tables.append(SlotTable.create(slots, groups=groups))
+        return tables[-1], Leases(tables[-1], predict)
+
+    yield of
+    for table in tables:
+        table.close()
+
+
+def granted(answer: Leased | Refused) -> Leased:
+    assert isinstance(answer, Leased), answer
+    return answer
+
+
+def release(leases: Leases, worker: int, lease: Leased, now_ns: int) -> bool:
+    return leases.release(worker, Release(lease.call, lease.slot, lease.generation), now_ns)
+
+
+def test_calls_are_spread_over_the_groups(make):
+    table, leases = make(slots=8, groups=4)
+    got = [granted(leases.lease(1, Lease(str(n)), 0)) for n in range(8)]
+    assert sorted(lease.slot for lease in got) == list(range(8))
+    assert [lease.group for lease in got] == [0, 1, 2, 3] * 2
+    assert [int(table.group[lease.slot]) for lease in got] == [lease.group for lease in got]
+
+
+def test_a_group_that_emptied_is_filled_first(make):
+    _, leases = make(slots=4, groups=2)
+    got = [granted(leases.lease(1, Lease(str(n)), 0)) for n in range(4)]
+    assert release(leases, 1, got[1], 0)
+    assert granted(leases.lease(1, Lease("next"), REST_NS)).group == got[1].group
+
+
+def test_a_freed_slot_rests(make):
+    _, leases = make(slots=1, groups=1)
+    lease = granted(leases.lease(1, Lease("a"), 0))
+    full = leases.lease(1, Lease("b"), 5)
+    assert full == Refused("b", "no free slot: 1 leased, 0 resting", 5)
+    assert release(leases, 1, lease, 10)
+    resting = leases.lease(1, Lease("b"), 10 + REST_NS - 1)
+    assert resting == Refused("b", "no free slot: 0 leased, 1 resting", 1)
+    assert granted(leases.lease(1, Lease("b"), 10 + REST_NS)).generation == lease.generation + 1
+
+
+def test_the_slot_that_rested_longest_is_next(make):
+    _, leases = make(slots=3, groups=1)
+    got = [granted(leases.lease(1, Lease(str(n)), 0)) for n in range(3)]
+    for at, n in enumerate((2, 0, 1)):
+        release(leases, 1, got[n], at)
+    again = [granted(leases.lease(1, Lease(f"{n}'"), 2 * REST_NS)).slot for n in range(3)]
+    assert again == [got[2].slot, got[0].slot, got[1].slot]
+
+
+@pytest.mark.parametrize(
+    ("before", "floor", "after"), [(0, 0, 1), (5, 0, 6), (5, 5, 6), (5, 40, 41), (0, 9, 10)]
+)
+def test_a_generation_is_above_the_slots_and_the_calls(make, before, floor, after):
+    table, leases = make()
+    table.generation[:] = before
+    lease = granted(leases.lease(1, Lease("a", floor=floor), 0))
+    assert lease.generation == after == int(table.generation[lease.slot])
+
+
+def test_generations_wrap_around_without_the_free_one(make):
+    table, leases = make()
+    table.generation[:] = MAX_GENERATION
+    assert granted(leases.lease(1, Lease("a"), 0)).generation == 1
+
+
+@pytest.mark.parametrize("floor", [-1, MAX_GENERATION, 2**70])
+def test_a_floor_that_is_no_generation_is_refused(make, floor):
+    _, leases = make()
+    answer = leases.lease(1, Lease("a", floor=floor), 0)
+    assert isinstance(answer, Refused) and f"floor = {floor}" in answer.reason
+
+
+def test_a_lease_begins_with_empty_rings(make):
+    table, leases = make(slots=1, groups=1)
+    pcm = np.zeros(TURN_SAMPLES, np.int16)
+    for turn in range(4):
+        table.put_chunk(0, Chunk(0, turn, 0, pcm))
+        table.put_reply(0, Reply(0, turn, 0))
+    granted(leases.lease(1, Lease("a"), 0))
+    assert not len(table.inbound.ready()) and not len(table.outbound.ready())
+
+
+def test_only_the_holder_releases_and_only_its_own_generation(make):
+    _, leases = make()
+    lease = granted(leases.lease(1, Lease("a"), 0))
+    assert not release(leases, 2, lease, 0)
+    assert not leases.release(1, Release("a", lease.slot, lease.generation + 1), 0)
+    assert not leases.release(1, Release("b", lease.slot, lease.generation), 0)
+    assert not leases.release(1, Release("a", 10**6, 1), 0)
+    assert release(leases, 1, lease, 0)
+    assert not release(leases, 1, lease, 0)
+    assert leases.leased == 0
+
+
+def test_a_worker_that_is_gone_frees_its_slots_and_no_others(make):
+    _, leases = make(slots=4)
+    mine = [granted(leases.lease(1, Lease(str(n)), 0)).slot for n in range(2)]
+    theirs = granted(leases.lease(2, Lease("0"), 0)).slot
+    assert leases.drop_worker(1, 0) == sorted(mine)
+    assert leases.worker_S[theirs] == 2 and leases.leased == 1 and leases.resting == 2
+    assert leases.drop_worker(1, 0) == []
+
+
+def test_one_call_has_one_slot(make):
+    _, leases = make()
+    granted(leases.lease(1, Lease("a"), 0))
+    assert "release it first" in leases.lease(1, Lease("a"), 0).reason
+    granted(leases.lease(2, Lease("a"), 0))
+
+
+def test_a_step_that_would_not_fit_is_refused_although_slots_are_free(make):
+    _, leases = make(slots=100, groups=4, predict=lambda rows: rows * 15 * NS_PER_MS)
+    got = [leases.lease(1, Lease(str(n)), 0) for n in range(9)]
+    assert [isinstance(answer, Leased) for answer in got] == [True] * 8 + [False]
+    assert got[8] == Refused("8", "a step of 3 rows would take 45.0 ms, its limit is 40.0 ms", 5)
+
+
+@pytest.mark.parametrize(("full_ns", "budget_ns"), [(0, MIN_BUDGET_NS), (9, 18), (30, 50), (400, 50)])
+def test_the_budget_is_that_of_a_full_group(make, full_ns, budget_ns):
+    def predict(rows: int) -> int:
+        return full_ns * NS_PER_MS if rows == 25 else 0
+
+    _, leases = make(slots=100, groups=4, predict=predict)
+    expected = budget_ns if budget_ns == MIN_BUDGET_NS else budget_ns * NS_PER_MS
+    assert granted(leases.lease(1, Lease("a"), 0)).budget_ns == expected

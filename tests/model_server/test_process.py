@@ -1,0 +1,135 @@
+"""The model server as a process, and workers that come, go and come again."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from media.leases import Lease, Refused, Release, Stats, StatsRequest, encode
+from media.timebase import TURN_SAMPLES
+from model_server import server as server_module
+from model_server.batch import Batch, Results
+from model_server.config import load
+from model_server.engine.echo import EchoEngine
+
+pytestmark = pytest.mark.processes
+
+
+def assert_echoed(replies, generation: int, first: int, turns: int) -> None:
+    """Each reply has its own turn's samples and text. On a machine that stalls a turn may be lost, not changed."""
+    for reply in replies:
+        assert reply.generation == generation
+        assert np.array_equal(reply.pcm, np.full(TURN_SAMPLES, reply.turn + 1, np.int16))
+        assert reply.text.split("\n")[-1] == f"turn {reply.turn}"
+    got = [reply.turn for reply in replies]
+    assert got == sorted(set(got)) and set(got) <= set(range(first, first + turns))
+    assert len(got) >= turns - 2, got
+
+
+def test_a_call_is_echoed_turn_by_turn(start_server, attach):
+    server = start_server()
+    assert server.said == f"ready {server.path}\n"
+    worker = attach(server)
+    leased = worker.lease("a")
+    assert_echoed(worker.talk(leased, 8), leased.generation, 0, 8)
+    stats = worker.ask(StatsRequest())
+    assert isinstance(stats, Stats)
+    assert stats.fields["counters"]["turns_total"] >= 6
+    assert stats.fields["gauges"]["slots_leased"] == 1
+    assert server.end(signal.SIGTERM) == 0
+    assert not server.path.exists()
+
+
+def test_a_worker_that_hangs_up_frees_its_slots_and_not_the_others(start_server, attach):
+    server = start_server(slots=2)
+    first, second = attach(server, "one"), attach(server, "two")
+    old, kept = first.lease("a"), second.lease("b")
+    assert isinstance(second.ask(Lease("c")), Refused)
+    first.close()
+    new = second.lease_when_rested("c")
+    assert (new.slot, new.generation) == (old.slot, old.generation + 1)
+    assert_echoed(second.talk(kept, 4), kept.generation, 0, 4)
+    assert_echoed(second.talk(new, 4), new.generation, 0, 4)
+
+
+def test_a_released_slot_is_leased_again(start_server, attach):
+    worker = attach(start_server(slots=1))
+    old = worker.lease("a")
+    worker.sock.send(encode(Release("a", old.slot, old.generation)))
+    assert worker.lease_when_rested("b").generation == old.generation + 1
+
+
+def test_a_call_goes_on_after_the_server_was_killed(start_server, attach):
+    server = start_server()
+    worker = attach(server)
+    leased = worker.lease("a")
+    assert_echoed(worker.talk(leased, 3), leased.generation, 0, 3)
+    assert server.end(signal.SIGKILL) == -signal.SIGKILL
+    assert worker.sock.recv(10) == b""  # the news comes by end of file
+    again = attach(start_server())
+    assert again.attached.epoch != worker.attached.epoch
+    goes_on = again.lease("a", floor=leased.generation)
+    assert goes_on.generation > leased.generation
+    assert_echoed(again.talk(goes_on, 3, first=17), goes_on.generation, 17, 3)
+
+
+def test_rubbish_on_the_socket_ends_only_its_sender(start_server, attach):
+    server = start_server()
+    good, bad = attach(server), attach(server)
+    bad.sock.send(b"rubbish")
+    assert bad.sock.recv(10) == b""
+    assert good.lease("a")
+
+
+def test_a_second_server_on_the_same_socket_does_not_start(start_server, attach):
+    server = start_server()
+    second = subprocess.run(
+        [sys.executable, "-m", "model_server", "--socket", str(server.path)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        timeout=20,
+        text=True,
+    )
+    assert second.returncode == 2 and second.stdout == ""
+    assert "another model server answers there" in second.stderr
+    assert attach(server).lease("a")
+
+
+def _attached(attach, path: Path):
+    """None while nobody listens there yet."""
+    try:
+        return attach(path)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return None
+
+
+class Fragile(EchoEngine):
+    """Breaks at the first text."""
+
+    def step(self, batch: Batch) -> Results:
+        if batch.chunks:
+            raise RuntimeError("device lost")
+        return super().step(batch)
+
+
+def test_an_engine_that_raises_ends_the_server_with_status_1(tmp_path, attach, monkeypatch):
+    monkeypatch.setattr(server_module, "make_engine", lambda name: Fragile())
+    config = load(socket=tmp_path / "s", slots=4)
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(server_module.run(config)))
+    thread.start()
+    until = time.monotonic() + 20
+    while (worker := _attached(attach, config.socket)) is None:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    worker.talk(worker.lease("a"), 1)
+    thread.join(20)
+    assert status == [1]
+    assert worker.sock.recv(10) == b"" and not config.socket.exists()

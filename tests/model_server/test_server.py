@@ -1,0 +1,278 @@
+"""Ticks without a clock, a socket or a process: what goes into the rings, and what comes out."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from media.chunk import VIDEO_FRAME_BYTES, Chunk, Flags, Reply, VideoFrame
+from media.leases import MAX_BYTES, Lease, Leased, Refused, Release, Stats, encode
+from media.slots import REST_NS, TORN, SlotTable
+from media.timebase import TURN_NS, TURN_SAMPLES
+from model_server.batch import Batch, Results
+from model_server.engine.echo import EchoEngine
+from model_server.server import ModelServer
+
+
+class Recorder(EchoEngine):
+    """Echo that keeps its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batches: list[Batch] = []
+
+    def open(self, slot: int, persona: str) -> None:
+        if persona == "nobody":
+            raise ValueError("persona = 'nobody': expected a known one")
+        super().open(slot, persona)
+
+    def step(self, batch: Batch) -> Results:
+        self.batches.append(batch)
+        return super().step(batch)
+
+
+class Node:
+    """A model server with a hand-driven clock and the worker's view of its table."""
+
+    def __init__(self, slots: int = 4, groups: int = 1) -> None:
+        self.now_ns = 1_000 * TURN_NS
+        self.table = SlotTable.create(slots, groups=groups)
+        self.engine = Recorder()
+        self.server = ModelServer(self.table, self.engine, lambda: self.now_ns)
+
+    @property
+    def counters(self):
+        return self.server.metrics.counters
+
+    def lease(self, call: str = "a", worker: int = 1) -> Leased:
+        answer = self.server.lease(worker, Lease(call))
+        assert isinstance(answer, Leased), answer
+        return answer
+
+    def send(self, lease: Leased, turn: int, **more: object) -> None:
+        pcm = np.full(TURN_SAMPLES, 100 * lease.slot + turn, np.int16)
+        chunk = Chunk(lease.generation, turn, self.now_ns, pcm, **more)  # type: ignore[arg-type]
+        assert self.table.put_chunk(lease.slot, chunk)
+
+    def tick(self, group: int = 0) -> list[int]:
+        rung = self.server.tick(group, self.now_ns)
+        self.now_ns += TURN_NS
+        return rung
+
+    def hear(self) -> list[Reply]:
+        out: list[Reply] = []
+        while len(slots := self.table.outbound.ready()):
+            out += self.table.replies(self.table.outbound.gather(slots))
+            self.table.outbound.advance(slots)
+        return out
+
+
+@pytest.fixture
+def node():
+    node = Node()
+    yield node
+    node.table.close()
+
+
+def test_each_turn_is_answered_with_its_own_number_and_samples(node):
+    a, b = node.lease("a", worker=1), node.lease("b", worker=2)
+    for turn in range(10):
+        node.send(a, turn)
+        node.send(b, turn + 40)
+        assert node.tick() == [1, 2]
+        assert [(r.generation, r.turn, int(r.pcm[0])) for r in node.hear()] == [
+            (a.generation, turn, 100 * a.slot + turn),
+            (b.generation, turn + 40, 100 * b.slot + turn + 40),
+        ]
+    assert node.counters.turns_total == 20
+    assert node.counters.turns_missed_total == node.counters.turns_late_total == 0
+
+
+def test_a_call_that_has_not_begun_misses_nothing(node):
+    node.lease()
+    for _ in range(3):
+        assert node.tick() == []
+    assert node.counters.turns_missed_total == 0
+
+
+def test_a_late_turn_goes_into_the_state_and_gets_no_reply(node):
+    call = node.lease()
+    node.send(call, 0, flags=Flags.FIRST)
+    node.tick()
+    node.tick()  # turn 1 is not here
+    assert node.engine.batches[-1].missing_M.tolist() == [call.slot]
+    node.send(call, 1, events=("dtmf 7",))
+    node.send(call, 2)
+    node.tick()
+    batch = node.engine.batches[-1]
+    assert [c.turn for c in batch.earlier[call.slot]] == [1]
+    assert int(batch.earlier[call.slot][0].pcm[0]) == 100 * call.slot + 1
+    assert batch.turns_B.tolist() == [2]
+    assert [(r.turn, r.text) for r in node.hear()] == [(0, ""), (2, "dtmf 7")]
+    assert (node.counters.turns_missed_total, node.counters.turns_late_total) == (1, 1)
+
+
+def test_everything_that_waits_is_taken_in_order(node):
+    call, other = node.lease("a"), node.lease("b")
+    for turn in range(4):
+        node.send(call, turn, text=str(turn))
+    node.send(other, 0)
+    node.tick()
+    batch = node.engine.batches[-1]
+    assert [(c.turn, c.text) for c in batch.earlier[call.slot]] == [(0, "0"), (1, "1"), (2, "2")]
+    assert batch.chunks[0].text == "3" and batch.turns_B.tolist() == [3, 0]
+    assert not len(node.table.inbound.ready())
+    assert node.counters.turns_late_total == 3
+
+
+def test_a_chunk_that_is_alone_and_late_is_in_the_state_only(node):
+    call = node.lease()
+    node.send(call, 0)
+    node.tick()
+    node.tick()
+    node.send(call, 1, text="late")
+    node.tick()
+    batch = node.engine.batches[-1]
+    assert len(batch) == 0 and [c.text for c in batch.earlier[call.slot]] == ["late"]
+    assert [r.turn for r in node.hear()] == [0]
+    assert (node.counters.turns_missed_total, node.counters.turns_late_total) == (2, 1)
+
+
+def test_a_caller_that_is_always_late_is_answered_in_the_end(node):
+    call = node.lease()
+    node.send(call, 0)
+    node.tick()
+    node.tick()
+    heard = node.hear()
+    for turn in range(1, 10):
+        node.send(call, turn)
+        node.tick()
+        heard += node.hear()
+    assert [r.turn for r in heard] == [0, 5, 6, 7, 8, 9]
+    assert node.counters.resyncs_total == 1 and node.counters.turns_late_total == 4
+
+
+def test_only_what_has_more_than_samples_is_a_whole_chunk(node):
+    calls = [node.lease(str(n)) for n in range(4)]
+    frame = VideoFrame(5, bytes(VIDEO_FRAME_BYTES))
+    for turn in range(2):
+        node.send(calls[0], turn)
+        node.send(calls[1], turn, text="x")
+        node.send(calls[2], turn, video=(frame,))
+        node.send(calls[3], turn, flags=Flags.LAST if turn else Flags.FIRST)
+        node.tick()
+        assert sorted(node.engine.batches[-1].chunks) == [1, 2, 3]
+    assert node.engine.batches[-1].chunks[2].video == (frame,)
+
+
+def test_after_the_last_chunk_nothing_is_missing(node):
+    call = node.lease()
+    node.send(call, 0)
+    node.tick()
+    node.send(call, 1, flags=Flags.LAST)
+    node.tick()
+    node.tick()
+    assert node.counters.turns_missed_total == 0
+
+
+def test_torn_and_stale_rows_are_counted_and_the_call_goes_on(node):
+    call = node.lease()
+    node.send(call, 0)
+    node.tick()
+    node.send(call, 1)
+    node.table.inbound.seq[call.slot, 1] = TORN
+    node.tick()
+    stale = Chunk(call.generation + 9, 2, 0, np.zeros(TURN_SAMPLES, np.int16))
+    node.table.put_chunk(call.slot, stale)
+    node.send(call, 2)
+    node.tick()
+    assert [r.turn for r in node.hear()] == [0, 2]
+    assert (node.counters.rows_torn_total, node.counters.rows_stale_total) == (1, 1)
+    assert node.counters.turns_missed_total == 1
+
+
+def test_an_older_whole_row_is_kept_when_the_newest_is_torn(node):
+    call = node.lease()
+    node.send(call, 0)
+    node.tick()
+    node.send(call, 1)
+    node.send(call, 2)
+    node.table.inbound.seq[call.slot, 2] = TORN
+    node.tick()
+    batch = node.engine.batches[-1]
+    assert len(batch) == 0 and [c.turn for c in batch.earlier[call.slot]] == [1]
+    assert (node.counters.turns_late_total, node.counters.turns_missed_total) == (1, 1)
+
+
+def test_a_worker_that_does_not_listen_loses_replies_not_others_time(node):
+    call = node.lease()
+    for turn in range(6):
+        node.send(call, turn)
+        assert node.tick() == ([1] if turn < 4 else [])
+    assert (node.counters.turns_total, node.counters.publishes_refused_total) == (4, 2)
+    assert [r.turn for r in node.hear()] == [0, 1, 2, 3]
+
+
+def test_a_reply_past_its_budget_is_counted(node):
+    call = node.lease()
+    node.send(call, 0)
+    node.server.tick(0, node.now_ns - call.budget_ns - 1)
+    assert node.counters.turns_overdue_total == 1
+
+
+def test_a_released_call_is_silent_and_its_slot_is_new_to_the_next(node):
+    call = node.lease()
+    node.send(call, 0, text="old")
+    node.server.release(1, Release(call.call, call.slot, call.generation))
+    assert node.tick() == []
+    node.now_ns += REST_NS
+    again = [node.lease(f"b{n}") for n in range(4)]
+    same = next(lease for lease in again if lease.slot == call.slot)
+    assert same.generation > call.generation
+    node.send(same, 0)
+    node.tick()
+    assert [(r.generation, r.text) for r in node.hear()] == [(same.generation, "")]
+
+
+def test_a_worker_that_is_gone_leaves_its_slots_and_its_engines_state(node):
+    calls = [node.lease(str(n), worker=n % 2) for n in range(4)]
+    node.server.gone(1)
+    for call in calls:
+        node.send(call, 0)
+    assert node.tick() == [0]
+    assert [r.turn for r in node.hear()] == [0, 0]
+    assert node.server.stats().fields["gauges"]["slots_resting"] == 2
+
+
+def test_a_persona_that_the_engine_has_not_is_refused(node):
+    answer = node.server.lease(1, Lease("a", persona="nobody"))
+    assert answer == Refused("a", "persona = 'nobody': expected a known one", 0)
+    assert node.server.leases.leased == 0 and node.counters.leases_refused_total == 1
+
+
+def test_what_the_engine_raises_comes_out_of_the_tick(node):
+    def broken(batch: Batch) -> Results:
+        raise RuntimeError("device lost")
+
+    call = node.lease()
+    node.send(call, 0)
+    node.engine.step = broken  # type: ignore[method-assign]
+    with pytest.raises(RuntimeError, match="device lost"):
+        node.tick()
+
+
+def test_a_snapshot_of_huge_numbers_is_one_packet(node):
+    def huge(value):
+        match value:
+            case dict():
+                return {name: huge(inner) for name, inner in value.items()}
+            case list() | tuple():
+                return [huge(inner) for inner in value]
+        return 2**53
+
+    fields = node.server.stats().fields
+    assert json.dumps(fields)
+    assert set(fields) == {"counters", "gauges", "histograms"}
+    assert len(encode(Stats(huge(fields)))) < MAX_BYTES

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+
+from model_server.step_time import StepTime
+
+
+def measured(*points: tuple[int, int]) -> StepTime:
+    step_time = StepTime()
+    for rows, ns in points:
+        for _ in range(20):
+            step_time.add(rows, ns)
+    return step_time
+
+
+@pytest.mark.parametrize(
+    ("points", "rows", "expected"),
+    [
+        ([], 5, 0),
+        ([(4, 100)], 2, 100),
+        ([(4, 100)], 8, 200),
+        ([(1, 100), (64, 730)], 33, 420),
+        ([(1, 100), (64, 730)], 128, 1370),
+        ([(1, 500), (64, 300)], 100, 500),
+    ],
+)
+def test_a_prediction_lies_on_the_line_of_what_was_measured(points, rows, expected):
+    assert measured(*points).predict_ns(rows) == expected
+
+
+def test_one_stall_in_hundreds_does_not_decide():
+    step_time = StepTime()
+    for n in range(400):
+        step_time.add(8, 10**9 if n == 200 else 1000)
+    assert step_time.predict_ns(8) == 1000
+
+
+def test_old_steps_are_forgotten():
+    step_time = measured((8, 50_000))
+    for _ in range(600):
+        step_time.add(8, 1000)
+    assert step_time.predict_ns(8) == 1000
