@@ -92,6 +92,8 @@ def _model_flags(settings: GatewaySettings) -> list[str]:
         f"--engine={settings.engine}",
         f"--socket={settings.model_socket}",
         f"--slots={settings.slots}",
+        # an engine that computes must not run before everything else; echo only keeps time
+        *(["--realtime-priority"] if settings.realtime and settings.engine == "echo" else []),
     ]
 
 

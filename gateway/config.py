@@ -59,6 +59,7 @@ class GatewaySettings(BaseSettings):
 
     http_host: str = Field("127.0.0.1", description="address of health and metrics")
     http_port: int = Field(8080, ge=0, le=65535, description="port of health and metrics; 0 takes a free one")
+    realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @field_validator("sip_host", "rtp_host", "http_host")

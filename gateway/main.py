@@ -22,11 +22,12 @@ from gateway import control
 from gateway.config import GatewaySettings
 from gateway.http import serve_http
 from gateway.metrics import Metrics
+from gateway.sip.admission import Refusal
 from gateway.sip.edge import Edge, EdgeSettings
-from gateway.sip.message import Header
+from gateway.sip.header import Header
+from gateway.sip.load import WorkerAddress
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pool import Library, ask_library, plan_workers
-from gateway.sip.routing import Refusal, WorkerAddress
 from gateway.supervise import Child
 
 log = structlog.get_logger()

@@ -91,10 +91,15 @@ class LiveCalls:
         """Returns when `count` more calls are up and have been so for `BEFORE_S`, or TimeoutError."""
         wanted = len(self._tasks) + count
         ramp_s = count / PLACED_PER_S
-        for index in range(count):
-            left_s = ramp_s - index / PLACED_PER_S  # they all end together
-            plan = tones(self._gateway.uri, seconds + BEFORE_S + left_s, seed=len(self._tasks))
-            self._tasks.append(asyncio.create_task(self._caller.place(plan), name=f"call-{index}"))
+        # made before anybody speaks: it would hold up the pacing
+        plans = [
+            await asyncio.to_thread(
+                tones, self._gateway.uri, seconds + BEFORE_S + ramp_s - index / PLACED_PER_S, index
+            )
+            for index in range(len(self._tasks), wanted)
+        ]
+        for plan in plans:  # they all end together
+            self._tasks.append(asyncio.create_task(self._caller.place(plan), name=f"call-{len(self._tasks)}"))
             await asyncio.sleep(1 / PLACED_PER_S)
         await self.until(lambda m: m["microturn_calls_live"] == wanted)
         await asyncio.sleep(BEFORE_S)
@@ -134,7 +139,7 @@ async def live_calls(gateway: GatewayUnderTest) -> AsyncIterator[LiveCalls]:
 async def check_new_call(gateway: GatewayUnderTest, outcome: Outcome) -> None:
     """A call after it all: answered, and heard again."""
     async with Caller() as caller:
-        report = report_call(await caller.place(tones(gateway.uri, 3.0, seed=77)))
+        report = report_call(await caller.place(await asyncio.to_thread(tones, gateway.uri, 3.0, 77)))
     outcome.figures["new_call"] = report.status
     outcome.expect(
         report.answered and report.media_came_back, f"a new call got {report.status} {report.reason}"
@@ -251,6 +256,7 @@ async def sip_worker_killed(plan: Plan) -> Outcome:
     with GatewayUnderTest.start(wish) as gateway:
         async with live_calls(gateway) as calls:
             await calls.place(9, AFTER_S)
+            probe_plan = await asyncio.to_thread(tones, gateway.uri, 2.0, 500)
             workers = gateway.workers()
             victim = workers[1]
             theirs = len(gateway.rtp_ports(victim))
@@ -259,7 +265,7 @@ async def sip_worker_killed(plan: Plan) -> Outcome:
             heir, born_ns = await asyncio.to_thread(gateway.successor, victim)
             ready_ns = await calls.until(lambda m: m["microturn_workers_ready"] == len(workers))
             async with Caller() as caller:
-                probe = asyncio.create_task(caller.place(tones(gateway.uri, 2.0, seed=500)))
+                probe = asyncio.create_task(caller.place(probe_plan))
                 await asyncio.sleep(1.0)
                 taken = len(gateway.rtp_ports(heir))
                 answer = await probe

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROC = Path("/proc")
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.02
 RTP_PORT, RTP_PORTS = 40_000, 4_000
@@ -265,7 +265,7 @@ class GatewayUnderTest:
         deadline_s = time.monotonic() + READY_TIMEOUT_S
         while not self._ready.wait(POLL_S):
             if self._process.poll() is not None or time.monotonic() > deadline_s:
-                raise RuntimeError("microturn up did not get ready:\n" + "".join(self.lines))
+                raise RuntimeError("microturn up did not get ready:\n" + "".join(list(self.lines)[-12:]))
         count = 0
         while count != len(self.workers()):  # they are started one by one
             count = len(self.workers())

@@ -42,9 +42,7 @@ from gateway.caller.report import report_call
 from gateway.caller.signals import numbered_tones
 from loadtests import processes, report
 
-SPEECH = Path(
-    os.environ.get("MICROTURN_SHARED", Path(__file__).parents[2] / "shared"), "data/speech/connected_digits"
-)
+SPEECH = Path(__file__).parents[2] / "shared/data/speech/connected_digits"  # beside the checkout
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 20.0
 SETTLE_S = 1.0  # from the last INVITE to the steady state
@@ -210,8 +208,9 @@ async def _drain(process: asyncio.subprocess.Process, tail: deque[str]) -> None:
 
 async def _stop(process: asyncio.subprocess.Process) -> None:
     """SIGINT to the leader, which ends its children; what is left in its group after a while is killed."""
-    with contextlib.suppress(ProcessLookupError):
-        process.send_signal(signal.SIGINT)
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGINT)  # send_signal would reap it under asyncio's hands
     try:
         async with asyncio.timeout(STOP_TIMEOUT_S):
             await process.wait()

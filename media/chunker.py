@@ -84,6 +84,11 @@ class Chunker:
         while self._samples > 2 * self._turn:
             self._drop_oldest(self._samples - 2 * self._turn)
 
+    def choose_phase(self) -> None:
+        """The next cut is as the first: at another phase, and without what waited while nobody cut."""
+        self._started = False
+        self._slacks.clear()
+
     def is_whole(self) -> bool:
         """Whether a cut now would need no concealment."""
         return self._samples >= self._turn

@@ -73,6 +73,7 @@ class Leg:
         """A slot was leased to this leg; after a restart of the model server another one is."""
         self._tenancy = tenancy
         self._playing_since = None
+        self.chunker.choose_phase()
 
     def vacate(self) -> None:
         """The model server is gone: turns go on without it, and nothing of it is played any more."""

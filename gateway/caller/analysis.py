@@ -34,9 +34,14 @@ Times = NDArray[np.int64]
 Real = NDArray[np.float64]
 
 WINDOW_MS, HOP_MS, FRAME_MS = 400, 200, 20
-MATCH_SCORE = 0.5  # below, a window counts as not found; chance is under 0.3 for speech of this length
-TRUSTED_SCORE = 0.85  # above, a match near the last lag is taken without looking elsewhere
-NEAR_MS = 60  # how far from the last lag it looks first
+# One speaker's digits, 400 ms against 5 s of other digits of his: the best score by chance has a median of
+# 0.23, a 99th percentile of 0.57 and a maximum of 0.80 (1,153 windows). An echo through two G.711 codecs
+# scores over 0.95.
+NEAR_SCORE = 0.6  # near the last lag less is left to chance, and a window with a hole in it should be found
+FAR_SCORE = 0.85  # anywhere else
+EQUAL_SCORE = 0.03  # two codings of the same sound differ by less
+PEAK_MS = 2  # from where the score is nearly the best to the peak itself
+NEAR_MS = 60
 MAX_DELAY_MS = 5000
 ACTIVE_BELOW_LOUD = 0.05  # a frame is active within 26 dB of the loud ones (95th percentile)
 ACTIVE_RMS = 30.0  # and above about -60 dB of full scale
@@ -297,14 +302,16 @@ class _Search:
     def _find(self, start: int) -> tuple[int, float] | None:
         """Lag in samples and score of the best match of the window at `start`, or None."""
         template = self._tx[start : start + self._window]
+        near = None
         if self._lag is not None:
             reach = NEAR_MS * self._rate // 1000
             low = start + self._lag - reach
-            best = self._best(template, low, low + 2 * reach + self._window)
-            if best is not None and best[1] >= TRUSTED_SCORE:
-                return best[0] - start, best[1]
-        best = self._best(template, *self._plausible(start))
-        return (best[0] - start, best[1]) if best is not None and best[1] >= MATCH_SCORE else None
+            near = self._best(template, low, low + 2 * reach + self._window)
+        if near is None or near[1] < FAR_SCORE:
+            far = self._best(template, *self._plausible(start))
+            if far is not None and far[1] >= FAR_SCORE:
+                return far[0] - start, far[1]
+        return (near[0] - start, near[1]) if near is not None and near[1] >= NEAR_SCORE else None
 
     def _plausible(self, start: int) -> tuple[int, int]:
         """The received samples that arrived between the window's departure and MAX_DELAY_MS after it."""
@@ -330,7 +337,9 @@ class _Search:
         energy = ends - self._rx_power[low : low + count]
         # The floor keeps near silence from scoring: an echo may lose 30 dB and no more.
         score = product / np.sqrt(np.maximum(energy, 1e-3 * power) * power)
-        best = int(np.argmax(score))
+        # Of equals the first, and its peak: a sound file that is played in a loop comes back more than once.
+        first = int(np.argmax(score >= float(score.max()) - EQUAL_SCORE))
+        best = first + int(np.argmax(score[first : first + self._rate * PEAK_MS // 1000]))
         return low + best, float(score[best])
 
     # -- gaps

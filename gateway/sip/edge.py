@@ -16,10 +16,14 @@ from typing import Final, cast
 
 import structlog
 
-from gateway.sip.message import BadMessage, Message, StreamParser, parse
-from gateway.sip.routing import SECOND_NS, Admit, Counters, Flow, Router, Send, WorkerAddress
-
-__all__ = ["Edge", "EdgeSettings", "WorkerAddress"]
+from gateway.sip.admission import Admit
+from gateway.sip.counters import Counters
+from gateway.sip.flows import Flow, Send
+from gateway.sip.header import BadMessage
+from gateway.sip.load import WorkerAddress
+from gateway.sip.message import Message, StreamParser, parse
+from gateway.sip.routing import Router
+from gateway.sip.timers import SECOND_NS
 
 RECEIVE_BUFFER_BYTES: Final = 4 << 20  # bursts of INVITEs while the loop is busy; the kernel may give less
 MAX_UNSENT_BYTES: Final = 256 << 10  # of one TCP peer; one that reads slower is cut off
@@ -128,7 +132,7 @@ class Edge:
     def add_worker(self, address: WorkerAddress) -> None:
         """Give calls to this worker from now on.  Raises ValueError if its name or address is taken."""
         self._running.add_worker(address)
-        self._turn()
+        self._drive()
 
     def remove_worker(self, name: str) -> list[str]:
         """Forget a worker; gives the Call-IDs it had.  Pending INVITEs get 503.
@@ -136,13 +140,13 @@ class Edge:
         Raises KeyError for an unknown name.
         """
         lost = self._running.remove_worker(name)
-        self._turn()
+        self._drive()
         return [call_id.decode("ascii") for call_id in lost]
 
     def call_ended(self, call_id: str) -> None:
         """A worker says that a call is over; an unknown one is ignored."""
         self._running.call_ended(call_id.encode(), time.monotonic_ns())
-        self._turn()
+        self._drive()
 
     def adopt_call(self, worker_name: str, call_id: str, flow: Flow | None = None) -> bool:
         """Take over a call that a worker still has after our restart; False if known already or no room.
@@ -154,7 +158,7 @@ class Edge:
     def drain(self) -> None:
         """Refuse new calls with 503 from now on; live ones go on.  There is no way back."""
         self._running.drain()
-        self._turn()
+        self._drive()
 
     # ---- Inner workings ----
 
@@ -220,7 +224,7 @@ class Edge:
             except (OSError, ValueError):  # an address of the other family, or a name: a peer's doing
                 self._running.counters.dropped += 1
 
-    def _turn(self) -> None:
+    def _drive(self) -> None:
         """Send what is due, then arm the timer."""
         self._send(self._running.poll(time.monotonic_ns()))
         self._arm()
@@ -238,7 +242,7 @@ class Edge:
     def _expire(self) -> None:
         self._timer = None
         if self._router is not None:
-            self._turn()
+            self._drive()
 
     def _connected(self, connection: _Connection) -> bool:
         """False when the connection is one too many."""
@@ -343,6 +347,8 @@ class _Connection(asyncio.Protocol):
         self._edge._disconnected(self)
 
     def send(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # asyncio would log each write
         if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.transport.abort()
         else:

@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SIP messages as bytes in, values out (RFC 3261 section 7): parsing, framing and
-rendering.
+"""SIP messages as bytes in, values out (RFC 3261 section 7): parsing, framing and rendering.
 
 This file knows no socket, clock or call.  Its one rule: whatever arrives, the only thing raised is
 `BadMessage`.
@@ -15,7 +14,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from gateway.sip.header import TOKEN, URI, BadMessage, Header, Via, address_tag, parse_via, split_values
+from gateway.sip.header import (
+    TOKEN,
+    URI,
+    BadMessage,
+    Header,
+    Via,
+    check_address,
+    parse_via,
+    split_values,
+    tag_of,
+)
 
 MAX_MESSAGE_BYTES: Final = 8_000
 MAX_HEADERS: Final = 100
@@ -27,16 +36,15 @@ MAX_CSEQ: Final = 2**31 - 1  # RFC 3261 8.1.1.5
 _CRLF: Final = b"\r\n"
 _HEAD_END: Final = b"\r\n\r\n"
 _NAME = re.compile(rb"(" + TOKEN + rb")[ \t]*", re.ASCII)
-_SCHEME = re.compile(URI)
+_URI = re.compile(URI)
 _METHOD = re.compile(TOKEN)
-STRAY = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
+_STRAY = re.compile(rb"\x00|\r(?!\n)|(?<!\r)\n")
 _LINE_BREAK = re.compile(rb"\r\n(?![ \t])")  # a line that begins with white space continues the one before
 _FOLD = re.compile(rb"[ \t]*\r\n[ \t]+")
 _LENGTH = re.compile(rb"\r\n(?:content-length|l)[ \t]*:\s*([0-9]{1,9})[ \t]*(?=\r\n(?![ \t]))", re.I)
 _CSEQ = re.compile(rb"([0-9]{1,24})[ \t]+(" + TOKEN + rb")")
 _CALL_ID = re.compile(rb"[\x21-\x7e]+")
 _STATUS_LINE = re.compile(rb"SIP/2\.0 ([1-6][0-9]{2}) ([^\r\n]*)")
-_TAG = re.compile(rb";\s*tag\s*=\s*(" + TOKEN + rb")", re.I)
 _COMPACT: Final = {  # RFC 3261 7.3.3, 3515, 3892, 4028, 6665
     b"a": b"accept-contact", b"b": b"referred-by", b"c": b"content-type", b"d": b"request-disposition",
     b"e": b"content-encoding", b"f": b"from", b"i": b"call-id", b"j": b"reject-contact", b"k": b"supported",
@@ -132,7 +140,7 @@ def reply(
         if header.name not in _ECHOED or (header.name != b"via" and header.name in seen):
             continue
         seen.add(header.name)
-        if header.name == b"to" and status > 100 and not _TAG.search(header.value):
+        if header.name == b"to" and status > 100 and not tag_of(header.value):
             header = Header.make(b"To", header.value + b";tag=" + tag)
         kept.append(header)
     kept.extend(extra)
@@ -223,7 +231,7 @@ def _parse_head(head: bytes, body_bytes: int, stream: bool) -> Message:
     lines = _LINE_BREAK.split(head[:-2])
     headers: list[Header] = []
     try:
-        if STRAY.search(head):
+        if _STRAY.search(head):
             raise BadMessage(400, "Control Character")
         _read_headers(lines[1:], headers)
         if len(head) + 2 + body_bytes > MAX_MESSAGE_BYTES:
@@ -294,7 +302,8 @@ def _assemble(start_line: bytes, headers: list[Header], body_bytes: int) -> Mess
     length = _content_length(headers)
     if length is not None and length > body_bytes:
         raise BadMessage(400, "Body Too Short")
-    from_tag, to_tag = address_tag(first[b"from"]), address_tag(first[b"to"])
+    check_address(first[b"from"])
+    check_address(first[b"to"])
     via = parse_via(split_values(first[b"via"])[0])
     if is_response:
         assert status is not None
@@ -303,6 +312,7 @@ def _assemble(start_line: bytes, headers: list[Header], body_bytes: int) -> Mess
         raise BadMessage(400, "CSeq Method Differs")
     if b"contact" in first:
         _check_contacts(method, headers)
+    from_tag, to_tag = tag_of(first[b"from"]), tag_of(first[b"to"])
     return Request(method, uri, headers, b"", via, call_id, int(cseq[1]), from_tag, to_tag)
 
 
@@ -311,7 +321,7 @@ def _check_contacts(method: bytes, headers: list[Header]) -> None:
     for header in headers:
         if header.name == b"contact" and (method, header.value) != (b"REGISTER", b"*"):
             for value in split_values(header.value):
-                address_tag(value)
+                check_address(value)
 
 
 def _request_line(line: bytes) -> tuple[bytes, bytes]:
@@ -323,13 +333,10 @@ def _request_line(line: bytes) -> tuple[bytes, bytes]:
         raise BadMessage(505 if version[:4].upper() == b"SIP/" else 400, "Version Not Supported")
     if len(uri) > MAX_URI_BYTES:
         raise BadMessage(414, "Request-URI Too Long")
-    scheme = _SCHEME.fullmatch(uri)
-    if scheme is None:
+    if not _URI.fullmatch(uri):
         raise BadMessage(400, "Bad Request-URI")
-    if scheme[1].lower() not in (b"sip", b"sips", b"tel"):
+    if uri.partition(b":")[0].lower() not in (b"sip", b"sips", b"tel"):
         raise BadMessage(416, "Unsupported URI Scheme")
     if b"?" in uri.rpartition(b"@")[2]:
         raise BadMessage(400, "Headers In Request-URI")  # RFC 3261 19.1.1
     return method, uri
-
-

@@ -32,4 +32,5 @@ class WorkerOptions:
     rtp_timeout_s: int
     early_media_ms: int
     retry_after_s: int
+    realtime: bool = True
     log_level: str = "info"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 from dataclasses import replace
 from hashlib import blake2b

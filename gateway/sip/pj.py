@@ -163,8 +163,13 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     # -- what the worker asks for
 
-    def answer_with(self, status: int, reason: str = "", retry_after_s: int | None = None) -> None:
-        """Final or provisional answer; media lines other than one audio are refused."""
+    def answer_with(self, status: int, reason: str = "", retry_after_s: int | None = None) -> bool:
+        """Final or provisional answer; media lines other than one audio are refused.
+
+        False when the library will not, as with an offer that it only now finds to be no use: the call ends.
+        """
+        if self.over:
+            return False
         op = pj.CallOpParam(True)
         op.statusCode = status
         op.reason = reason
@@ -176,7 +181,13 @@ class SipCall(pj.Call):  # type: ignore[misc]
             header = pj.SipHeader()
             header.hName, header.hValue = "Retry-After", str(retry_after_s)
             op.txOption.headers.append(header)
-        self.answer(op)
+        try:
+            self.answer(op)
+        except pj.Error as wrong:
+            log.info("answer failed", call=self.sip_call_id, status=status, error=wrong.reason)
+            self.hang_up(500)
+            return False
+        return True
 
     def hang_up(self, status: int = 0) -> None:
         """End the call from our side; nothing happens if it is over."""
@@ -188,6 +199,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
             self.hangup(op)
         except pj.Error as wrong:
             log.warning("hang-up failed", call=self.sip_call_id, error=wrong.reason)
+            self._finish()  # the library has it no more, and may never say so
 
     def send_digits(self, digits: str) -> None:
         """RFC 4733 digits towards the caller."""
@@ -217,7 +229,12 @@ class SipCall(pj.Call):  # type: ignore[misc]
         info = self.getInfo()
         if info.state == pj.PJSIP_INV_STATE_CONFIRMED:
             self.connected = True
-        if info.state == pj.PJSIP_INV_STATE_DISCONNECTED and not self.over:
+        if info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Over, once."""
+        if not self.over:
             self.over = True
             self._endpoint.events.ended(self)
 
@@ -364,6 +381,9 @@ class Endpoint:
         media.transportConfig.boundAddress = self.options.rtp_host
         media.transportConfig.port = self.options.rtp_port
         media.transportConfig.portRange = self.options.rtp_ports
+        # Where it begins in its range: the callers of a worker that was killed go on sending to the first
+        # ports, and a new call on one of them would hear them and be heard by them.
+        media.transportConfig.randomizePort = True
         media.srtpUse, media.srtpSecureSignaling = self.options.srtp, 0
         return config
 

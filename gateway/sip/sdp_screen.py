@@ -10,13 +10,15 @@ import re
 from typing import Final
 
 from gateway.sip.header import BadMessage, Header, find, media_type
-from gateway.sip.message import STRAY, Message
+from gateway.sip.message import Message
 
 MAX_SDP_LINE_BYTES: Final = 200  # pjsua2 aborts on addresses of 254 and more
 MAX_SDP_MEDIA: Final = 8
 
 _ACCEPT = Header.make(b"Accept", b"application/sdp")
+_STRAY = re.compile(rb"\x00|\r(?!\n)")
 _SDP_TYPE = re.compile(rb"[a-z]=")
+_FIRST_AUDIO = re.compile(rb"^m=audio +[^\s]+ +[^\n ]+ +([0-9]+)\b", re.M)
 _RTPMAP_ILBC = re.compile(rb"a=rtpmap:\s*(\S+)\s+ilbc\s*/", re.I)
 _FMTP = re.compile(rb"a=fmtp:\s*(\S+)\s+(.*)", re.I)
 _ILBC_MODE = re.compile(rb"mode\s*=\s*([^;\s]*)", re.I)
@@ -42,7 +44,7 @@ def screen_body(message: Message) -> None:
 
 def screen_sdp(body: bytes) -> None:
     """Raise BadMessage for SDP (RFC 4566) that is malformed (400) or that aborts a worker (488)."""
-    if STRAY.search(body.replace(_CRLF, b"\n").replace(b"\n", _CRLF)):
+    if _STRAY.search(body):
         raise BadMessage(400, "Bad SDP")
     lines = [line.rstrip(b"\r") for line in body.rstrip().split(b"\n")]
     session_address = False
@@ -75,9 +77,8 @@ def screen_sdp(body: bytes) -> None:
 
 def prefers_wideband(body: bytes) -> bool:
     """Whether the first audio line of an SDP offer names G.722 (payload type 9, RFC 3551) first."""
-    start = body.find(b"m=audio ")
-    words = body[start : start + 200].splitlines()[0].split() if start >= 0 else []
-    return len(words) > 3 and words[3] == b"9"
+    match = _FIRST_AUDIO.search(body)
+    return match is not None and match[1] == b"9"
 
 
 def _screen_attribute(line: bytes, ilbc: set[bytes]) -> None:

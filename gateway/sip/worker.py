@@ -28,6 +28,7 @@ import structlog
 
 from gateway import control
 from gateway.attachment import Attachment
+from gateway.priority import ask_for_realtime
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
@@ -189,7 +190,8 @@ class Worker:
     async def _answer(self, session: Session) -> None:
         """Lease, then 183 if early media is wanted, then 200."""
         call = session.call
-        call.answer_with(180)
+        if not call.answer_with(180):
+            return
         leased = await self._lease(session)
         if call.over:
             return
@@ -203,8 +205,8 @@ class Worker:
             await asyncio.sleep(self.options.early_media_ms / 1000)
             if call.over:
                 return
-        call.answer_with(200)
-        self.counters.calls_answered += 1
+        if call.answer_with(200):
+            self.counters.calls_answered += 1
 
     async def _lease(self, session: Session) -> bool:
         answer = await self.attachment.lease(session.name, floor=session.generation, turn=session.leg.turn)
@@ -432,5 +434,7 @@ def run(options: WorkerOptions) -> None:
     import uvloop
 
     sys.setswitchinterval(0.0005)
+    if options.realtime:
+        log.info("scheduling", got=ask_for_realtime())  # before the library starts its threads
     uvloop.run(Worker(options).run())
     os._exit(0)

@@ -16,7 +16,9 @@ from loadtests.report import Costs, append_row, draw, figures, flatten, parse_tu
 NO_TURNS = {"total": None, "missed": None, "late": None}
 
 
-def call(delays: list[float], *, status: int = 200, retry: int | None = None, gap_ms: float = 0) -> CallReport:
+def call(
+    delays: list[float], *, status: int = 200, retry: int | None = None, gap_ms: float = 0
+) -> CallReport:
     answered = status == 200
     windows = Windows(
         sent_ns=np.arange(len(delays), dtype=np.int64) * 200_000_000,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from media.codecs import g711
 
-SHARED = Path(os.environ.get("MICROTURN_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(__file__).parents[3] / "shared"  # beside the checkout, not part of it
 VECTORS = SHARED / "data/vectors/itu_g711"
 
 needs_vectors = pytest.mark.skipif(not VECTORS.is_dir(), reason=f"no ITU G.711 vectors at {VECTORS}")

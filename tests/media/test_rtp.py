@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from media.rtp import (
     timestamp_unwrapper,
 )
 
-SHARED = Path(os.environ.get("MICROTURN_SHARED", Path(__file__).parents[3] / "shared"))
+SHARED = Path(__file__).parents[3] / "shared"  # beside the checkout, not part of it
 PLAIN = RtpPacket(0, 4660, 0x11223344, 0xDEADBEEF, b"\xff" * 160)
 
 

@@ -121,6 +121,28 @@ def test_something_else_in_its_place_is_a_gap_too(tones: np.ndarray) -> None:
     assert found.gap_ms == pytest.approx(1000, abs=60)
 
 
+def test_repeated_syllables_are_not_taken_for_a_late_echo() -> None:
+    """A buzz of one pitch is like itself everywhere; where it is missing, nothing else may stand in for
+    it."""
+    rng = np.random.default_rng(8)
+    pcm = numbered_tones(SECONDS, 8000, seed=4) // 2
+    time_s = np.arange(pcm.size) / 8000
+    buzz = sum(700 / k * np.sin(2 * np.pi * 125 * k * time_s + rng.uniform(0, 6)) for k in range(1, 20))
+    pcm += buzz.astype(np.int16)
+    holed = pcm.copy()
+    holed[8 * 8000 : 9 * 8000] = 0
+    found = windows(pcm, echo(holed, lag_samples=1600))
+    np.testing.assert_allclose(found.delay_ms, 200, atol=0.13)
+    assert found.gap_ms == pytest.approx(1000, abs=60)
+
+
+def test_a_file_in_a_loop_is_found_at_its_first_return() -> None:
+    pcm = fill(numbered_tones(3.1, 8000, seed=6), SECONDS, 8000)
+    noise = np.random.default_rng(1).integers(-200, 200, pcm.size)
+    found = windows(pcm, echo((pcm + noise).astype(np.int16), lag_samples=1600))
+    np.testing.assert_allclose(found.delay_ms, 200, atol=0.13)
+
+
 def test_lost_packets_are_counted_and_heard(tones: np.ndarray) -> None:
     datagrams = echo(tones, lag_samples=1600)
     del datagrams[300:310]

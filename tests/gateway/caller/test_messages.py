@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from gateway.caller.messages import Message, StreamSplitter, is_loopback, parse_message, parse_uri
 
-SHARED = Path(os.environ.get("MICROTURN_SHARED", Path(__file__).parents[4] / "shared"))
+SHARED = Path(__file__).parents[4] / "shared"  # beside the checkout, not part of it
 
 OK = (
     b"SIP/2.0 200 OK\r\n"

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from gateway.sip.edge import Edge, EdgeSettings, WorkerAddress
+from gateway.sip.edge import Edge, EdgeSettings
+from gateway.sip.load import WorkerAddress
 
 SDP = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
 PATIENCE_S = 10.0
@@ -56,22 +58,22 @@ class Udp(asyncio.DatagramProtocol):
         return (await asyncio.wait_for(self.got.get(), PATIENCE_S))[0]
 
 
-def with_edge(story: Callable[[Edge, Udp], Awaitable[None]], **settings: Any) -> None:
+async def running_edge(story: Callable[[Edge, Udp], Awaitable[None]], **settings: Any) -> None:
     """Run `story` with an edge and one answering worker of 4 calls."""
+    edge = Edge(EdgeSettings(port=0, **settings))
+    await edge.start()
+    worker = await Udp.open(answers=True)
+    edge.add_worker(WorkerAddress("w", "127.0.0.1", worker.port, 4))
+    try:
+        await story(edge, worker)
+        assert edge.counters.errors == 0
+    finally:
+        worker.transport.close()
+        await edge.stop()
 
-    async def run() -> None:
-        edge = Edge(EdgeSettings(port=0, **settings))
-        await edge.start()
-        worker = await Udp.open(answers=True)
-        edge.add_worker(WorkerAddress("w", "127.0.0.1", worker.port, 4))
-        try:
-            await story(edge, worker)
-            assert edge.counters.errors == 0
-        finally:
-            worker.transport.close()
-            await edge.stop()
 
-    asyncio.run(run())
+def with_edge(story: Callable[[Edge, Udp], Awaitable[None]], **settings: Any) -> None:
+    asyncio.run(running_edge(story, **settings))
 
 
 async def read_message(reader: asyncio.StreamReader) -> bytes:
@@ -83,6 +85,7 @@ def test_call_over_udp_and_back_to_zero() -> None:
         caller = await Udp.open()
         caller.transport.sendto(request("INVITE", "u1"), edge.address)
         ok = await caller.next()
+        assert b"<sip:127.0.0.1:%d;lr>" % edge.inside_port in ok
         assert ok.startswith(b"SIP/2.0 200") and ok.count(b"Via:") == 1 and ok.count(b"Record-Route:") == 2
         assert edge.loads == {"w": 1}
         caller.transport.sendto(request("BYE", "u1", cseq=2, tag=";tag=w"), edge.address)
@@ -177,6 +180,46 @@ def test_rubbish_ends_with_itself() -> None:
         caller.transport.close()
 
     with_edge(story)
+
+
+def test_flood_of_rubbish_does_not_fill_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def story(edge: Edge, worker: Udp) -> None:
+        caller = await Udp.open()
+        for number in range(300):
+            caller.transport.sendto(b"rubbish %d" % number, edge.address)
+        caller.transport.sendto(request("OPTIONS", "o1"), edge.address)
+        await caller.next()
+        assert logged == []
+        with monkeypatch.context() as patch:  # not even one that meets a bug of ours with each datagram
+            patch.setattr("gateway.sip.edge.parse", lambda data: 1 // 0)
+            for _ in range(300):
+                caller.transport.sendto(b"rubbish", edge.address)
+            while edge.counters.errors < 300:
+                await asyncio.sleep(0.01)
+        assert len(logged) == 1
+        edge.counters.errors = 0
+        caller.transport.close()
+
+    with capture_logs() as logged:
+        asyncio.run(asyncio.wait_for(running_edge(story), PATIENCE_S))
+    assert caplog.records == []
+
+
+def test_pings_of_a_peer_that_is_gone_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(edge: Edge, worker: Udp) -> None:
+        _, writer = await asyncio.open_connection(*edge.address)
+        writer.write(request("OPTIONS", "o1", "TCP"))
+        while edge.counters.messages < 1:
+            await asyncio.sleep(0.01)
+        (connection,) = edge._connections.values()
+        connection.transport.abort()
+        edge._receive(connection, b"\r\n\r\n" * 1_000, connection.flow)
+        writer.close()
+
+    with_edge(story)
+    assert caplog.records == []
 
 
 def test_connections_are_bounded_and_idle_ones_closed() -> None:

@@ -1,25 +1,16 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Parsing, framing and the screen: whatever arrives, only BadMessage comes out."""
 
+import contextlib
 import random
+import time
 from pathlib import Path
 
 import pytest
 
-from gateway.sip.message import (
-    MAX_MESSAGE_BYTES,
-    BadMessage,
-    Request,
-    Response,
-    StreamParser,
-    find,
-    parse,
-    parse_via,
-    render,
-    reply,
-    screen_sdp,
-    split_values,
-)
+from gateway.sip.header import BadMessage, check_address, find, parse_via, split_values
+from gateway.sip.message import MAX_MESSAGE_BYTES, Request, Response, StreamParser, parse, render, reply
+from gateway.sip.sdp_screen import prefers_wideband, screen_sdp
 
 RFC4475 = Path(__file__).resolve().parents[4] / "shared" / "data" / "sip" / "rfc4475"
 
@@ -128,6 +119,61 @@ def test_via_round_trip() -> None:
             parse_via(bad)
 
 
+GOOD_ADDRESSES = [
+    b"sip:a@b", b"<sip:a@b>", b"Alice <sip:a@b>", b"Alice B. Cooper <sip:a@b>", b"alice<sip:a@b>",
+    b'"Alice" <sip:a@b>', b'"" <sip:a@b>', b'"a \\" b \\\\" <sip:a@b>', b'"<sip:x@y>;tag=z, q" <sip:a@b>',
+    b"\"J\xc3\xb6rg\" <sip:a@b>", b"tel:+49301234", b"<tel:+1;phone-context=x>;user=phone",
+    b"<sip:a,b;c?d@e:5060;transport=tcp?h=v>", b"sip:[2001:db8::1]:5060", b"<sips:a@[::1]>;received=[::1]",
+    b'<sip:a@b>;+sip.instance="<urn:uuid:1>" ; q = 0.5;ob', b"anonymous <sip:anonymous@anonymous.invalid>",
+]  # fmt: skip
+BAD_ADDRESSES = [
+    b'";;"Hostile"" <sip:x@y>', b'"a"b" <sip:x@y>', b'"a" b <sip:x@y>', b'a "b" <sip:x@y>', b'"a <sip:x@y>',
+    b'a" <sip:x@y>', b'"a\\" <sip:x@y>', b'"a" "b" <sip:x@y>', b'"a" sip:x@y', b"<sip:x@y", b"sip:x@y>",
+    b"<<sip:x@y>>", b"<sip:x@y> <sip:x@y>", b'<sip:x"@y>', b"< sip:x@y>", b"<sip:x @y>", b"<>", b"<x@y>", b"x@y",
+    b"a, b <sip:x@y>", b"a;b <sip:x@y>", b"<sip:x@y>;", b"<sip:x@y>;;q=1", b"<sip:x@y>;q=", b'<sip:x@y>;q="a',
+    b'<sip:x@y>;q=a"b"', b'<sip:x@y>"', b"<sip:x@y>;q=<z>", b"<sip:x@y>, <sip:x@y>", b"sip:x@y?h=v",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", GOOD_ADDRESSES)
+def test_well_formed_address_passes(address: bytes) -> None:
+    data = invite(extra=b"Contact: " + address + b"\r\n").replace(b"<sip:a@b>", address)
+    message = parse(data.replace(b"<sip:bot@c>", address + b";tag=t"))
+    assert isinstance(message, Request) and (message.from_tag, message.to_tag) == (b"1", b"t")
+
+
+@pytest.mark.parametrize("address", BAD_ADDRESSES)
+def test_address_that_is_none_is_refused(address: bytes) -> None:
+    assert status_of(invite().replace(b"<sip:a@b>", address)) == 400
+    assert status_of(invite().replace(b"<sip:bot@c>", address)) == 400
+    if address != b"<sip:x@y>, <sip:x@y>":  # a Contact may hold several
+        assert status_of(invite(extra=b"Contact: " + address + b"\r\n")) == 400
+        assert status_of(invite(extra=b"m: <sip:ok@x>, " + address + b"\r\n")) == 400
+
+
+def test_contact_star_is_for_register() -> None:
+    star = invite(extra=b"Contact: *\r\n")
+    assert status_of(star) == 400
+    parse(star.replace(b"INVITE", b"REGISTER"))
+
+
+@pytest.mark.parametrize("unit", [b'"', b'\\"', b"a ", b"<", b";a=b", b"; ", b" ", b';a="', b"a"])
+def test_long_address_is_judged_in_no_time(unit: bytes) -> None:
+    started = time.perf_counter()
+    for value in (unit * (1_900 // len(unit)), b"<sip:a@b>" + unit * (1_900 // len(unit))):
+        for tail in (b"", b"!", b"\xff"):
+            with contextlib.suppress(BadMessage):
+                check_address(value + tail)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_tag_in_a_name_or_uri_is_none() -> None:
+    data = invite().replace(b"To: <sip:bot@c>", b'To: "x;tag=1" <sip:bot@c;tag=2>')
+    message = parse(data)
+    assert isinstance(message, Request) and message.to_tag == b""
+    assert reply(message.headers, 486, "Busy", b"ours", ()).count(b";tag=ours") == 1
+
+
 # ---- Streams ----
 
 
@@ -208,6 +254,26 @@ def test_sdp_that_aborts_a_worker_is_refused(sdp: bytes, status: int) -> None:
     with pytest.raises(BadMessage) as caught:
         screen_sdp(sdp)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize(
+    ("media", "wideband"),
+    [
+        (b"m=audio 4000 RTP/AVP 9 0 8", True),
+        (b"m=audio 4000 RTP/AVP 9", True),
+        (b"m=audio 4000/2 RTP/SAVP 9 101", True),
+        (b"m=audio 4000 RTP/AVP 0 9", False),
+        (b"m=audio 4000 RTP/AVP 96 9", False),
+        (b"m=audio 4000 RTP/AVP", False),
+        (b"m=video 4000 RTP/AVP 9\r\nm=audio 4000 RTP/AVP 0", False),
+        (b"m=audio 4000 RTP/AVP 0\r\nm=audio 4002 RTP/AVP 9", False),
+        (b"i=m=audio 1 RTP/AVP 9\r\nm=audio 4000 RTP/AVP 0", False),
+        (b"", False),
+    ],
+)
+def test_offer_prefers_wideband_when_g722_is_first(media: bytes, wideband: bool) -> None:
+    for end in (b"", b"\r\n", b"\n"):
+        assert prefers_wideband(SDP[: SDP.index(b"m=")] + media + end) is wideband
 
 
 # ---- Unlucky input ----

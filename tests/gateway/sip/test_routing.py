@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway.sip.message import BadMessage, Header, Request, Response, find, parse, split_values
-from gateway.sip.routing import SECOND_NS, Flow, Refusal, Router, Send, WorkerAddress
+from gateway.sip.admission import Refusal
+from gateway.sip.flows import Flow, Send
+from gateway.sip.header import BadMessage, Header, find, split_values
+from gateway.sip.load import WorkerAddress
+from gateway.sip.message import Request, Response, parse
+from gateway.sip.routing import Router
+from gateway.sip.timers import SECOND_NS
 
 RFC4475 = Path(__file__).resolve().parents[4] / "shared" / "data" / "sip" / "rfc4475"
 ALICE = Flow("udp", "192.0.2.1", 5060)
@@ -406,6 +411,16 @@ def test_request_without_the_magic_cookie_is_still_answered() -> None:
 # ---- The screen ----
 
 
+def test_address_that_pjsip_takes_once_only_never_reaches_a_worker() -> None:
+    router = edge()
+    for field in (b"From: <sip:alice@x>", b"To: <sip:bot@x>"):
+        name, _, uri = field.partition(b" ")
+        hostile = request().replace(field, name + b' ";;"Hostile"" ' + uri)
+        assert status(give(router, hostile)) == 400
+    assert status(give(router, request(extra=b'Contact: "a"b" <sip:alice@192.0.2.1>\r\n'))) == 400
+    assert sum(router.workers.loads().values()) == 0
+
+
 def test_hostile_bodies_never_reach_a_worker() -> None:
     router = edge()
     no_address = SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b"")
@@ -424,6 +439,52 @@ def test_hostile_bodies_never_reach_a_worker() -> None:
     assert isinstance(reinvite, Request)
     assert give(router, answer(reinvite, 200, body=no_address), ALICE) == []
     assert one(give(router, answer(reinvite, 200, body=SDP), ALICE))[0] == worker
+
+
+# ---- Wideband ----
+
+G722_FIRST = SDP.replace(b"RTP/AVP 0", b"RTP/AVP 9 0 8")
+NARROW, WIDE = worker_flow(0), worker_flow(1)
+
+
+def mixed_edge(capacity: int = 2, **options: object) -> Router:
+    """One narrowband worker and a wideband one."""
+    router = edge(workers=1, capacity=capacity, **options)
+    router.add_worker(WorkerAddress("wide", WIDE.host, WIDE.port, capacity, wideband=True))
+    return router
+
+
+def places(router: Router, prefix: str, body: bytes, calls: int) -> list[Flow]:
+    return [one(give(router, request(call_id=f"{prefix}{n}", body=body)))[0] for n in range(calls)]
+
+
+def test_offer_with_g722_first_goes_to_the_wideband_worker_while_it_has_room() -> None:
+    router = mixed_edge()
+    assert places(router, "g", G722_FIRST, 4) == [WIDE, WIDE, NARROW, NARROW]
+    assert status(give(router, request(call_id="g4", body=G722_FIRST))) == 503
+
+
+def test_other_calls_prefer_narrowband_workers_and_overflow_to_the_wideband_one() -> None:
+    router = mixed_edge()
+    assert places(router, "n", SDP, 4) == [NARROW, NARROW, WIDE, WIDE]
+    assert status(give(router, request(call_id="n4"))) == 503
+    router.call_ended(b"n0", 0)
+    assert places(router, "g", G722_FIRST, 1) == [NARROW]  # an overflow is not moved
+
+
+def test_held_invite_keeps_its_band() -> None:
+    router = edge(workers=0)
+    for name, flow, wideband in (("n", NARROW, False), ("w", WIDE, True)):
+        router.add_worker(WorkerAddress(name, flow.host, flow.port, 4, 100 * MS, wideband=wideband))
+    assert places(router, "first", SDP, 2) == [NARROW, WIDE]  # spacing: the other band rather than a wait
+    assert status(give(router, request(call_id="g", body=G722_FIRST))) == 100
+    assert status(give(router, request(call_id="n"))) == 100
+    released = router.poll(100 * MS)
+    assert [(parse(s.data).call_id, s.flow) for s in released] == [(b"g", WIDE), (b"n", NARROW)]
+
+
+def test_invite_without_an_offer_is_narrowband() -> None:
+    assert places(mixed_edge(), "e", b"", 1) == [NARROW]
 
 
 # ---- Spacing ----
@@ -564,7 +625,7 @@ SENSIBLE = {
     "badvers": 505, "bext01": 420, "clerr": 400, "insuf": 400, "invut": 415, "lwsruri": 400, "ltgtruri": 400,
     "mcl01": 400, "mismatch01": 400, "mismatch02": 400, "multi01": 400, "ncl": 400, "novelsc": 416,
     "quotbal": 400, "regaut01": 405, "scalar02": 400, "unkscm": 416, "zeromf": 483, "escruri": 400,
-    "trws": 400, "lwsstart": 400, "regbadct": 405, "badbranch": 200,
+    "trws": 400, "lwsstart": 400, "regbadct": 400, "badbranch": 200,
     "semiuri": 200, "lwsdisp": 200, "transports": 200, "dblreq": 405, "mpart01": 405,
     "wsinv": 481, "esc02": 501,
 }  # fmt: skip

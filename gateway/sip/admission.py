@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""New calls: a worker now, a short wait for one, or a refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.sip.counters import Counters
+from gateway.sip.flows import Flow
+from gateway.sip.header import BadMessage, Header
+from gateway.sip.load import Call, Calls, CallState, Worker, Workers
+from gateway.sip.message import Request
+from gateway.sip.outbox import Outbox
+from gateway.sip.path import transaction
+from gateway.sip.sdp_screen import prefers_wideband
+from gateway.sip.timers import PENDING_NS
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an initial INVITE is not admitted: a final status (300-699), and headers such as
+    WWW-Authenticate."""
+
+    status: int
+    reason: str
+    headers: tuple[Header, ...] = ()
+
+
+Admit = Callable[[Request], Refusal | None]
+
+
+@dataclass(slots=True)
+class Waiting:
+    """An INVITE held back until a worker's spacing is over."""
+
+    request: Request
+    flow: Flow
+    deadline_ns: int
+
+
+class Admission:
+    """Decides about initial INVITEs.  One is held for at most `queue_wait_ns` until a worker's spacing is
+    over, and at most `queue_length` of them; beyond that they are refused.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        calls: Calls,
+        outbox: Outbox,
+        counters: Counters,
+        admit: Admit | None,
+        queue_length: int,
+        queue_wait_ns: int,
+    ) -> None:
+        self.draining = False
+        self._workers = workers
+        self._calls = calls
+        self._outbox = outbox
+        self._counters = counters
+        self._admit = admit
+        self._queue_length = queue_length
+        self._queue_wait_ns = queue_wait_ns
+        self._waiting: dict[bytes, Waiting] = {}  # in order of arrival
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def get(self, call_id: bytes) -> Waiting | None:
+        """The INVITE that is held under `call_id`."""
+        return self._waiting.get(call_id)
+
+    def offer(self, request: Request, source: Flow, now_ns: int) -> None:
+        """Take or refuse a new INVITE.  Raises BadMessage for one that no worker may see."""
+        screen = self._outbox.screened(request)
+        if screen is not None:
+            raise screen
+        if self.draining:
+            self._counters.refused_draining += 1
+            self._outbox.refuse(request, source, 503, "Draining", self._outbox.retry_after)
+            return
+        refusal = self._admit(request) if self._admit is not None else None
+        if refusal is not None:
+            self._counters.refused_by_hook += 1
+            self._outbox.refuse(request, source, refusal.status, refusal.reason, refusal.headers)
+            return
+        self._place(request, source, now_ns)
+
+    def next_deadline(self) -> int | None:
+        """When `release` is due, or None."""
+        if not self._waiting:
+            return None
+        first_ns = next(iter(self._waiting.values())).deadline_ns  # equal waits: the first is the earliest
+        ready_ns = None if self._calls.full else self._workers.ready_ns()
+        return first_ns if ready_ns is None else min(first_ns, ready_ns)
+
+    def drain(self) -> None:
+        """No new calls from here on; held INVITEs get 503."""
+        self.draining = True
+        for waiting in self._waiting.values():
+            self._outbox.refuse(waiting.request, waiting.flow, 503, "Draining", self._outbox.retry_after)
+        self._waiting.clear()
+
+    def lose_flow(self, flow: Flow) -> None:
+        """Forget what a connection that is gone was waiting for."""
+        for call_id in [k for k, w in self._waiting.items() if w.flow == flow]:
+            del self._waiting[call_id]
+
+    def _place(self, request: Request, source: Flow, now_ns: int) -> None:
+        """Give an admitted INVITE to a worker now, hold it until one is ready, or refuse it."""
+        self.release(now_ns)
+        worker = None if self._waiting else self._workers.pick(now_ns, prefers_wideband(request.body))
+        if self._calls.full or self._workers.room() <= len(self._waiting):
+            self._outbox.busy(request, source)
+        elif worker is not None:
+            self._assign(request, source, worker, now_ns)
+        elif len(self._waiting) < self._queue_length:
+            self._counters.invites_delayed += 1
+            self._waiting[request.call_id] = Waiting(request, source, now_ns + self._queue_wait_ns)
+            self._outbox.trying(request, source)
+        else:
+            self._outbox.busy(request, source)
+
+    def _assign(self, request: Request, source: Flow, worker: Worker, now_ns: int) -> None:
+        call = Call(
+            request.call_id, worker, source, CallState.PENDING, request.cseq, request.from_tag,
+            transaction(request), request, now_ns, now_ns + PENDING_NS,
+        )  # fmt: skip
+        self._outbox.to_worker(request, source, call)  # may still find it too large
+        worker.next_invite_ns = now_ns + worker.address.invite_spacing_ns
+        self._calls.add(call)
+        self._counters.calls_admitted += 1
+
+    def release(self, now_ns: int) -> None:
+        """Give held INVITEs to workers that became ready, in order of arrival; refuse those that waited
+        too long."""
+        for call_id, waiting in list(self._waiting.items()):
+            wideband = prefers_wideband(waiting.request.body)
+            worker = None if self._calls.full else self._workers.pick(now_ns, wideband)
+            if worker is not None:
+                del self._waiting[call_id]
+                try:
+                    self._assign(waiting.request, waiting.flow, worker, now_ns)
+                except BadMessage as bad:
+                    self._outbox.refuse_bad(waiting.request, bad, waiting.flow)
+            elif waiting.deadline_ns <= now_ns:
+                del self._waiting[call_id]
+                self._outbox.busy(waiting.request, waiting.flow)
+            else:
+                return
+
+    def cancel(self, request: Request, waiting: Waiting, source: Flow) -> None:
+        """A CANCEL for a held INVITE; raises BadMessage(481) for one that does not match it."""
+        if request.cseq != waiting.request.cseq or request.via.branch != waiting.request.via.branch:
+            raise BadMessage(481, "Transaction Does Not Exist")
+        del self._waiting[request.call_id]
+        self._outbox.refuse(request, source, 200, "OK")
+        self._outbox.refuse(waiting.request, waiting.flow, 487, "Request Terminated")

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the edge is about to send: requests to the workers and answers of its own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gateway.sip.counters import Counters
+from gateway.sip.flows import Flow, Send
+from gateway.sip.header import BadMessage, Header, find
+from gateway.sip.load import Call
+from gateway.sip.message import Message, Request, render, reply
+from gateway.sip.path import DEFAULT_MAX_FORWARDS, Path, received, response_flow
+from gateway.sip.sdp_screen import screen_body
+
+MAX_WORKER_MESSAGE_BYTES: Final = 4_000  # the packet buffer of pjsua2
+
+
+class Outbox:
+    """Messages in the order in which they are to be sent.  `retry_after_s` goes into each 503."""
+
+    def __init__(self, path: Path, counters: Counters, retry_after_s: int) -> None:
+        self.path = path
+        self.counters = counters
+        self.retry_after = (Header.make(b"Retry-After", b"%d" % retry_after_s),)
+        self._out: list[Send] = []
+
+    def __len__(self) -> int:
+        return len(self._out)
+
+    def send(self, send: Send) -> None:
+        self._out.append(send)
+
+    def to_worker(self, request: Request, source: Flow, call: Call) -> None:
+        """Forward a request of the peer.  Raises BadMessage for one that the worker must not see."""
+        screen = self.screened(request)
+        if screen is not None:
+            raise screen
+        out = [self.path.via(request, True, response_flow(request.via, source), call.worker.flow)]
+        if request.method == b"INVITE" and not request.to_tag:
+            out += self.path.record_routes(source)
+        data = render(request.start_line, out + request.headers, request.body)
+        if len(data) > MAX_WORKER_MESSAGE_BYTES:
+            raise BadMessage(513, "Message Too Large")
+        self.send(Send(call.worker.flow, data))
+
+    def trying(self, request: Request, source: Flow) -> None:
+        self.refuse(request, source, 100, "Trying")
+
+    def busy(self, request: Request, source: Flow) -> None:
+        self.counters.refused_busy += 1
+        self.refuse(request, source, 503, "Service Unavailable", self.retry_after)
+
+    def refuse(
+        self, request: Request, source: Flow, status: int, reason: str, extra: tuple[Header, ...] = ()
+    ) -> None:
+        """Answer `request` ourselves."""
+        if request.method == b"ACK":
+            self.counters.dropped += 1
+            return
+        data = reply(request.headers, status, reason, self.path.tag(request.call_id), extra)
+        self.send(Send(response_flow(request.via, source), data))
+
+    def refuse_bad(self, message: Message | BadMessage, bad: BadMessage, source: Flow) -> None:
+        """Answer what is wrong with `message`, if that may be answered at all."""
+        self.counters.bad_messages += 1
+        if isinstance(message, Request):
+            if source.kind == "worker":
+                if message.method != b"ACK":
+                    tag = self.path.tag(message.call_id)
+                    self.send(Send(source, reply(message.headers, bad.status, bad.reason, tag, bad.extra)))
+                return
+            self.refuse(received(message, source), source, bad.status, bad.reason, bad.extra)
+            return
+        answerable = bad.method not in (b"", b"ACK") and source.kind != "worker"
+        if answerable and find(bad.headers, b"via") and find(bad.headers, b"cseq"):
+            tag = self.path.tag(find(bad.headers, b"call-id") or b"")
+            self.send(Send(source, reply(bad.headers, bad.status, bad.reason, tag, bad.extra)))
+
+    def cancel(self, invite: Request, call: Call) -> None:
+        """Timer C (RFC 3261 16.8): the worker gets a CANCEL, the caller a 408."""
+        if call.flow is None:
+            return
+        via = self.path.via(invite, True, response_flow(invite.via, call.flow), call.worker.flow)
+        kept = [h for h in invite.headers if h.name in (b"from", b"to", b"call-id", b"route")]
+        kept.append(Header.make(b"CSeq", b"%d CANCEL" % invite.cseq))
+        kept.append(Header.make(b"Max-Forwards", b"%d" % DEFAULT_MAX_FORWARDS))
+        self.send(Send(call.worker.flow, render(b"CANCEL %b SIP/2.0" % invite.uri, [via, *kept], b"")))
+        self.refuse(invite, call.flow, 408, "Request Timeout")
+
+    def screened(self, message: Message) -> BadMessage | None:
+        """Why no worker may see the body of `message`, counted; or None."""
+        try:
+            screen_body(message)
+        except BadMessage as bad:
+            self.counters.screened += 1
+            return bad
+        return None
+
+    def take(self) -> list[Send]:
+        """Everything so far; it is empty afterwards."""
+        out, self._out = self._out, []
+        return out
