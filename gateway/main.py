@@ -200,7 +200,9 @@ class Gateway:
         if self.is_ready:
             return None
         return Refusal(
-            503, "Service Unavailable", (Header.make(b"Retry-After", str(self.settings.sip_retry_after_s).encode()),)
+            503,
+            "Service Unavailable",
+            (Header.make(b"Retry-After", str(self.settings.sip_retry_after_s).encode()),),
         )
 
     # -- the rest

@@ -40,6 +40,7 @@ from gateway.caller.codec import find_codec
 from gateway.caller.messages import is_loopback, parse_uri
 from gateway.caller.report import report_call
 from gateway.caller.signals import numbered_tones
+from gateway.priority import keeping_time
 from loadtests import processes, report
 
 SPEECH = Path(__file__).parents[2] / "shared/data/speech/connected_digits"  # beside the checkout
@@ -232,20 +233,21 @@ async def _measure(
     turns_before = await asyncio.to_thread(_read_turns, metrics_url)
     spoken = await asyncio.to_thread(_make_speech, plan, sounds)
     own = _own_cpu_s()
-    async with Caller() as caller:
-        begin_s = time.monotonic() + 0.2
-        steady_s = begin_s + (plan.calls - 1) / plan.ramp + SETTLE_S
-        end_s = steady_s + plan.seconds
-        calls = [
-            asyncio.create_task(_call(caller, plan, gateway.uri, pcm, begin_s + index / plan.ramp, end_s))
-            for index, pcm in enumerate(spoken)
-        ]
-        await asyncio.sleep(steady_s - time.monotonic())
-        first, first_s = await _sample(gateway.pid), time.monotonic()
-        await asyncio.sleep(end_s - time.monotonic())
-        last, last_s = await _sample(gateway.pid), time.monotonic()
-        turns_after = await asyncio.to_thread(_read_turns, metrics_url)
-        logs = list(await asyncio.gather(*calls))
+    with keeping_time():
+        async with Caller() as caller:
+            begin_s = time.monotonic() + 0.2
+            steady_s = begin_s + (plan.calls - 1) / plan.ramp + SETTLE_S
+            end_s = steady_s + plan.seconds
+            calls = [
+                asyncio.create_task(_call(caller, plan, gateway.uri, pcm, begin_s + index / plan.ramp, end_s))
+                for index, pcm in enumerate(spoken)
+            ]
+            await asyncio.sleep(steady_s - time.monotonic())
+            first, first_s = await _sample(gateway.pid), time.monotonic()
+            await asyncio.sleep(end_s - time.monotonic())
+            last, last_s = await _sample(gateway.pid), time.monotonic()
+            turns_after = await asyncio.to_thread(_read_turns, metrics_url)
+            logs = list(await asyncio.gather(*calls))
     costs = None
     if idle and first and last:
         grown_mb = sum(item.pss_mb for item in last) - sum(item.pss_mb for item in idle)
@@ -268,9 +270,7 @@ def _make_speech(plan: LoadPlan, sounds: Sequence[NDArray[np.int16]]) -> list[ND
     rate_hz = find_codec(plan.codec).rate_hz
     longest_s = SETTLE_S + plan.seconds + TAIL_S + (plan.calls - 1) / plan.ramp
     lengths_s = (longest_s - index / plan.ramp for index in range(plan.calls))
-    return [
-        speech(sounds, length_s, rate_hz, plan.seed, index) for index, length_s in enumerate(lengths_s)
-    ]
+    return [speech(sounds, length_s, rate_hz, plan.seed, index) for index, length_s in enumerate(lengths_s)]
 
 
 def speech(

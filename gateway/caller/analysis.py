@@ -40,7 +40,7 @@ WINDOW_MS, HOP_MS, FRAME_MS = 400, 200, 20
 NEAR_SCORE = 0.6  # near the last lag less is left to chance, and a window with a hole in it should be found
 FAR_SCORE = 0.85  # anywhere else
 EQUAL_SCORE = 0.03  # two codings of the same sound differ by less
-PEAK_MS = 2  # from where the score is nearly the best to the peak itself
+SAME_MS = 120  # peaks closer than this are one sound and its pitch periods
 NEAR_MS = 60
 MAX_DELAY_MS = 5000
 ACTIVE_BELOW_LOUD = 0.05  # a frame is active within 26 dB of the loud ones (95th percentile)
@@ -337,9 +337,10 @@ class _Search:
         energy = ends - self._rx_power[low : low + count]
         # The floor keeps near silence from scoring: an echo may lose 30 dB and no more.
         score = product / np.sqrt(np.maximum(energy, 1e-3 * power) * power)
-        # Of equals the first, and its peak: a sound file that is played in a loop comes back more than once.
+        # Of equals the first: a sound file that is played in a loop comes back more than once. The best of
+        # its neighbourhood, since a vowel is nearly its own equal one pitch period on.
         first = int(np.argmax(score >= float(score.max()) - EQUAL_SCORE))
-        best = first + int(np.argmax(score[first : first + self._rate * PEAK_MS // 1000]))
+        best = first + int(np.argmax(score[first : first + self._rate * SAME_MS // 1000]))
         return low + best, float(score[best])
 
     # -- gaps
@@ -347,9 +348,7 @@ class _Search:
     def _gaps(self, judged: list[int], lags: dict[int, int]) -> tuple[list[int], int]:
         """Frames that came back at the lag of none of the windows around them, and how many were judged."""
         per_window, per_hop = WINDOW_MS // FRAME_MS, HOP_MS // FRAME_MS
-        frames = sorted(
-            {f for first in judged for f in range(first, first + per_window) if self._active[f]}
-        )
+        frames = sorted({f for first in judged for f in range(first, first + per_window) if self._active[f]})
         gaps = []
         for frame in frames:
             hop = frame // per_hop * per_hop

@@ -206,9 +206,7 @@ class Caller:
         await live.ended.wait()
         return Ended(488, f"the answer has no {log.codec.name}", "us")
 
-    def _make_stream(
-        self, rtp: socket.socket, audio: RemoteAudio, payload: bytes, log: CallLog
-    ) -> RtpStream:
+    def _make_stream(self, rtp: socket.socket, audio: RemoteAudio, payload: bytes, log: CallLog) -> RtpStream:
         number = audio.payload_type(log.codec.name)
         assert number is not None
         log.received_type = log.codec.payload_type  # the peer uses our offer's numbers (RFC 3264 section 5.1)
