@@ -347,6 +347,8 @@ class _Connection(asyncio.Protocol):
         self._edge._disconnected(self)
 
     def send(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return  # asyncio would log each write
         if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.transport.abort()
         else:

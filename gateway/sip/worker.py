@@ -265,11 +265,14 @@ class Worker:
         """The driving rule of one phase group."""
         offset = phase_offset_ns(group, groups)
         sessions = self._groups[group]
+        tick_ns = 0
         while True:
             before_ns = len(sessions) * self._cut_cost_ns
             early_ns, late_ns = EARLY_NS + 2 * before_ns, LATE_NS + before_ns
             now_ns = time.monotonic_ns()
-            tick_ns = now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
+            last_ns, tick_ns = tick_ns, now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
+            if tick_ns <= last_ns:  # the timer fired early, by up to a millisecond: that tick has its chunks
+                tick_ns += TURN_NS
             await asyncio.sleep((tick_ns - early_ns - now_ns) / NS_PER_S)
             waiting: list[Session] = []
             for session in list(sessions):
