@@ -43,6 +43,9 @@ class GatewaySettings(BaseSettings):
     sip_public_host: str = Field("", description="address that callers reach us at; sip_host when empty")
     sip_calls: int = Field(200, ge=1, le=4096, description="calls at once; beyond it 503 with Retry-After")
     sip_wideband_calls: int = Field(4, ge=0, le=1024, description="of them, places for G.722 calls")
+    sip_calls_per_worker: int = Field(
+        100, ge=1, le=1024, description="of one process: all of it dies with it"
+    )
     sip_max_workers: int = Field(
         16, ge=1, le=256, description="processes at most, whatever sip_calls asks for"
     )

@@ -42,6 +42,10 @@ WORKER_BACK_S = 1.0
 LAG_TOLERANCE_MS = 60.0  # a new lease may have another budget, never another turn
 COMFORT_RMS = 100.0  # the comfort sound has 16; the quietest stretch of a numbered tone has over 1,000
 PLAYED_OUT_MS = 500  # after the kill: a turn in playout, the jitter buffer, and 40 ms
+WELL_MS = 500  # so long without a gap, and speech is back
+GAP_TOLERANCE_MS = (
+    20.0  # a call: one frame, which a clock thread that is late once costs; a missed turn is 200
+)
 SILENCE_MS = 100.0  # between two packets of a call that nothing happened to
 TORTURE = Path(__file__).parents[2] / "shared/data/sip/rfc4475"
 
@@ -146,10 +150,11 @@ async def check_new_call(gateway: GatewayUnderTest, outcome: Outcome) -> None:
             log = await caller.place(await asyncio.to_thread(tones, gateway.uri, 3.0, 77))
     report = report_call(log)
     outcome.figures["new_call"] = report.status
+    heard = f"{report.received_packets} packets came, {report.gap_ms:.0f} ms of sound did not come back"
+    outcome.expect(report.answered, f"a new call got {report.status} {report.reason}")
     outcome.expect(
-        report.answered and report.media_came_back, f"a new call got {report.status} {report.reason}"
+        report.media_came_back and report.gap_ms <= GAP_TOLERANCE_MS, f"a new call is not whole: {heard}"
     )
-    outcome.expect(report.gap_ms == 0, f"a new call has a gap of {report.gap_ms:.0f} ms")
 
 
 async def check_all_free(gateway: GatewayUnderTest, outcome: Outcome) -> None:
@@ -189,7 +194,11 @@ def check_untouched(outcome: Outcome, reports: Sequence[CallReport]) -> None:
     outcome.figures["untouched"] = len(reports)
     outcome.figures["gap_ms_worst"] = max(gaps, default=0.0)
     outcome.figures["silence_ms_worst"] = round(max(silences, default=0.0), 1)
-    outcome.expect(max(gaps, default=0.0) == 0, f"gaps of {sorted(gaps)[-3:]} ms where there should be none")
+    outcome.figures["calls_with_gaps"] = sum(gap > 0 for gap in gaps)
+    outcome.expect(
+        max(gaps, default=0.0) <= GAP_TOLERANCE_MS,
+        f"gaps of {sorted(gaps)[-3:]} ms where there should be none",
+    )
     outcome.expect(
         max(silences, default=0.0) < SILENCE_MS, f"{max(silences, default=0.0):.0f} ms without a packet"
     )
@@ -233,9 +242,14 @@ def judge_model_server_killed(
             outcome.expect(False, "a call was not heard again after the restart")
             continue
         gaps = report.windows.gap_starts_ns
-        outcome.expect(not np.any(gaps < killed_ns - S), "a gap before anything was killed")
-        back_ns = int(gaps.max()) + FRAME_NS + round(after * MS) if gaps.size else killed_ns
+        away = gaps[gaps > killed_ns - S]
+        ends = np.flatnonzero(np.diff(away, append=np.iinfo(np.int64).max) > WELL_MS * MS)
+        back_ns = int(away[ends[0]]) + FRAME_NS + round(after * MS) if away.size else killed_ns
         backs.append(back_ns)
+        others = len(gaps) - (int(ends[0]) + 1 if away.size else 0)
+        outcome.expect(
+            others * FRAME_MS <= GAP_TOLERANCE_MS, f"{others * FRAME_MS} ms of gaps at other times"
+        )
         lags.append(after - before)
         odd += [d for d in report.windows.delay_ms if abs(d - before) > LAG_TOLERANCE_MS]
         loudest = max(loudest, loudness(log, killed_ns + PLAYED_OUT_MS * MS, back_ns - 2 * FRAME_NS))

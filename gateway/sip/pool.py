@@ -20,8 +20,6 @@ from gateway.sip.options import EndpointOptions, WorkerOptions
 
 log = structlog.get_logger()
 
-CALLS_PER_WORKER = 100
-"""What one process is given even if the library takes more: it all dies with it, and it is one clock thread."""
 WHEEL_INVITE_SPACING_NS = 100_000_000
 """The wheel aborts at some 30 INVITEs in half a second; 10 a second leave it well alone."""
 WHEEL_LIMIT = 4
@@ -61,7 +59,7 @@ def ask_library() -> Library:
 
 def plan_workers(settings: GatewaySettings, library: Library) -> list[WorkerOptions]:
     """Options of every worker; fewer calls than asked for, said in the log, when the library takes no more."""
-    each = min(library.calls, CALLS_PER_WORKER)
+    each = min(library.calls, settings.sip_calls_per_worker)
     wide = math.ceil(settings.sip_wideband_calls / each)
     narrow_calls = settings.sip_calls - settings.sip_wideband_calls
     narrow = (

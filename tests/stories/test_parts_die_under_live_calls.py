@@ -1,0 +1,86 @@
+"""SIGKILL of each part while people talk: who notices, and who does not.
+
+How good it sounds meanwhile is measured by `python -m loadtests faults`; here stand the facts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.caller.calls import Caller, CallLog, CallPlan
+from gateway.caller.signals import numbered_tones
+from loadtests.faults import live_calls
+from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+
+pytestmark = pytest.mark.processes
+
+CALLS = 4
+
+
+def still_heard(logs: list[CallLog]) -> int:
+    """Calls that ended by our own BYE, answered, with packets to the last second."""
+    return sum(log.ended_by == "us" and log.arrivals_ns[-1] > log.listened_until_ns - 10**9 for log in logs)
+
+
+def test_the_model_server_dies_and_every_call_goes_on_with_the_next() -> None:
+    async def story(gateway: GatewayUnderTest) -> list[CallLog]:
+        async with live_calls(gateway) as calls:
+            await calls.place(CALLS, 4.0)
+            victim = gateway.only("model-server")
+            victim.kill()
+            heir, _ = await asyncio.to_thread(gateway.successor, victim)
+            assert heir.pid != victim.pid
+            await calls.until(lambda m: m["microturn_model_slots_leased"] == CALLS)
+            await calls.until(lambda m: m["microturn_turns_total"] > 0)
+            return await calls.finish()
+
+    with GatewayUnderTest.start(GatewayWish(calls=CALLS)) as gateway:
+        logs = asyncio.run(story(gateway))
+        assert still_heard(logs) == CALLS
+        assert len(gateway.epochs()) == 2
+        gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
+        assert gateway.metrics()["microturn_calls_lost_total"] == 0
+
+
+def test_the_gateway_dies_and_takes_its_calls_back() -> None:
+    async def story(gateway: GatewayUnderTest) -> list[CallLog]:
+        async with live_calls(gateway) as calls:
+            await calls.place(CALLS, 4.0)
+            workers = gateway.workers()
+            victim = gateway.only("gateway")
+            victim.kill()
+            await asyncio.to_thread(gateway.successor, victim)
+            await calls.until(lambda m: m["microturn_edge_calls_adopted_total"] == CALLS)
+            assert gateway.workers() == workers
+            return await calls.finish()
+
+    with GatewayUnderTest.start(GatewayWish(calls=CALLS)) as gateway:
+        assert still_heard(asyncio.run(story(gateway))) == CALLS
+        gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
+
+
+def test_a_worker_dies_with_its_calls_and_no_others() -> None:
+    async def story(gateway: GatewayUnderTest) -> list[CallLog]:
+        async with live_calls(gateway) as calls:
+            await calls.place(CALLS, 4.0)
+            workers = gateway.workers()
+            assert [len(gateway.rtp_ports(worker)) for worker in workers] == [2, 2]
+            workers[0].kill()
+            await asyncio.to_thread(gateway.successor, workers[0])
+            await calls.until(lambda m: m["microturn_workers_ready"] == 2)
+            async with Caller() as caller:
+                pcm = numbered_tones(1.0, 8000, seed=9)
+                again = await caller.place(CallPlan(gateway.uri, "PCMU", pcm, 8000))
+            assert again.answered
+            return await calls.finish()
+
+    # six places: two workers of three, with either pjsua2
+    with GatewayUnderTest.start(GatewayWish(calls=6, settings={"sip_calls_per_worker": "3"})) as gateway:
+        logs = asyncio.run(story(gateway))
+        assert gateway.metrics()["microturn_calls_lost_total"] == 2
+        struck = [log for log in logs if log.arrivals_ns[-1] < log.listened_until_ns - 10**9]
+        assert len(struck) == 2
+        assert still_heard([log for log in logs if not any(log is other for other in struck)]) == 2
+        gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
