@@ -3,22 +3,23 @@
 The library's traps, met with both builds, that the shape of this file answers:
 
 - every pj object lives and dies in one thread, the one that called `Endpoint.start` (`poll`, `close` too);
-  the collector is off in that process, and `bury` collects there;
+  the worker turns the collector off and collects there itself;
 - Python is called by two native threads only for `_Port` (clock thread: copies, nothing else) and for
   RFC 4733 digits (`on_digit`: handed to the loop by the worker);
 - a callback that raises is printed and forgotten by SWIG: each one here is `_guarded`, which logs it;
 - members of a temporary dangle: parents (`getInfo()`, `getStreamStat()`, `rdata`) are bound to a local first;
+- a call object that outlives its call hangs up the next call of its number: `sweep` says when it dies;
 - the process ends by `os._exit` after `libDestroy`: leaving otherwise hangs or crashes.
 
 Names that are no API of the library and are leaned on: `ByteVector.this` (address of a libstdc++ vector);
-`_vectors_are_fast` tests it at start and falls back to plain copies.
+`_vectors_are_fast` tests it at start and falls back to plain copies. `Call.__swig_destroy__`, SWIG's own
+destructor, which also takes the object out of Python's hands.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import gc
 import threading
 import time
 from collections import deque
@@ -339,13 +340,19 @@ class Endpoint:
         self._buried.append(call)
 
     def sweep(self) -> None:
-        """Destroy what is buried: port first, in this thread, then the rest."""
-        if not self._buried:
-            return
+        """Destroy what is buried: port first, in this thread, then the rest.
+
+        A `pj.Call` that is destroyed hangs up whatever call has its number by then: one whose number is
+        in use again waits until it is free, and the moment is not left to whoever holds the last reference.
+        """
+        waiting = []
         for call in self._buried:
             call.port, call.pull = None, None
-        self._buried.clear()
-        gc.collect(0)
+            if call.isActive():
+                waiting.append(call)
+            else:
+                pj.Call.__swig_destroy__(call)
+        self._buried = waiting
 
     def close(self) -> None:
         """Hang up what is left, give the BYEs half a second, and take the library down.

@@ -356,6 +356,7 @@ class Worker:
                 self._check_stream(session, now_ns)
                 self._settle(session)
             self._report()
+            gc.collect(1)  # here, in the owner's thread, and never in a callback
 
     def _check_stream(self, session: Session, now_ns: int) -> None:
         """RTP that stays away ends the call; packets that were lost are told to the model."""
