@@ -1,0 +1,31 @@
+"""A child that dies comes back at once, one that keeps dying does not spin, and the end is the end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+import pytest
+
+from gateway.supervise import MOST_PATIENCE_S, Child, patience_s
+
+
+def test_the_first_death_costs_nothing_and_more_cost_ever_more() -> None:
+    waits = [patience_s(deaths) for deaths in range(20)]
+    assert waits[:4] == [0.0, 0.0, 0.1, 0.2] and waits == sorted(waits) and waits[-1] == MOST_PATIENCE_S
+
+
+@pytest.mark.processes
+def test_a_killed_child_comes_back_and_a_stopped_one_does_not() -> None:
+    async def story() -> tuple[int, int, int]:
+        died = asyncio.Event()
+        child = Child("sleeper", [sys.executable, "-c", "input()"], died=died.set, quiet=True)
+        died.clear()
+        keeper = asyncio.create_task(child.keep())  # `input` ends at once: standard input is empty
+        await asyncio.wait_for(died.wait(), 10)
+        await child.stop(5)
+        await asyncio.wait_for(keeper, 10)
+        return child.restarts, child.pid, int(keeper.done())
+
+    restarts, pid, done = asyncio.run(story())
+    assert restarts >= 1 and pid == 0 and done == 1

@@ -1,0 +1,62 @@
+"""Keys pressed and a call put on hold: facts that the model is told, by whatever way the caller's phone says them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from loadtests.gateway_under_test import GatewayUnderTest
+from tests.support.raw_call import RawCall
+from tests.support.table_watch import TableWatch
+
+pytestmark = pytest.mark.processes
+
+WAIT_S = 5.0
+
+
+@pytest.fixture
+def watch(gateway: GatewayUnderTest) -> Iterator[TableWatch]:
+    with TableWatch(gateway.run_dir / "model.sock") as opened:
+        yield opened
+
+
+def digits(lines: list[str]) -> str:
+    return "".join(line.removeprefix("dtmf ") for line in lines if line.startswith("dtmf "))
+
+
+@pytest.mark.parametrize("way", ["rfc4733", "application/dtmf-relay", "application/dtmf"])
+def test_digits_reach_the_engine_in_order(gateway: GatewayUnderTest, watch: TableWatch, way: str) -> None:
+    with RawCall(gateway.uri) as call:
+        call.talk(0.5)
+        for digit in "15*#":
+            if way == "rfc4733":
+                call.press(digit)
+            elif way == "application/dtmf-relay":
+                assert call.info(way, f"Signal={digit}\r\nDuration=160\r\n".encode()) == 200
+            else:
+                assert call.info(way, digit.encode()) == 200
+            watch.look()
+            call.talk(0.1)
+        watch.look_until(lambda seen: len(digits(seen.said)) >= 4, lambda: call.talk(0.1), WAIT_S)
+        assert digits(watch.heard) == "15*#"
+        assert digits(watch.said) == "15*#", "the echo engine says what it heard"
+        assert call.bye() == 200
+
+
+def test_hold_silences_the_gateway_and_resume_brings_it_back(
+    gateway: GatewayUnderTest, watch: TableWatch
+) -> None:
+    with RawCall(gateway.uri) as call:
+        assert call.talk(1.0) > 40
+        assert call.negotiate("sendonly") == 200
+        assert call.audio is not None and call.audio.direction == "recvonly"
+        assert watch.look_until(lambda seen: "hold" in seen.heard, lambda: call.talk(0.1), WAIT_S)
+        call.talk(0.3)  # what was under way
+        assert call.talk(1.0) == 0, "held callers get no RTP (RFC 3264 section 8.4)"
+        assert call.negotiate("sendrecv") == 200
+        assert call.audio is not None and call.audio.direction == "sendrecv"
+        assert watch.look_until(lambda seen: "resume" in seen.heard, lambda: call.talk(0.1), WAIT_S)
+        assert call.talk(1.0) > 40
+        assert call.bye() == 200
+    gateway.wait_for(lambda m: m["microturn_calls_live"] == 0)

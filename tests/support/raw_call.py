@@ -1,0 +1,171 @@
+"""A call by hand, for what our own caller does not do: hold, INFO, and a look at each answer's status.
+
+Blocking, one thread, one call. Between two requests `talk` sends and receives RTP at its pace. The one rule: every
+request waits for its final answer, and a wait is bounded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import select
+import socket
+import struct
+import time
+from types import TracebackType
+
+from gateway.caller.messages import Address, Message, parse_message, parse_uri
+from gateway.caller.sdp import RemoteAudio, describe, parse_audio
+from gateway.caller.stream import open_rtp_socket
+from media.rtp import dtmf_event
+
+ANSWER_S = 5.0
+FRAME_NS, FRAME_TICKS = 20_000_000, 160
+SILENCE = b"\xff" * FRAME_TICKS  # mu-law
+TELEPHONE_EVENT = 101
+_HEADER = struct.Struct("!BBHII")
+
+
+class RawCall:
+    """One call to `uri` over UDP, PCMU with telephone events. A context manager: it invites, at last it says BYE."""
+
+    def __init__(self, uri: str) -> None:
+        self._target = parse_uri(uri)
+        self._sip = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._sip.bind(("127.0.0.1", 0))
+        self._rtp = open_rtp_socket("127.0.0.1")
+        self._local: Address = self._sip.getsockname()[:2]
+        self._rng = random.SystemRandom()
+        self._tag, self._call_id = self._token(), f"{self._token()}@127.0.0.1"
+        self._to = f"<{self._target.text}>"
+        self._remote_uri = self._target.text
+        self._routes: list[str] = []
+        self._cseq = self._version = 0
+        self._sequence, self._ticks = self._rng.getrandbits(16), self._rng.getrandbits(32)
+        self._ssrc = self._rng.getrandbits(32)
+        self.audio: RemoteAudio | None = None
+        self.received_ns: list[int] = []  # arrival of every RTP packet, monotonic
+
+    def __enter__(self) -> RawCall:
+        status = self.negotiate("sendrecv")
+        assert status == 200, status
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with contextlib.suppress(TimeoutError):
+            self.bye()
+        self._sip.close()
+        self._rtp.close()
+
+    # -- requests
+
+    def negotiate(self, direction: str) -> int:
+        """INVITE, or re-INVITE, with `sendrecv`, `sendonly` (hold) ...; the final status."""
+        self._version += 1
+        port = self._rtp.getsockname()[1]
+        body = describe("127.0.0.1", port, "PCMU", 0, version=self._version, direction=direction)
+        answer = self._ask("INVITE", body, "application/sdp")
+        if 200 <= answer.status < 300:
+            self._to = answer.header("to")
+            self._routes = answer.values("record-route")[::-1]
+            self._remote_uri = parse_uri(answer.header("contact")).text
+            self.audio = parse_audio(answer.body)
+            self._send(self._request("ACK", cseq=answer.cseq[0]))
+        return answer.status
+
+    def info(self, content_type: str, body: bytes) -> int:
+        """INFO (RFC 6086); the final status."""
+        return self._ask("INFO", body, content_type).status
+
+    def bye(self) -> int:
+        """BYE; the final status. A second one is not sent."""
+        if not self._routes:
+            return 0
+        status = self._ask("BYE").status
+        self._routes = []
+        return status
+
+    # -- media
+
+    def talk(self, seconds: float) -> int:
+        """Silence for so long, in packets of 20 ms; how many came back meanwhile."""
+        before = len(self.received_ns)
+        for _ in range(round(seconds * 50)):
+            self._send_rtp(0, SILENCE, marker=False)
+            self._ticks += FRAME_TICKS
+            self._listen_until(time.monotonic_ns() + FRAME_NS)
+        return len(self.received_ns) - before
+
+    def press(self, digit: str) -> None:
+        """One digit by RFC 4733: 100 ms, its end said three times, then 100 ms of silence."""
+        for frame in range(1, 8):
+            event = dtmf_event(digit, min(frame, 5) * FRAME_TICKS, end=frame >= 5)
+            self._send_rtp(TELEPHONE_EVENT, event.serialise(), marker=frame == 1)
+            if frame < 5:
+                self._listen_until(time.monotonic_ns() + FRAME_NS)
+        self._ticks += 5 * FRAME_TICKS
+        self.talk(0.1)
+
+    def _send_rtp(self, payload_type: int, payload: bytes, *, marker: bool) -> None:
+        assert self.audio is not None
+        self._sequence = (self._sequence + 1) & 0xFFFF
+        second = payload_type | (0x80 if marker else 0)
+        header = _HEADER.pack(0x80, second, self._sequence, self._ticks & 0xFFFFFFFF, self._ssrc)
+        self._rtp.sendto(header + payload, (self.audio.host, self.audio.port))
+
+    def _listen_until(self, deadline_ns: int) -> None:
+        while (left_ns := deadline_ns - time.monotonic_ns()) > 0:
+            if select.select([self._rtp], [], [], left_ns / 1e9)[0]:
+                with contextlib.suppress(OSError):
+                    self._rtp.recv(2048)
+                    self.received_ns.append(time.monotonic_ns())
+
+    # -- SIP
+
+    def _ask(self, method: str, body: bytes = b"", content_type: str = "") -> Message:
+        """Send until there is a final answer (RFC 3261 timer A). TimeoutError without one."""
+        self._cseq += 1
+        request = self._request(method, body, content_type)
+        deadline_s, interval_s, provisional = time.monotonic() + ANSWER_S, 0.5, False
+        while time.monotonic() < deadline_s:
+            if not provisional:
+                self._send(request)
+            until_s = min(deadline_s, time.monotonic() + interval_s)
+            interval_s *= 2
+            while (left_s := until_s - time.monotonic()) > 0:
+                if not select.select([self._sip], [], [], left_s)[0]:
+                    continue
+                answer = parse_message(self._sip.recv(65535))
+                if answer is None or answer.cseq != (self._cseq, method):
+                    continue
+                if answer.status >= 200:
+                    return answer
+                provisional = provisional or method == "INVITE"
+        raise TimeoutError(f"no final answer to {method} within {ANSWER_S} s")
+
+    def _request(
+        self, method: str, body: bytes = b"", content_type: str = "", cseq: int | None = None
+    ) -> Message:
+        host, port = self._local
+        headers = [
+            ("via", f"SIP/2.0/UDP {host}:{port};rport;branch=z9hG4bK{self._token()}"),
+            ("max-forwards", "70"),
+            *(("route", route) for route in self._routes),
+            ("from", f"<sip:raw@{host}>;tag={self._tag}"),
+            ("to", self._to),
+            ("call-id", self._call_id),
+            ("cseq", f"{cseq or self._cseq} {method}"),
+            ("contact", f"<sip:raw@{host}:{port}>"),
+        ]
+        if content_type:
+            headers.append(("content-type", content_type))
+        return Message(method=method, uri=self._remote_uri, headers=tuple(headers), body=body)
+
+    def _send(self, request: Message) -> None:
+        hop = parse_uri(self._routes[0]).address if self._routes else self._target.address
+        self._sip.sendto(request.serialise(), hop)
+
+    def _token(self) -> str:
+        return f"{self._rng.getrandbits(64):016x}"
