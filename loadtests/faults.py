@@ -271,7 +271,7 @@ def judge_model_server_killed(
 async def sip_worker_killed(plan: Plan) -> Outcome:
     """SIGKILL of one of three SIP workers."""
     outcome = Outcome("sip-worker-killed")
-    wish = GatewayWish(calls=12 if plan.wheel else 201)  # at most a hundred calls a worker: three workers
+    wish = GatewayWish(calls=12, settings={"sip_calls_per_worker": "4"})  # three workers with either pjsua2
     with GatewayUnderTest.start(wish) as gateway:
         async with live_calls(gateway) as calls:
             await calls.place(9, AFTER_S)

@@ -1,4 +1,4 @@
-"""Keys pressed and a call put on hold: facts that the model is told, by whatever way the caller's phone says them."""
+"""Keys pressed and a call put on hold: facts that the model is told, whichever way the phone says them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ _HEADER = struct.Struct("!BBHII")
 
 
 class RawCall:
-    """One call to `uri` over UDP, PCMU with telephone events. A context manager: it invites, at last it says BYE."""
+    """One call to `uri` over UDP, PCMU with telephone events. A context manager: INVITE, and BYE at the end."""
 
     def __init__(self, uri: str) -> None:
         self._target = parse_uri(uri)
@@ -40,6 +40,7 @@ class RawCall:
         self._to = f"<{self._target.text}>"
         self._remote_uri = self._target.text
         self._routes: list[str] = []
+        self._up = False
         self._cseq = self._version = 0
         self._sequence, self._ticks = self._rng.getrandbits(16), self._rng.getrandbits(32)
         self._ssrc = self._rng.getrandbits(32)
@@ -69,7 +70,9 @@ class RawCall:
         answer = self._ask("INVITE", body, "application/sdp")
         if 200 <= answer.status < 300:
             self._to = answer.header("to")
-            self._routes = answer.values("record-route")[::-1]
+            # the route set is that of the first answer (RFC 3261 section 12.2)
+            self._routes = self._routes or answer.values("record-route")[::-1]
+            self._up = True
             self._remote_uri = parse_uri(answer.header("contact")).text
             self.audio = parse_audio(answer.body)
             self._send(self._request("ACK", cseq=answer.cseq[0]))
@@ -81,11 +84,10 @@ class RawCall:
 
     def bye(self) -> int:
         """BYE; the final status. A second one is not sent."""
-        if not self._routes:
+        if not self._up:
             return 0
-        status = self._ask("BYE").status
-        self._routes = []
-        return status
+        self._up = False
+        return self._ask("BYE").status
 
     # -- media
 

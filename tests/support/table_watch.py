@@ -27,7 +27,6 @@ class TableWatch:
         self._seen: set[tuple[str, int, int]] = set()
         self.heard: list[str] = []
         self.said: list[str] = []
-        self.held_turns = 0
 
     def __enter__(self) -> TableWatch:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -37,6 +36,8 @@ class TableWatch:
         packet, self._descriptors, _, _ = socket.recv_fds(self._socket, MAX_BYTES, 3)
         assert isinstance(decode(packet), Attached), packet
         self._table = SlotTable.attach(self._descriptors[0])
+        self.look()
+        self.heard, self.said = [], []  # what earlier calls left in their rows
         return self
 
     def __exit__(
