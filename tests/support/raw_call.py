@@ -41,6 +41,7 @@ class RawCall:
         self._remote_uri = self._target.text
         self._routes: list[str] = []
         self._up = False
+        self._provisional: list[int] = []
         self._cseq = self._version = 0
         self._sequence, self._ticks = self._rng.getrandbits(16), self._rng.getrandbits(32)
         self._ssrc = self._rng.getrandbits(32)
@@ -62,11 +63,11 @@ class RawCall:
 
     # -- requests
 
-    def negotiate(self, direction: str) -> int:
+    def negotiate(self, direction: str, codec: str = "PCMU", payload_type: int = 0) -> int:
         """INVITE, or re-INVITE, with `sendrecv`, `sendonly` (hold) ...; the final status."""
         self._version += 1
         port = self._rtp.getsockname()[1]
-        body = describe("127.0.0.1", port, "PCMU", 0, version=self._version, direction=direction)
+        body = describe("127.0.0.1", port, codec, payload_type, version=self._version, direction=direction)
         answer = self._ask("INVITE", body, "application/sdp")
         if 200 <= answer.status < 300:
             self._to = answer.header("to")
@@ -81,6 +82,18 @@ class RawCall:
     def info(self, content_type: str, body: bytes) -> int:
         """INFO (RFC 6086); the final status."""
         return self._ask("INFO", body, content_type).status
+
+    def options(self) -> int:
+        """OPTIONS within the call; the final status."""
+        return self._ask("OPTIONS").status
+
+    def refer(self, target: str) -> int:
+        """REFER (RFC 3515): ask to be called elsewhere; the final status."""
+        return self._ask("REFER", extra=("refer-to", f"<{target}>")).status
+
+    def provisional(self) -> list[int]:
+        """Provisional answers to the INVITE so far."""
+        return self._provisional
 
     def bye(self) -> int:
         """BYE; the final status. A second one is not sent."""
@@ -126,10 +139,12 @@ class RawCall:
 
     # -- SIP
 
-    def _ask(self, method: str, body: bytes = b"", content_type: str = "") -> Message:
+    def _ask(
+        self, method: str, body: bytes = b"", content_type: str = "", extra: tuple[str, str] | None = None
+    ) -> Message:
         """Send until there is a final answer (RFC 3261 timer A). TimeoutError without one."""
         self._cseq += 1
-        request = self._request(method, body, content_type)
+        request = self._request(method, body, content_type, extra=extra)
         deadline_s, interval_s, provisional = time.monotonic() + ANSWER_S, 0.5, False
         while time.monotonic() < deadline_s:
             if not provisional:
@@ -145,10 +160,16 @@ class RawCall:
                 if answer.status >= 200:
                     return answer
                 provisional = provisional or method == "INVITE"
+                self._provisional.append(answer.status)
         raise TimeoutError(f"no final answer to {method} within {ANSWER_S} s")
 
     def _request(
-        self, method: str, body: bytes = b"", content_type: str = "", cseq: int | None = None
+        self,
+        method: str,
+        body: bytes = b"",
+        content_type: str = "",
+        cseq: int | None = None,
+        extra: tuple[str, str] | None = None,
     ) -> Message:
         host, port = self._local
         headers = [
@@ -161,6 +182,8 @@ class RawCall:
             ("cseq", f"{cseq or self._cseq} {method}"),
             ("contact", f"<sip:raw@{host}:{port}>"),
         ]
+        if extra:
+            headers.append(extra)
         if content_type:
             headers.append(("content-type", content_type))
         return Message(method=method, uri=self._remote_uri, headers=tuple(headers), body=body)
