@@ -32,6 +32,19 @@ def examine(settings: GatewaySettings) -> list[Finding]:
     return [
         _port(settings.sip_host, settings.sip_port, socket.SOCK_DGRAM, "SIP over UDP", "sip_port"),
         _port(settings.sip_host, settings.sip_port, socket.SOCK_STREAM, "SIP over TCP", "sip_port"),
+        *(
+            [
+                _port(
+                    settings.sip_host,
+                    settings.sip_tls_port,
+                    socket.SOCK_STREAM,
+                    "SIP over TLS",
+                    "sip_tls_port",
+                )
+            ]
+            if settings.sip_tls_port
+            else []
+        ),
         _port(settings.http_host, settings.http_port, socket.SOCK_STREAM, "HTTP", "http_port"),
         _shared_memory(settings),
         _descriptors(settings),
