@@ -19,6 +19,8 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gateway.sip.tls import server_context
+
 
 def _default_run_dir() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
@@ -41,6 +43,9 @@ class GatewaySettings(BaseSettings):
     sip_host: str = Field("127.0.0.1", description="address that SIP listens on")
     sip_port: int = Field(5060, ge=0, le=65535, description="UDP and TCP port of SIP; 0 takes a free one")
     sip_public_host: str = Field("", description="address that callers reach us at; sip_host when empty")
+    sip_tls_port: int = Field(0, ge=0, le=65535, description="TLS port of SIP, such as 5061; 0 is no TLS")
+    sip_tls_cert: str = Field("", description="PEM file: the certificate that callers see, with its chain")
+    sip_tls_key: str = Field("", description="PEM file: the certificate's key, without password")
     sip_calls: int = Field(200, ge=1, le=4096, description="calls at once; beyond it 503 with Retry-After")
     sip_wideband_calls: int = Field(4, ge=0, le=1024, description="of them, places for G.722 calls")
     sip_calls_per_worker: int = Field(
@@ -82,6 +87,8 @@ class GatewaySettings(BaseSettings):
             raise ValueError(
                 f"rtp_port {self.rtp_port} + rtp_ports {self.rtp_ports} is beyond 65535: lower one"
             )
+        if self.sip_tls_port:
+            self._has_tls()
         if self.sip_wideband_calls > self.sip_calls:
             raise ValueError(
                 f"sip_wideband_calls = {self.sip_wideband_calls} is more than sip_calls = {self.sip_calls}"
@@ -92,6 +99,19 @@ class GatewaySettings(BaseSettings):
                 "give four a call (RTP, RTCP, and a released pair that rests)"
             )
         return self
+
+    def _has_tls(self) -> None:
+        for name, file in (("sip_tls_cert", self.sip_tls_cert), ("sip_tls_key", self.sip_tls_key)):
+            if not file:
+                raise ValueError(
+                    f"{name} = '' with sip_tls_port = {self.sip_tls_port}: "
+                    "give the path of a PEM file, or sip_tls_port = 0 for no TLS"
+                )
+        if self.sip_tls_port == self.sip_port:
+            raise ValueError(
+                f"sip_tls_port = {self.sip_tls_port} is sip_port as well, which TCP has: give another, such as 5061"
+            )
+        server_context(Path(self.sip_tls_cert), Path(self.sip_tls_key))
 
     @property
     def model_socket(self) -> Path:

@@ -29,9 +29,11 @@ class Finding:
 
 def examine(settings: GatewaySettings) -> list[Finding]:
     """Everything that keeps calls from working here; what is merely absent is not fatal."""
+    tls = (settings.sip_host, settings.sip_tls_port, socket.SOCK_STREAM, "SIP over TLS", "sip_tls_port")
     return [
         _port(settings.sip_host, settings.sip_port, socket.SOCK_DGRAM, "SIP over UDP", "sip_port"),
         _port(settings.sip_host, settings.sip_port, socket.SOCK_STREAM, "SIP over TCP", "sip_port"),
+        *([_port(*tls)] if settings.sip_tls_port else []),
         _port(settings.http_host, settings.http_port, socket.SOCK_STREAM, "HTTP", "http_port"),
         _shared_memory(settings),
         _descriptors(settings),

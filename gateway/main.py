@@ -28,6 +28,7 @@ from gateway.sip.header import Header
 from gateway.sip.load import WorkerAddress
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pool import Library, ask_library, plan_workers
+from gateway.sip.tls import server_context
 from gateway.supervise import Child
 
 log = structlog.get_logger()
@@ -216,12 +217,17 @@ class Gateway:
 
     def _edge_settings(self) -> EdgeSettings:
         settings = self.settings
+        tls = None
+        if settings.sip_tls_port:
+            tls = server_context(Path(settings.sip_tls_cert), Path(settings.sip_tls_key))
         return EdgeSettings(
             host=settings.sip_host,
             port=settings.sip_port,
             public_host=settings.sip_public_host,
             inside_port=self._inside_port(),
             retry_after_s=settings.sip_retry_after_s,
+            tls_port=settings.sip_tls_port,
+            tls_context=tls,
         )
 
     def _inside_port(self) -> int:

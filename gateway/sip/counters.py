@@ -25,5 +25,6 @@ class Counters:
     spoofed: int = 0  # responses and inside messages that are not from a worker of ours
     dropped: int = 0  # nobody to send it to
     errors: int = 0  # bugs of ours, caught at the socket
-    tcp_connections: int = 0
+    tcp_connections: int = 0  # with or without TLS
     tcp_refused: int = 0
+    tls_failed: int = 0  # no handshake, or a broken record

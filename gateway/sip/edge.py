@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The SIP edge on its sockets: UDP and TCP outside, one UDP socket on 127.0.0.1 towards the workers.
+"""The SIP edge on its sockets: UDP, TCP and TLS outside, one UDP socket on 127.0.0.1 towards the workers.
 
 All decisions are in `routing`; this file moves octets, keeps the one timer and knows no SIP beyond framing.
 """
@@ -10,6 +10,7 @@ import asyncio
 import errno
 import secrets
 import socket
+import ssl
 import time
 from dataclasses import dataclass
 from typing import Final, cast
@@ -24,6 +25,7 @@ from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Message, StreamParser, parse
 from gateway.sip.routing import Router
 from gateway.sip.timers import SECOND_NS
+from gateway.sip.tls import HANDSHAKE_S, Tls
 
 RECEIVE_BUFFER_BYTES: Final = 4 << 20  # bursts of INVITEs while the loop is busy; the kernel may give less
 MAX_UNSENT_BYTES: Final = 256 << 10  # of one TCP peer; one that reads slower is cut off
@@ -39,7 +41,7 @@ class EdgeSettings:
     `public_host` is what peers reach it by (Via, Record-Route; default `host`, then no wildcard).  Port 0
     takes a free one.  `inside_port` on 127.0.0.1 is what workers keep in their route sets: give it a number
     if calls are to be adopted after a restart.  A TCP connection without a message for `tcp_idle_s` is
-    closed unless a call needs it.
+    closed unless a call needs it.  With a `tls_context` there is TLS on `tls_port`, under the same limits.
     """
 
     host: str = "127.0.0.1"
@@ -50,13 +52,17 @@ class EdgeSettings:
     retry_after_s: int = 2
     max_tcp_connections: int = 512
     tcp_idle_s: float = 120.0
+    tls_port: int = 0
+    tls_context: ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
-        for port in (self.port, self.inside_port):
+        for port in (self.port, self.inside_port, self.tls_port):
             if not 0 <= port < 65536:
                 raise ValueError(f"SIP port {port} is not 0-65535")
         if not self.public_host and self.host in ("", "0.0.0.0", "::"):
             raise ValueError("public_host must be set when the SIP edge listens on all addresses")
+        if self.tls_port and self.tls_context is None:
+            raise ValueError(f"tls_port {self.tls_port} needs a tls_context")
         if self.retry_after_s < 0 or self.max_tcp_connections < 1 or self.tcp_idle_s <= 0:
             raise ValueError("retry_after_s >= 0, max_tcp_connections >= 1 and tcp_idle_s > 0 are required")
 
@@ -75,6 +81,7 @@ class Edge:
         self._inside: asyncio.DatagramTransport | None = None
         self._outside: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
+        self._tls_server: asyncio.Server | None = None
         self._address = (settings.host, settings.port)
         self._connections: dict[int, _Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -87,14 +94,17 @@ class Edge:
             raise RuntimeError("the edge was started before")
         try:
             await self._bind_outside()
+            await self._bind_tls()
             self._inside = await self._bind_udp("127.0.0.1", self._settings.inside_port, inside=True)
         except BaseException:
             await self._close()
             raise
+        public_host = self._settings.public_host or self._settings.host
         self._router = Router(
             secrets.token_bytes(32),
             self._inside.get_extra_info("sockname")[:2],
-            (self._settings.public_host or self._settings.host, self._address[1]),
+            (public_host, self._address[1]),
+            tls=(public_host, self.tls_port) if self.tls_port else None,
             retry_after_s=self._settings.retry_after_s,
             admit=self._admit,
         )
@@ -107,6 +117,11 @@ class Edge:
     def address(self) -> tuple[str, int]:
         """Host and port outside, as bound."""
         return self._address
+
+    @property
+    def tls_port(self) -> int:
+        """TLS port outside, as bound; 0 without TLS."""
+        return int(self._tls_server.sockets[0].getsockname()[1]) if self._tls_server else 0
 
     @property
     def inside_port(self) -> int:
@@ -187,7 +202,7 @@ class Edge:
                 continue
             self._send(self._running.handle(item, connection.flow, connection.last_ns))
             if isinstance(item, BadMessage) and item.fatal:
-                connection.transport.close()
+                connection.close()
 
     def _receive(self, connection: _Connection | None, data: bytes, source: Flow) -> None:
         """The one place where a bug of ours ends with the message that met it."""
@@ -208,7 +223,7 @@ class Edge:
 
     def _send(self, sends: list[Send]) -> None:
         for flow, data in sends:
-            if flow.kind == "tcp":
+            if flow.is_connection:
                 connection = self._connections.get(flow.connection)
                 if connection is None:
                     self._running.counters.dropped += 1
@@ -277,6 +292,15 @@ class Edge:
                     raise
                 self._outside.close()
 
+    async def _bind_tls(self) -> None:
+        context = self._settings.tls_context
+        if context is not None:
+            self._tls_server = await asyncio.get_running_loop().create_server(
+                lambda: _Connection(self, self._settings.tcp_idle_s, context),
+                self._address[0],
+                self._settings.tls_port,
+            )
+
     async def _bind_udp(self, host: str, port: int, inside: bool) -> asyncio.DatagramTransport:
         transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
             lambda: _Datagrams(self, inside), local_addr=(host, port)
@@ -290,17 +314,18 @@ class Edge:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._server is not None:
-            self._server.close()
+        servers = [server for server in (self._server, self._tls_server) if server is not None]
+        for server in servers:
+            server.close()
         for connection in list(self._connections.values()):
             connection.transport.abort()
         self._connections.clear()
         for transport in (self._inside, self._outside):
             if transport is not None:
                 transport.close()
-        if self._server is not None:
-            await self._server.wait_closed()
-            self._server = None
+        for server in servers:
+            await server.wait_closed()
+        self._server = self._tls_server = None
         await asyncio.sleep(0)  # let the transports close their sockets
 
 
@@ -317,13 +342,14 @@ class _Datagrams(asyncio.DatagramProtocol):
 
 
 class _Connection(asyncio.Protocol):
-    """One TCP connection of a peer."""
+    """One TCP connection of a peer, with TLS on it if there is a context."""
 
     _last_number = 0
 
-    def __init__(self, edge: Edge, idle_s: float) -> None:
+    def __init__(self, edge: Edge, idle_s: float, context: ssl.SSLContext | None = None) -> None:
         self._edge = edge
         self._idle_s = idle_s
+        self._tls = None if context is None else Tls(context)
         self._timer: asyncio.TimerHandle | None = None
         self.parser = StreamParser()
         self.last_ns = time.monotonic_ns()
@@ -332,14 +358,28 @@ class _Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         _Connection._last_number += 1  # never used again, so a late response cannot reach another peer
         host, port = transport.get_extra_info("peername", ("", 0))[:2]
-        self.flow = Flow("tcp", host, port, _Connection._last_number)
-        if self._edge._connected(self):
+        self.flow = Flow("tls" if self._tls else "tcp", host, port, _Connection._last_number)
+        if not self._edge._connected(self):
+            self.transport.abort()
+        elif self._tls is None:
             self._watch()
         else:
-            self.transport.abort()
+            self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._expect_open, self._tls)
 
     def data_received(self, data: bytes) -> None:
-        self._edge._receive(self, data, self.flow)
+        if self._tls is None:
+            self._edge._receive(self, data, self.flow)
+            return
+        try:
+            plain = self._tls.receive(data)
+        except ssl.SSLError:
+            self._fail(self._tls)
+            return
+        self._write(self._tls.outgoing())
+        if plain:
+            self._edge._receive(self, plain, self.flow)
+        if self._tls.is_ended:
+            self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
@@ -349,17 +389,38 @@ class _Connection(asyncio.Protocol):
     def send(self, data: bytes) -> None:
         if self.transport.is_closing():
             return  # asyncio would log each write
+        self._write(data if self._tls is None else self._tls.send(data))
+
+    def _write(self, data: bytes) -> None:
         if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.transport.abort()
         else:
             self.transport.write(data)
+
+    def close(self) -> None:
+        """Once everything is sent."""
+        if self._tls is not None and not self.transport.is_closing():
+            self.transport.write(self._tls.close())
+        self.transport.close()
+
+    def _fail(self, tls: Tls) -> None:
+        if self._edge._router is not None:
+            self._edge._router.counters.tls_failed += 1
+        self.transport.write(tls.outgoing())  # the alert
+        self.transport.close()
+
+    def _expect_open(self, tls: Tls) -> None:
+        if tls.is_open:
+            self._watch()
+        else:
+            self._fail(tls)
 
     def _watch(self) -> None:
         """Close when idle; a call that depends on the connection keeps it."""
         router = self._edge._router
         idle_s = (time.monotonic_ns() - self.last_ns) / SECOND_NS
         if idle_s >= self._idle_s and (router is None or not router.flow_in_use(self.flow)):
-            self.transport.close()
+            self.close()
             return
         left_s = self._idle_s - idle_s if idle_s < self._idle_s else self._idle_s
         self._timer = asyncio.get_running_loop().call_later(left_s, self._watch)

@@ -7,16 +7,20 @@ from typing import Literal, NamedTuple
 
 
 class Flow(NamedTuple):
-    """Where a message came from or goes to.  `udp` and `tcp` are peers outside, `worker` is the inside
-    socket.
+    """Where a message came from or goes to.  `udp`, `tcp` and `tls` are peers outside, `worker` is the
+    inside socket.
 
-    A `tcp` flow is its `connection` number; host and port are those of the peer, for the Via.
+    A `tcp` or `tls` flow is its `connection` number; host and port are those of the peer, for the Via.
     """
 
-    kind: Literal["udp", "tcp", "worker"]
+    kind: Literal["udp", "tcp", "tls", "worker"]
     host: str
     port: int
     connection: int = 0
+
+    @property
+    def is_connection(self) -> bool:
+        return self.kind in ("tcp", "tls")
 
 
 class Send(NamedTuple):

@@ -8,7 +8,7 @@ import ipaddress
 import re
 from dataclasses import replace
 from hashlib import blake2b
-from typing import Final
+from typing import Final, Literal
 
 from gateway.sip.flows import Flow
 from gateway.sip.header import BadMessage, Header, Via, find, parse_via, pop_value, split_values
@@ -16,19 +16,33 @@ from gateway.sip.message import Request, Response
 
 DEFAULT_MAX_FORWARDS: Final = 70
 
-_BRANCH = re.compile(rb"z9hG4bKmt([0-9a-f]{8})([0-9a-f]{16})([utw])([0-9]{0,12})")
+_BRANCH = re.compile(rb"z9hG4bKmt([0-9a-f]{8})([0-9a-f]{16})([utsw])([0-9]{0,12})")
+_LETTERS: Final = {"udp": b"u", "tcp": b"t", "tls": b"s", "worker": b"w"}
+_CONNECTIONS: Final[dict[bytes, Literal["tcp", "tls"]]] = {b"t": "tcp", b"s": "tls"}
+_RELIABLE = re.compile(rb"transport=(?:tcp|tls)\b", re.I)
 _URI_HOST = re.compile(rb"sips?:(?:[^@>]*@)?(\[[^\]>]+\]|[^:;>?\s]+)(?::([0-9]{1,5}))?([^>]*)", re.I)
 
 
 class Path:
-    """Our own Via, Record-Route and Route entries (RFC 3261 16.6, RFC 5658 for the two sides)."""
+    """Our own Via, Record-Route and Route entries (RFC 3261 16.6, RFC 5658 for the two sides).
 
-    def __init__(self, key: bytes, inside: tuple[str, int], outside: tuple[str, int]) -> None:
+    `tls` is the address outside for peers that come by TLS, None if there are none.
+    """
+
+    def __init__(
+        self,
+        key: bytes,
+        inside: tuple[str, int],
+        outside: tuple[str, int],
+        tls: tuple[str, int] | None = None,
+    ) -> None:
         self._key = key
         self._mark = blake2b(b"mark", key=key, digest_size=4).hexdigest().encode()
         self._inside = host_port(*inside)
         self._outside = host_port(*outside)
-        self._own = {(host.strip("[]").lower().encode(), port) for host, port in (inside, outside)}
+        self._tls = host_port(*(tls or outside))
+        own = (inside, outside, tls or outside)
+        self._own = {(host.strip("[]").lower().encode(), port) for host, port in own}
 
     def tag(self, call_id: bytes) -> bytes:
         """To-tag of our own answers; the same for a retransmission."""
@@ -36,23 +50,23 @@ class Path:
 
     def record_routes(self, flow: Flow) -> list[Header]:
         """The worker's side on top, then the peer's."""
-        transport = b";transport=tcp" if flow.kind == "tcp" else b""
+        transport = b";transport=%b" % flow.kind.encode() if flow.is_connection else b""
         return [
             Header.make(b"Record-Route", b"<sip:%b;lr>" % self._inside),
-            Header.make(b"Record-Route", b"<sip:%b%b;lr>" % (self._outside, transport)),
+            Header.make(b"Record-Route", b"<sip:%b%b;lr>" % (self._own_address(flow), transport)),
         ]
 
     def via(self, message: Request, to_worker: bool, back: Flow, out: Flow) -> Header:
         """Our Via for `message`, sent along `out`, whose response shall go `back`."""
-        connection = b"%d" % back.connection if back.kind == "tcp" else b""
+        connection = b"%d" % back.connection if back.is_connection else b""
         branch = b"z9hG4bKmt%b%b%b%b" % (
             self._mark,
             self._proof(message.via, message.call_id, message.cseq, back),
-            back.kind[0].encode(),
+            _LETTERS[back.kind],
             connection,
         )
-        transport = b"TCP" if out.kind == "tcp" else b"UDP"
-        sent_by = self._inside if to_worker else self._outside
+        transport = out.kind.upper().encode() if out.is_connection else b"UDP"
+        sent_by = self._inside if to_worker else self._own_address(out)
         rport = b"" if to_worker else b";rport"
         return Header.make(b"Via", b"SIP/2.0/%b %b;branch=%b%b" % (transport, sent_by, branch, rport))
 
@@ -64,8 +78,8 @@ class Path:
         if match is None or rest is None:
             return None
         via = parse_via(split_values(rest)[0])
-        if match[3] == b"t":
-            back = Flow("tcp", "", 0, int(match[4] or 0))
+        if match[3] in _CONNECTIONS:
+            back = Flow(_CONNECTIONS[match[3]], "", 0, int(match[4] or 0))
         elif match[3] == b"w":
             back = worker
         else:
@@ -92,9 +106,12 @@ class Path:
             headers = pop_value(headers, b"route")
         return headers
 
+    def _own_address(self, peer: Flow) -> bytes:
+        return self._tls if peer.kind == "tls" else self._outside
+
     def _proof(self, via: Via, call_id: bytes, cseq: int, back: Flow) -> bytes:
-        where = f"t{back.connection}" if back.kind == "tcp" else f"{back.kind[0]}{back.host} {back.port}"
-        text = b"\n".join((via.sent_by, via.branch, call_id, b"%d" % cseq, where.encode()))
+        where = b"%d" % back.connection if back.is_connection else f"{back.host} {back.port}".encode()
+        text = b"\n".join((via.sent_by, via.branch, call_id, b"%d" % cseq, _LETTERS[back.kind] + where))
         return blake2b(text, key=self._key, digest_size=8).hexdigest().encode()
 
 
@@ -130,7 +147,7 @@ def next_hop(request: Request, headers: list[Header]) -> Flow | None:
     """For a call adopted without a flow: the numeric UDP address that the worker's request names, else
     None."""
     match = _URI_HOST.search(find(headers, b"route") or request.uri)
-    if match is None or b"transport=tcp" in match[3].lower() or match[0].lower().startswith(b"sips"):
+    if match is None or _RELIABLE.search(match[3]) or match[0].lower().startswith(b"sips"):
         return None
     host, port = match[1].strip(b"[]").decode("ascii", "replace"), int(match[2] or 5060)
     try:

@@ -43,9 +43,9 @@ class Router:
     """The edge without its sockets.
 
     `key` are random octets of this process, `inside` and `outside` (host, port) as written into Via and
-    Record-Route.  `retry_after_s` goes into each 503.  `admit` is asked for each new INVITE; how long and how
-    many of them wait for a worker is in `Admission`.  `max_calls` bounds the table; when full, new calls get
-    503.
+    Record-Route, `tls` in place of `outside` for peers that come by TLS.  `retry_after_s` goes into each 503.
+    `admit` is asked for each new INVITE; how long and how many of them wait for a worker is in `Admission`.
+    `max_calls` bounds the table; when full, new calls get 503.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Router:
         inside: tuple[str, int],
         outside: tuple[str, int],
         *,
+        tls: tuple[str, int] | None = None,
         retry_after_s: int = 2,
         admit: Admit | None = None,
         max_calls: int = 20_000,
@@ -62,7 +63,7 @@ class Router:
     ) -> None:
         self.counters = Counters()
         self.workers = Workers()
-        self._path = Path(key, inside, outside)
+        self._path = Path(key, inside, outside, tls)
         self._calls = Calls(max_calls)
         self._outbox = Outbox(self._path, self.counters, retry_after_s)
         self._admission = Admission(
@@ -150,7 +151,7 @@ class Router:
         self._admission.drain()
 
     def flow_closed(self, flow: Flow) -> None:
-        """A TCP connection is gone; its calls wait for the peer's next request to name a new one."""
+        """A TCP or TLS connection is gone; its calls wait for the peer's next request to name a new one."""
         self._calls.lose_flow(flow)
         self._admission.lose_flow(flow)
 

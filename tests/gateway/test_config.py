@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,34 @@ def test_a_wrong_value_is_refused_in_words(flags: dict[str, object], told: str) 
     with pytest.raises(ValueError, match="(?s).*") as refused:
         load(**flags)
     assert told in str(refused.value)
+
+
+def test_tls_without_what_it_needs_is_refused_in_words(tmp_path: Path) -> None:
+    cert, key, there = str(tmp_path / "cert.pem"), str(tmp_path / "key.pem"), tmp_path / "there.pem"
+    there.write_text("no PEM")
+    for flags, told in [
+        ({}, "sip_tls_cert = '' with sip_tls_port = 5061: give the path of a PEM file"),
+        ({"sip_tls_cert": cert}, "sip_tls_key = ''"),
+        ({"sip_tls_cert": cert, "sip_tls_key": key}, f"sip_tls_cert = {cert!r} cannot be read (No such file"),
+        ({"sip_tls_cert": str(there), "sip_tls_key": key}, f"sip_tls_key = {key!r} cannot be read"),
+        ({"sip_tls_cert": str(there), "sip_tls_key": str(tmp_path)}, "cannot be read (Is a directory)"),
+        ({"sip_tls_cert": str(there), "sip_tls_key": str(there)}, "is refused"),
+        ({"sip_tls_cert": cert, "sip_tls_key": key, "sip_port": 5061}, "is sip_port as well"),
+    ]:
+        with pytest.raises(ValueError) as refused:
+            load(sip_tls_port=5061, **flags)
+        assert told in str(refused.value)
+    assert load(sip_tls_cert=cert).sip_tls_port == 0  # off: nothing is read
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked(tmp_path: Path) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not on PATH: no key to test with")
+    make = "openssl req -x509 -newkey rsa:2048 -passout pass:secret -subj /CN=x -keyout key.pem -out cert.pem"
+    subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+    files = {"sip_tls_cert": str(tmp_path / "cert.pem"), "sip_tls_key": str(tmp_path / "key.pem")}
+    with pytest.raises(ValueError, match="sip_tls_key is encrypted"):
+        load(sip_tls_port=5061, **files)
 
 
 def test_a_stranger_in_the_environment_or_the_file_is_refused(

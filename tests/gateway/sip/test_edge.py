@@ -5,6 +5,8 @@ import asyncio
 import re
 import shutil
 import socket
+import ssl
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from structlog.testing import capture_logs
 
 from gateway.sip.edge import Edge, EdgeSettings
 from gateway.sip.load import WorkerAddress
+from gateway.sip.tls import server_context
 
 SDP = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
 PATIENCE_S = 10.0
@@ -276,10 +279,128 @@ def test_taken_port_fails_the_start_and_leaves_nothing_open() -> None:
     asyncio.run(run())
 
 
-@pytest.mark.parametrize("wrong", [{"port": 70_000}, {"host": "0.0.0.0"}, {"max_tcp_connections": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"port": 70_000}, {"host": "0.0.0.0"}, {"max_tcp_connections": 0}, {"tls_port": 5061}]
+)
 def test_wrong_settings_stop_the_start(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         EdgeSettings(**wrong)
+
+
+# ---- TLS ----
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A self-signed certificate of 127.0.0.1, and its key."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not on PATH: no certificate to test TLS with")
+    folder = tmp_path_factory.mktemp("tls")
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=folder, check=True, capture_output=True,
+    )  # fmt: skip
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def trusting(certificate: tuple[Path, Path]) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(certificate[0]))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_call_over_tls_and_hangup_down_its_connection(
+    certificate: tuple[Path, Path], version: ssl.TLSVersion
+) -> None:
+    async def story(edge: Edge, worker: Udp) -> None:
+        client = trusting(certificate)
+        client.maximum_version = version
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.tls_port, ssl=client)
+        data = b"\r\n\r\n" + request("INVITE", "s1", "TLS")
+        writer.write(data[:100])
+        assert await asyncio.wait_for(reader.readexactly(2), PATIENCE_S) == b"\r\n"
+        writer.write(data[100:])
+        ok = await read_message(reader)
+        assert ok.startswith(b"SIP/2.0 200")
+        assert b"<sip:127.0.0.1:%d;transport=tls;lr>" % edge.tls_port in ok
+        invite, inside = await worker.got.get()
+        assert b"Via: SIP/2.0/UDP 127.0.0.1:" in invite
+        writer.write(request("ACK", "s1", "TLS", 1, ";tag=w"))
+        await worker.next()
+        bye = request("BYE", "s1", "UDP", 7, ";tag=a").replace(b"127.0.0.1:9", b"127.0.0.1:%d" % worker.port)
+        worker.transport.sendto(bye, inside)
+        got = await read_message(reader)
+        assert got.startswith(b"BYE ") and b"Via: SIP/2.0/TLS 127.0.0.1:%d;" % edge.tls_port in got
+        vias = re.findall(rb"Via: [^\r]*\r\n", got)
+        rest = b"From: <sip:a@x>;tag=a\r\nTo: <sip:b@x>;tag=a\r\nCall-ID: s1\r\nCSeq: 7 BYE\r\n"
+        writer.write(b"SIP/2.0 200 OK\r\n" + b"".join(vias) + rest + b"Content-Length: 0\r\n\r\n")
+        assert (await worker.next()).startswith(b"SIP/2.0 200")
+        assert edge.loads == {"w": 0}
+        writer.close()
+        await asyncio.wait_for(writer.wait_closed(), PATIENCE_S)
+        while edge._connections:
+            await asyncio.sleep(0.01)
+        assert edge.counters.tls_failed == 0
+
+    with_edge(story, tls_context=server_context(*certificate))
+
+
+def test_long_messages_over_tls_come_whole(certificate: tuple[Path, Path]) -> None:
+    async def story(edge: Edge, worker: Udp) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.tls_port, ssl=trusting(certificate))
+        for number in range(200):
+            writer.write(request("OPTIONS", f"o{number}", "TLS"))
+        for number in range(200):
+            assert b"Call-ID: o%d\r\n" % number in await read_message(reader)
+        writer.close()
+
+    with_edge(story, tls_context=server_context(*certificate))
+
+
+def test_tls_1_1_is_refused(certificate: tuple[Path, Path]) -> None:
+    async def story(edge: Edge, worker: Udp) -> None:
+        old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+        old.set_ciphers("ALL:@SECLEVEL=0")
+        with pytest.warns(DeprecationWarning):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with pytest.raises(ssl.SSLError, match="(?i)protocol.version"):  # the alert: not refused on our side
+            await asyncio.open_connection("127.0.0.1", edge.tls_port, ssl=old)
+        assert edge.counters.tls_failed == 1
+
+    with_edge(story, tls_context=server_context(*certificate))
+
+
+def test_plain_sip_on_the_tls_port_is_dropped(certificate: tuple[Path, Path]) -> None:
+    async def story(edge: Edge, worker: Udp) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", edge.tls_port)
+        writer.write(request("INVITE", "p1", "TCP"))
+        assert b"SIP" not in await asyncio.wait_for(reader.read(), PATIENCE_S)
+        assert edge.counters.messages == 0 and edge.counters.tls_failed == 1 and worker.got.empty()
+        writer.close()
+
+    with_edge(story, tls_context=server_context(*certificate))
+
+
+def test_handshakes_end_in_time_and_count_among_the_connections(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.sip.edge.HANDSHAKE_S", 0.3)
+
+    async def story(edge: Edge, worker: Udp) -> None:
+        silent, writer = await asyncio.open_connection("127.0.0.1", edge.tls_port)
+        while edge.counters.tcp_connections < 1:
+            await asyncio.sleep(0.01)
+        second, other = await asyncio.open_connection(*edge.address)
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            await asyncio.wait_for(second.readexactly(1), PATIENCE_S)
+        assert edge.counters.tcp_refused == 1
+        assert await asyncio.wait_for(silent.read(), PATIENCE_S) == b""
+        assert edge.counters.tls_failed == 1 and not edge._connections
+        writer.close()
+        other.close()
+
+    with_edge(story, tls_context=server_context(*certificate), max_tcp_connections=1)
 
 
 # ---- sipp on both sides ----
@@ -312,18 +433,31 @@ async def answers_options(port: int) -> None:
 
 @pytest.mark.sip
 @pytest.mark.skipif(shutil.which("sipp") is None, reason="sipp is not on PATH")
-@pytest.mark.parametrize("transport", ["u1", "t1"])
-def test_sipp_calls_sipp_through_the_edge(tmp_path: Path, transport: str) -> None:
+@pytest.mark.parametrize("transport", ["u1", "t1", "l1"])
+def test_sipp_calls_sipp_through_the_edge(
+    tmp_path: Path, transport: str, request: pytest.FixtureRequest
+) -> None:
+    tls, keys = None, []
+    if transport == "l1":
+        with_tls = subprocess.run(["sipp", "-v"], capture_output=True, text=True).stdout
+        if "TLS" not in with_tls:
+            pytest.skip("this sipp is built without TLS")
+        certificate = request.getfixturevalue("certificate")
+        tls, keys = (
+            server_context(*certificate),
+            ["-tls_cert", str(certificate[0]), "-tls_key", str(certificate[1])],
+        )
+
     async def run() -> None:
         port = await free_port()
         server = await sipp(tmp_path, "-sn", "uas", "-p", str(port))
-        edge = Edge(EdgeSettings(port=0))
+        edge = Edge(EdgeSettings(port=0, tls_context=tls))
         await edge.start()
         edge.add_worker(WorkerAddress("sipp", "127.0.0.1", port, 20))
         try:
             await answers_options(port)
             client = await sipp(
-                tmp_path, "-sn", "uac", f"127.0.0.1:{edge.address[1]}", "-t", transport,
+                tmp_path, "-sn", "uac", f"127.0.0.1:{edge.tls_port or edge.address[1]}", "-t", transport, *keys,
                 "-m", "20", "-r", "20", "-d", "50", "-timeout", "30s", "-timeout_error",
             )  # fmt: skip
             output, _ = await asyncio.wait_for(client.communicate(), 45)

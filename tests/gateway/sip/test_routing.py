@@ -18,6 +18,7 @@ from gateway.sip.timers import SECOND_NS
 RFC4475 = Path(__file__).resolve().parents[4] / "shared" / "data" / "sip" / "rfc4475"
 ALICE = Flow("udp", "192.0.2.1", 5060)
 BOB_TCP = Flow("tcp", "192.0.2.2", 40001, 7)
+CAROL_TLS = Flow("tls", "192.0.2.3", 40003, 7)
 MALLORY = Flow("udp", "203.0.113.66", 5060)
 SDP = b"v=0\r\no=- 1 1 IN IP4 192.0.2.1\r\ns=-\r\nc=IN IP4 192.0.2.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
 MS = 1_000_000
@@ -249,6 +250,34 @@ def test_bye_from_the_worker_goes_down_the_callers_flow_and_its_answer_back() ->
     back, answered = one(give(router, answer(bye, 200), ALICE))
     assert back == worker and answered.via.host == b"127.0.0.1" and len(routes(answered, b"via")) == 1
     assert sum(router.workers.loads().values()) == 0
+
+
+def test_tls_caller_is_met_at_the_tls_port_and_only_on_its_connection() -> None:
+    router = edge(tls=("198.51.100.1", 5061))
+    worker, ok = establish(router, source=CAROL_TLS, transport="TLS", via="10.9.9.9:5061")
+    own = [b"<sip:127.0.0.1:5999;lr>", b"<sip:198.51.100.1:5061;transport=tls;lr>"]
+    assert routes(ok, b"record-route") == own
+    both = b"Route: " + b", ".join(reversed(own)) + b"\r\n"
+    _, info = one(give(router, request("BYE", cseq=2, to_tag="w", transport="TLS", extra=both), CAROL_TLS))
+    assert isinstance(info, Request) and not routes(info, b"route")
+    flow, hangup = one(give(router, worker_request("BYE", "c1", worker, []), worker))
+    assert flow == CAROL_TLS
+    assert (hangup.via.transport, hangup.via.sent_by) == (b"TLS", b"198.51.100.1:5061")
+    flow, _ = one(give(router, answer(info, 200), worker))
+    assert (flow.kind, flow.connection) == ("tls", 7)
+    forged = answer(info, 200).replace(b"s7\r", b"t7\r").replace(b"s7;", b"t7;")
+    assert forged != answer(info, 200)
+    assert give(router, forged, worker) == [] and router.counters.spoofed == 1  # not on a TCP connection
+
+
+def test_call_by_tls_whose_connection_is_lost_waits_for_a_new_one() -> None:
+    router = edge(tls=("198.51.100.1", 5061))
+    worker, _ = establish(router, source=CAROL_TLS, transport="TLS")
+    router.flow_closed(CAROL_TLS)
+    by_tls = worker_request("BYE", "c1", worker, []).replace(
+        b"sip:bot@198.51.100.1 ", b"sip:b@h;transport=tls "
+    )
+    assert status(give(router, by_tls, worker)) == 480
 
 
 def test_tcp_caller_and_udp_worker_with_a_record_route_for_each_side() -> None:
