@@ -54,6 +54,8 @@ class Cut:
     pcm: PCM
     concealed: int
     dropped: int
+    lost: int = 0
+    """Packets found lost since the cut before, where packets are seen."""
 
 
 class Chunker:
@@ -63,7 +65,7 @@ class Chunker:
         self.rate_hz = rate_hz
         self.account = Account()
         self._turn = samples_of(TURN_MS, rate_hz)
-        self._waiting: deque[tuple[PCM, int]] = deque()  # bounded by `receive`
+        self._waiting: deque[tuple[PCM, int]] = deque()  # bounded by `receive_frame`
         self._samples = 0
         self._history = np.zeros(0, np.int16)
         self._concealed_run = 0
@@ -76,7 +78,7 @@ class Chunker:
         """Samples that are here and in no chunk yet."""
         return self._samples
 
-    def receive(self, pcm: PCM, arrival_ns: int) -> None:
+    def receive_frame(self, pcm: PCM, arrival_ns: int) -> None:
         """Samples in order, int16 [n]. Beyond two turns the oldest are dropped: nobody is cutting."""
         self._waiting.append((pcm, arrival_ns))
         self._samples += len(pcm)

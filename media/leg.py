@@ -1,10 +1,11 @@
 """One leg of a call: frames in, chunks out; replies in, frames out. SIP and WebRTC share it.
 
-The leg only wires the organs: `Chunker` (when is a chunk a chunk), `Resampler` (whose samples), `Playout`
-(when is a reply heard). It knows no codec, packet, slot or socket. Whoever drives it does, once a turn and
-just before the tick of the leg's phase group (`now_ns`, the same time before each tick):
+The leg only wires the organs: its intake (when is a chunk a chunk), `Resampler` (whose samples), `Playout`
+(when is a reply heard). It knows no socket and no slot. There are two doors: a SIP leg has a `Chunker`, which
+takes frames, a WebRTC leg a `JitterBuffer`, which takes packets; behind them all is the same. Whoever drives
+it does, once a turn and just before the tick of the leg's phase group (`now_ns`, the same time before each):
 
-    receive_frame(...) for all that came; chunk = cut(now_ns); publish it; receive_reply(...) when rung
+    intake.receive_...(...) for all that came; chunk = cut(now_ns); publish it; receive_reply(...) when rung
 
 Its one rule: a chunk is cut every turn as long as the leg lives, whatever did not come.
 """
@@ -12,11 +13,12 @@ Its one rule: a chunk is cut every turn as long as the leg lives, whatever did n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from media.chunk import PCM, Chunk, Flags, Reply, VideoFrame
-from media.chunker import Chunker
+from media.chunk import MAX_TEXT_BYTES, PCM, Chunk, Flags, Reply, VideoFrame
+from media.chunker import Cut
 from media.playout import Playout
 from media.resample import Resampler
 from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS
@@ -26,6 +28,22 @@ WAKE_NS = 8 * NS_PER_MS
 MAX_EVENTS = 16
 SLEPT_FRAMES = 2
 """A clock that is one frame behind is only late; it catches up by itself."""
+
+
+class Intake(Protocol):
+    """Where a leg's samples come from, and how it cuts them into turns."""
+
+    @property
+    def rate_hz(self) -> int: ...
+
+    def choose_phase(self) -> None: ...
+
+    def is_whole(self) -> bool: ...
+
+    def cut(self, now_ns: int) -> Cut: ...
+
+
+IntakeT = TypeVar("IntakeT", bound=Intake)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +62,15 @@ class LegCounters:
 
     stale_replies: int = 0
     events_dropped: int = 0
+    texts_dropped: int = 0
 
 
-class Leg:
-    """One media connection, at `rate_hz`, from its first frame to its last."""
+class Leg(Generic[IntakeT]):
+    """One media connection, at its intake's rate, from its first sample to its last."""
 
-    def __init__(self, rate_hz: int) -> None:
-        self.chunker = Chunker(rate_hz)
+    def __init__(self, intake: IntakeT) -> None:
+        rate_hz = intake.rate_hz
+        self.intake = intake
         self.playout = Playout(rate_hz)
         self.counters = LegCounters()
         self.turn = 0
@@ -61,6 +81,7 @@ class Leg:
         self._tenancy: Tenancy | None = None
         self._played_told = 0
         self._events: list[str] = []
+        self._texts: list[str] = []
         self._lost_packets = 0
         self._playing_since: int | None = None
 
@@ -73,16 +94,12 @@ class Leg:
         """A slot was leased to this leg; after a restart of the model server another one is."""
         self._tenancy = tenancy
         self._playing_since = None
-        self.chunker.choose_phase()
+        self.intake.choose_phase()
 
     def vacate(self) -> None:
         """The model server is gone: turns go on without it, and nothing of it is played any more."""
         self._tenancy = None
         self.playout.flush()
-
-    def receive_frame(self, pcm: PCM, arrival_ns: int) -> None:
-        """Samples in order, int16 [n] at the leg's rate."""
-        self.chunker.receive(pcm, arrival_ns)
 
     def receive_event(self, event: str) -> None:
         """A fact for the next chunk; beyond `MAX_EVENTS` a turn the newest are dropped and counted."""
@@ -90,6 +107,14 @@ class Leg:
             self._events.append(event)
         else:
             self.counters.events_dropped += 1
+
+    def receive_text(self, text: str) -> bool:
+        """A typed line for the next chunk; False, and counted, when the turn's text is full."""
+        if sum(len(t.encode()) + 1 for t in (*self._texts, text)) > MAX_TEXT_BYTES:
+            self.counters.texts_dropped += 1
+            return False
+        self._texts.append(text)
+        return True
 
     def receive_loss(self, packets: int) -> None:
         """Packets that were found lost; said in the next chunk."""
@@ -109,15 +134,14 @@ class Leg:
         `tick_ns` is when the model server takes it, `last_pull_ns` when the playout's newest frame was
         pulled: the playout point is set by both.
         """
-        cut = self.chunker.cut(now_ns)
+        cut = self.intake.cut(now_ns)
         turn, self.turn = self.turn, self.turn + 1
         pcm = self._up.push(cut.pcm)
         if turn >= 2 and self._playing_since is not None and turn - 2 >= self._playing_since:
             self.playout.settle(turn - 2)
         played = int(self.playout.ledger.played * self._to_model)
         heard, self._played_told = played - self._played_told, played
-        events, self._events = tuple(self._events), []
-        lost, self._lost_packets = self._lost_packets, 0
+        self._lost_packets += cut.lost
         if self._tenancy is None:
             self.playout.ledger.missed_turns += 1
             return None
@@ -125,6 +149,9 @@ class Leg:
             self._playing_since = turn
             self._set_playout_point(turn, tick_ns, last_pull_ns, self._tenancy.budget_ns)
         flags = Flags.FIRST if turn == 0 else Flags.NONE
+        events, self._events = tuple(self._events), []
+        text, self._texts = "\n".join(self._texts), []
+        lost, self._lost_packets = self._lost_packets, 0
         return Chunk(
             generation=self._tenancy.generation,
             turn=turn,
@@ -134,6 +161,7 @@ class Leg:
             lost_packets=lost,
             dropped_samples=int(cut.dropped * self._to_model),
             played_samples=heard,
+            text=text,
             events=events,
             video=video,
             flags=flags | (Flags.HELD if self.held else Flags.NONE),

@@ -39,7 +39,7 @@ class Line:
     def turn(self) -> tuple[int, int]:
         """One turn; (concealed, dropped) samples."""
         while self.arrival_ns <= self.now_ns:
-            self.chunker.receive(tone(FRAME, self.sent), self.arrival_ns)
+            self.chunker.receive_frame(tone(FRAME, self.sent), self.arrival_ns)
             self.sent += FRAME
             self.next_ns += self.period_ns
         cut = self.chunker.cut(self.now_ns)
@@ -74,7 +74,7 @@ def test_a_steady_sender_is_cut_without_a_sample_lost_or_made_up() -> None:
 
 def test_the_first_chunk_is_padded_in_front_when_the_leg_begins_in_mid_turn() -> None:
     chunker = Chunker(RATE)
-    chunker.receive(tone(FRAME), 0)
+    chunker.receive_frame(tone(FRAME), 0)
     cut = chunker.cut(GUARD_NS)
     assert not cut.pcm[: TURN - FRAME].any() and np.array_equal(cut.pcm[TURN - FRAME :], tone(FRAME))
     assert (chunker.account.padded, cut.concealed, cut.dropped) == (TURN - FRAME, 0, 0)
@@ -83,7 +83,7 @@ def test_the_first_chunk_is_padded_in_front_when_the_leg_begins_in_mid_turn() ->
 def test_a_frame_too_young_is_left_for_the_next_chunk() -> None:
     chunker = Chunker(RATE)
     for index in range(11):
-        chunker.receive(tone(FRAME, index * FRAME), index * FRAME_NS)
+        chunker.receive_frame(tone(FRAME, index * FRAME), index * FRAME_NS)
     cut = chunker.cut(10 * FRAME_NS + GUARD_NS - 1)
     assert np.array_equal(cut.pcm, tone(TURN)) and chunker.waiting == FRAME
 
@@ -152,14 +152,14 @@ def test_drift_alone_costs_one_frame_in_a_hundred_seconds() -> None:
 def test_frames_of_odd_sizes_make_the_same_chunks() -> None:
     rng = np.random.default_rng(3)
     chunker, sent, out = Chunker(RATE), 0, []
-    chunker.receive(tone(TURN), 0)
+    chunker.receive_frame(tone(TURN), 0)
     out.append(chunker.cut(AGE_NS).pcm)
     sent = TURN
     for turn in range(1, 50):
         left = TURN
         while left:
             size = min(left, int(rng.integers(1, 400)))
-            chunker.receive(tone(size, sent), turn * TURN_NS)
+            chunker.receive_frame(tone(size, sent), turn * TURN_NS)
             sent += size
             left -= size
         out.append(chunker.cut(turn * TURN_NS + AGE_NS).pcm)
@@ -169,6 +169,6 @@ def test_frames_of_odd_sizes_make_the_same_chunks() -> None:
 def test_nobody_cutting_drops_the_oldest_and_counts() -> None:
     chunker = Chunker(RATE)
     for index in range(100):
-        chunker.receive(tone(FRAME), index * FRAME_NS)
+        chunker.receive_frame(tone(FRAME), index * FRAME_NS)
     assert chunker.waiting == 2 * TURN
     assert chunker.account.dropped == 100 * FRAME - 2 * TURN

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from media.chunk import Chunk, Flags, Reply
+from media.chunker import Chunker
 from media.leg import MAX_EVENTS, Leg, Tenancy
 from media.timebase import FRAME_NS, NS_PER_MS, TURN_NS
 
@@ -24,7 +25,7 @@ class Echo:
     """A leg, its native clock and an echoing model that answers after `step_ns`."""
 
     def __init__(self, seconds: float) -> None:
-        self.leg = Leg(RATE)
+        self.leg = Leg(Chunker(RATE))
         self.leg.lease(Tenancy(slot=0, generation=1, group=0, budget_ns=BUDGET_NS))
         self.sent = signal(int(seconds * RATE))
         self.heard: list[bytes] = []
@@ -35,7 +36,7 @@ class Echo:
         for _ in range(turns):
             for _ in range(10):
                 now_ns = self.frame * FRAME_NS
-                self.leg.receive_frame(self.sent[self.frame * FRAME : (self.frame + 1) * FRAME], now_ns)
+                self.leg.intake.receive_frame(self.sent[self.frame * FRAME : (self.frame + 1) * FRAME], now_ns)
                 self.heard.append(self.leg.playout.pull())
                 self.frame += 1
             chunk = self.leg.cut(now_ns + CUT_AGE_NS, now_ns + CUT_AGE_NS, now_ns)
@@ -134,7 +135,7 @@ def test_a_clock_that_slept_is_caught_up_with() -> None:
 
 
 def test_an_hour_of_turns_keeps_its_books() -> None:
-    leg = Leg(RATE)
+    leg = Leg(Chunker(RATE))
     leg.lease(Tenancy(0, 1, 0, BUDGET_NS))
     rng = np.random.default_rng(5)
     frame = np.zeros(FRAME, np.int16)
@@ -142,16 +143,16 @@ def test_an_hour_of_turns_keeps_its_books() -> None:
     for turn in range(18_000):
         now_ns = turn * TURN_NS
         for index in range(10):
-            leg.receive_frame(frame, now_ns + index * FRAME_NS)
+            leg.intake.receive_frame(frame, now_ns + index * FRAME_NS)
             leg.playout.pull()
         last_ns = now_ns + 9 * FRAME_NS
         chunk = leg.cut(last_ns + CUT_AGE_NS, last_ns + CUT_AGE_NS, last_ns)
         assert chunk is not None
         if rng.random() < 0.99:
             leg.receive_reply(Reply(1, chunk.turn, now_ns, reply_pcm))
-    ledger, account = leg.playout.ledger, leg.chunker.account
+    ledger, account = leg.playout.ledger, leg.intake.account
     waiting = leg.playout.waiting
     assert ledger.offered == ledger.played + ledger.late + ledger.flushed + ledger.early + waiting
-    assert account.received == account.used + account.dropped + leg.chunker.waiting
+    assert account.received == account.used + account.dropped + leg.intake.waiting
     assert account.used + account.concealed + account.padded == 18_000 * 1600
     assert 100 < ledger.missed_turns < 260

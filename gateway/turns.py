@@ -1,0 +1,278 @@
+"""The turns of one worker's calls: slots leased and left, chunks cut and published, replies handed out.
+
+What SIP and WebRTC workers share. A worker puts a call in with `lease` and takes it out with `leave`; in
+between this is the driving rule of its leg:
+
+    EARLY_NS before a phase group's tick   drain what came in, cut the legs that are whole, publish
+    LATE_NS before it                      cut the others as they are: concealed, and said
+    doorbell                               replies to their playouts
+
+Both times lie earlier by what the cuts of the group are measured to take, so that the last is in time, too.
+When the model server goes, the calls live on without slots; when one is back, each leases again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import structlog
+
+from gateway.attachment import Attachment
+from media.chunk import Reply, VideoFrame
+from media.leases import Leased
+from media.leg import Leg, Tenancy
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, phase_offset_ns
+
+log = structlog.get_logger()
+
+EARLY_NS = 5 * NS_PER_MS
+LATE_NS = 2 * NS_PER_MS
+MOST_COST_NS = NS_PER_MS
+"""Of one cut; what the measure of its usual cost is bounded by."""
+LEASE_AGAIN_S = 0.1
+
+
+@dataclass(slots=True)
+class TurnCounters:
+    """Of one worker, since its start."""
+
+    turns_cut: int = 0
+    turns_missed: int = 0
+    turns_late: int = 0
+    replies_stale: int = 0
+    samples_concealed: int = 0
+    samples_dropped: int = 0
+    frames_skipped: int = 0
+    packets_lost: int = 0
+    events_dropped: int = 0
+    texts_dropped: int = 0
+    video_frames: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pulls:
+    """When a call's ear was served: the first time (0 after a break) and the newest, monotonic ns."""
+
+    first_ns: int
+    last_ns: int
+
+
+class Call(Protocol):
+    """What turns ask of a call, whoever carries it."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def leg(self) -> Leg[Any]: ...
+    @property
+    def is_over(self) -> bool: ...
+    def drain(self) -> None:
+        """What has come in since the last time, into the leg."""
+        ...
+
+    def pulls(self) -> Pulls | None:
+        """None as long as nobody listens: no turn is cut."""
+        ...
+
+    def pictures(self, now_ns: int) -> tuple[VideoFrame, ...]:
+        """What was seen in this turn."""
+        ...
+
+    def turned(self, turn: int, chunk: Any) -> None:
+        """The chunk of `turn` was published."""
+        ...
+
+    def replied(self, reply: Reply, taken: bool) -> None:
+        """A reply for this call; not `taken` when it was stale or late."""
+        ...
+
+
+class Turns:
+    """Every call of one worker that has, had or waits for a slot."""
+
+    def __init__(self, worker: str, model: Path, *, attachable: Callable[[bool], None]) -> None:
+        self.counters = TurnCounters()
+        self.attachment = Attachment(
+            worker, model, attached=self._attached, detached=self._detached, replied=self._replied
+        )
+        self._attachable = attachable
+        self._calls: dict[Call, int] = {}
+        """Call -> the generation of its last lease."""
+        self._settled: dict[Call, tuple[int, ...]] = {}
+        self._groups: list[dict[Call, None]] = []
+        self._tenants: dict[int, Call] = {}
+        self._ticking: list[asyncio.Task[None]] = []
+        self._leasing: set[asyncio.Task[None]] = set()
+        self._broken: asyncio.Future[None] | None = None
+        self._cut_cost_ns = 150_000
+
+    @property
+    def is_attached(self) -> bool:
+        """Whether a model server is there for new calls."""
+        return self.attachment.table is not None
+
+    async def keep(self) -> None:
+        """Stay attached until cancelled; raises what broke a tick, which is a bug of ours."""
+        self._broken = asyncio.get_running_loop().create_future()
+        attaching = asyncio.create_task(self.attachment.keep())
+        try:
+            await asyncio.wait([attaching, self._broken], return_when=asyncio.FIRST_COMPLETED)
+            (attaching if attaching.done() else self._broken).result()
+        finally:
+            for task in (attaching, *self._ticking, *self._leasing):
+                task.cancel()
+
+    async def lease(self, call: Call) -> bool:
+        """A slot for a call, which takes part in turns from now on; False when there is none."""
+        generation = self._calls.get(call, 0)
+        answer = await self.attachment.lease(call.name, floor=generation, turn=call.leg.turn)
+        if not isinstance(answer, Leased):
+            log.info("no slot", call=call.name, reason=answer.reason)
+            return False
+        if call.is_over or not self.is_attached:
+            self.attachment.release(call.name, answer.slot, answer.generation)
+            return False
+        self._calls[call] = answer.generation
+        call.leg.lease(Tenancy(answer.slot, answer.generation, answer.group, answer.budget_ns))
+        self._tenants[answer.slot] = call
+        self._groups[answer.group][call] = None
+        return True
+
+    def leave(self, call: Call) -> None:
+        """The call is over: what it counted is kept, its slot is given back."""
+        self.settle(call)
+        self._calls.pop(call, None)
+        self._settled.pop(call, None)
+        tenancy = call.leg.tenancy
+        if tenancy is None:
+            return
+        self._tenants.pop(tenancy.slot, None)
+        self._groups[tenancy.group].pop(call, None)
+        self.attachment.release(call.name, tenancy.slot, tenancy.generation)
+
+    def settle(self, call: Call) -> None:
+        """What the leg has counted since last time, into the worker's counters."""
+        ledger, leg, counters = call.leg.playout.ledger, call.leg.counters, self.counters
+        now = (
+            ledger.missed_turns, ledger.late_turns, leg.stale_replies, leg.events_dropped, leg.texts_dropped,
+        )  # fmt: skip
+        before = self._settled.get(call, (0,) * len(now))
+        counters.turns_missed += now[0] - before[0]
+        counters.turns_late += now[1] - before[1]
+        counters.replies_stale += now[2] - before[2]
+        counters.events_dropped += now[3] - before[3]
+        counters.texts_dropped += now[4] - before[4]
+        if call in self._calls:
+            self._settled[call] = now
+
+    def report(self) -> dict[str, int]:
+        """Counters for the main process; every live call is settled first."""
+        for call in self._calls:
+            self.settle(call)
+        names = TurnCounters.__slots__
+        counters = {name: int(getattr(self.counters, name)) for name in names}
+        counters["rings_full"] = self.attachment.full_rings
+        counters["rows_stale"] = self.attachment.stale_rows
+        counters["rows_torn"] = self.attachment.torn_rows
+        return counters
+
+    # -- the model server comes and goes
+
+    def _attached(self) -> None:
+        """A model server is there: every call that lives on gets a slot of it."""
+        table = self.attachment.table
+        assert table is not None
+        self._groups = [{} for _ in range(table.groups)]
+        self._attachable(True)
+        self._ticking = [self._start(self._tick(group, table.groups)) for group in range(table.groups)]
+        for call in self._calls:
+            task = self._start(self._lease_again(call))
+            self._leasing.add(task)
+            task.add_done_callback(self._leasing.discard)
+
+    def _detached(self) -> None:
+        """It is gone: the calls live on with a soft comfort sound, new ones are refused."""
+        self._attachable(False)
+        for task in self._ticking:
+            task.cancel()
+        self._tenants.clear()
+        self._groups = []
+        for call in self._calls:
+            call.leg.vacate()
+
+    async def _lease_again(self, call: Call) -> None:
+        while not call.is_over and self.is_attached and not await self.lease(call):
+            await asyncio.sleep(LEASE_AGAIN_S)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        wrong = None if task.cancelled() else task.exception()
+        if wrong is not None and self._broken is not None and not self._broken.done():
+            self._broken.set_exception(wrong)
+
+    # -- turns
+
+    async def _tick(self, group: int, groups: int) -> None:
+        """The driving rule of one phase group."""
+        offset = phase_offset_ns(group, groups)
+        calls = self._groups[group]
+        tick_ns = 0
+        while True:
+            before_ns = len(calls) * self._cut_cost_ns
+            early_ns, late_ns = EARLY_NS + 2 * before_ns, LATE_NS + before_ns
+            now_ns = time.monotonic_ns()
+            last_ns, tick_ns = tick_ns, now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
+            if tick_ns <= last_ns:  # the timer fired early, by up to a millisecond: that tick has its chunks
+                tick_ns += TURN_NS
+            await asyncio.sleep((tick_ns - early_ns - now_ns) / NS_PER_S)
+            waiting: list[Call] = []
+            for call in list(calls):
+                call.drain()
+                if call.leg.intake.is_whole():
+                    self._cut(call, tick_ns - early_ns, tick_ns)
+                else:
+                    waiting.append(call)
+            if waiting:
+                await asyncio.sleep(max(0, tick_ns - late_ns - time.monotonic_ns()) / NS_PER_S)
+            for call in waiting:
+                if call in calls:  # else it ended meanwhile
+                    call.drain()
+                    self._cut(call, tick_ns - early_ns, tick_ns)
+
+    def _cut(self, call: Call, now_ns: int, tick_ns: int) -> None:
+        """One chunk, published at once: nobody waits for the others of its group."""
+        leg, pulls = call.leg, call.pulls()
+        if pulls is None or leg.tenancy is None:
+            return
+        began_ns = time.monotonic_ns()
+        counters = self.counters
+        counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
+        turn = leg.turn
+        chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, call.pictures(now_ns))
+        if chunk is not None:
+            self.attachment.publish(leg.tenancy.slot, chunk)
+            counters.turns_cut += 1
+            counters.samples_concealed += chunk.concealed_samples
+            counters.samples_dropped += chunk.dropped_samples
+            counters.packets_lost += chunk.lost_packets
+            counters.video_frames += len(chunk.video)
+            call.turned(turn, chunk)
+        took_ns = time.monotonic_ns() - began_ns
+        self._cut_cost_ns += (min(took_ns, MOST_COST_NS) - self._cut_cost_ns) // 64
+
+    def _replied(self, replies: list[tuple[int, Reply]]) -> None:
+        for slot, reply in replies:
+            call = self._tenants.get(slot)
+            if call is None:
+                self.counters.replies_stale += 1
+                continue
+            call.replied(reply, call.leg.receive_reply(reply))
