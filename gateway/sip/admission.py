@@ -14,6 +14,7 @@ from gateway.sip.message import Request
 from gateway.sip.outbox import Outbox
 from gateway.sip.path import transaction
 from gateway.sip.sdp_screen import prefers_wideband
+from gateway.sip.sips import is_sips
 from gateway.sip.timers import PENDING_NS
 
 
@@ -125,7 +126,7 @@ class Admission:
     def _assign(self, request: Request, source: Flow, worker: Worker, now_ns: int) -> None:
         call = Call(
             request.call_id, worker, source, CallState.PENDING, request.cseq, request.from_tag,
-            transaction(request), request, now_ns, now_ns + PENDING_NS,
+            transaction(request), request, now_ns, now_ns + PENDING_NS, is_sips(request.uri),
         )  # fmt: skip
         self._outbox.to_worker(request, source, call)  # may still find it too large
         worker.next_invite_ns = now_ns + worker.address.invite_spacing_ns

@@ -133,6 +133,8 @@ class Call:
     invite: Request | None
     last_ns: int
     deadline_ns: int | None = None
+    sips: bool = False
+    """The peer asked for TLS on every hop; the worker does not know."""
 
 
 class Calls:

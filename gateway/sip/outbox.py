@@ -12,6 +12,7 @@ from gateway.sip.load import Call
 from gateway.sip.message import Message, Request, render, reply
 from gateway.sip.path import DEFAULT_MAX_FORWARDS, Path, received, response_flow
 from gateway.sip.sdp_screen import screen_body
+from gateway.sip.sips import for_worker
 
 MAX_WORKER_MESSAGE_BYTES: Final = 4_000  # the packet buffer of pjsua2
 
@@ -39,6 +40,8 @@ class Outbox:
         out = [self.path.via(request, True, response_flow(request.via, source), call.worker.flow)]
         if request.method == b"INVITE" and not request.to_tag:
             out += self.path.record_routes(source)
+        if call.sips:
+            request = for_worker(request)
         data = render(request.start_line, out + request.headers, request.body)
         if len(data) > MAX_WORKER_MESSAGE_BYTES:
             raise BadMessage(513, "Message Too Large")
@@ -82,10 +85,11 @@ class Outbox:
         if call.flow is None:
             return
         via = self.path.via(invite, True, response_flow(invite.via, call.flow), call.worker.flow)
-        kept = [h for h in invite.headers if h.name in (b"from", b"to", b"call-id", b"route")]
+        sent = for_worker(invite) if call.sips else invite
+        kept = [h for h in sent.headers if h.name in (b"from", b"to", b"call-id", b"route")]
         kept.append(Header.make(b"CSeq", b"%d CANCEL" % invite.cseq))
         kept.append(Header.make(b"Max-Forwards", b"%d" % DEFAULT_MAX_FORWARDS))
-        self.send(Send(call.worker.flow, render(b"CANCEL %b SIP/2.0" % invite.uri, [via, *kept], b"")))
+        self.send(Send(call.worker.flow, render(b"CANCEL %b SIP/2.0" % sent.uri, [via, *kept], b"")))
         self.refuse(invite, call.flow, 408, "Request Timeout")
 
     def screened(self, message: Message) -> BadMessage | None:

@@ -23,6 +23,7 @@ from gateway.sip.load import Call, Calls, CallState, WorkerAddress, Workers
 from gateway.sip.message import Message, Request, Response, render
 from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
+from gateway.sip.sips import check_secure, for_peer, headers_for_peer, headers_for_worker, is_sips
 from gateway.sip.timers import BYE_NS, SECOND_NS, UNACKNOWLEDGED_NS
 
 ALLOW: Final = Header.make(
@@ -172,6 +173,7 @@ class Router:
         if self._path.has_looped(headers):
             raise BadMessage(482, "Loop Detected")
         check_forwarding(request)
+        check_secure(request, source)
         request = request.with_headers(self._path.strip_routes(count_down(headers)), request.via)
         method, call = request.method, self._calls.get(request.call_id)
         waiting = self._admission.get(request.call_id)
@@ -237,6 +239,7 @@ class Router:
         """After our restart or its own reconnect, the peer's request says where it is now."""
         if call.flow is None and call.from_tag in (b"", request.from_tag):
             call.flow = source
+            call.sips = is_sips(request.uri)  # what an adopted call was is known to its peer alone
 
     def _invite(
         self, request: Request, source: Flow, call: Call | None, waiting: Waiting | None, now_ns: int
@@ -270,6 +273,9 @@ class Router:
         flow = call.flow or next_hop(request, headers)
         if flow is None:
             raise BadMessage(480, "Peer Has No Connection")
+        if call.sips:
+            request = for_peer(request.with_headers(headers, request.via))
+            headers = request.headers
         if request.method == b"BYE":
             self._bye_seen(call, now_ns)
         via = self._path.via(request, False, source, flow)
@@ -285,6 +291,8 @@ class Router:
             self.counters.spoofed += 1
             return
         back, headers = popped
+        if call.sips:
+            headers = (headers_for_worker if back.kind == "worker" else headers_for_peer)(headers)
         if source.kind != "worker" and (screen := self._outbox.screened(response)) is not None:
             raise screen
         data = render(response.start_line, headers, response.body)

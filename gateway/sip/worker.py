@@ -46,6 +46,7 @@ class Counters:
     calls_answered: int = 0
     calls_refused: int = 0
     calls_ended: int = 0
+    calls_broken: int = 0
     rtp_timeouts: int = 0
     frames_overrun: int = 0
 
@@ -110,6 +111,12 @@ class Session:
                 self.call.send_digits(value)
             else:
                 log.warning("unknown action", call=self.name, action=event[:40])
+
+    def fail(self, wrong: Exception) -> None:
+        """A bug of ours in this call's turn: hang up."""
+        log.error("call broken", call=self.name, exc_info=wrong)
+        self._counters.calls_broken += 1
+        self.call.hang_up()
 
     def check_stream(self, now_ns: int) -> int:
         """Lost packets are told to the model; returns how long, in ns, nothing has been heard."""
@@ -285,6 +292,6 @@ def run(options: WorkerOptions) -> None:
 
     sys.setswitchinterval(0.0005)
     if options.realtime:
-        log.info("scheduling", got=ask_for_realtime())  # before the library starts its threads
+        log.debug("scheduling", got=ask_for_realtime())  # before the library starts its threads
     uvloop.run(Worker(options).run())
     os._exit(0)

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.signals import numbered_tones
-from loadtests.faults import live_calls
+from loadtests.faults.calls import live_calls
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
 pytestmark = pytest.mark.processes

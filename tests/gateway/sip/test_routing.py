@@ -280,6 +280,55 @@ def test_call_by_tls_whose_connection_is_lost_waits_for_a_new_one() -> None:
     assert status(give(router, by_tls, worker)) == 480
 
 
+SIPS = (b"sip:bot@198.51.100.1 SIP", b"sips:bot@198.51.100.1 SIP")
+CONTACT = b'Contact: "<sip:x>, sips:y" <sips:carol@192.0.2.3>;q=1\r\n'
+
+
+def sips_request(method: str = "INVITE", **more: object) -> bytes:
+    return request(method, transport="TLS", **more).replace(*SIPS)  # type: ignore[arg-type]
+
+
+def test_sips_call_is_plain_to_its_worker_and_sips_to_its_peer() -> None:
+    router = edge(tls=("198.51.100.1", 5061))
+    extra = CONTACT + b"Record-Route: <sips:proxy.example;lr>\r\n"
+    worker, forwarded = one(give(router, sips_request(extra=extra), CAROL_TLS))
+    assert isinstance(forwarded, Request) and forwarded.uri == b"sip:bot@198.51.100.1"
+    assert find(forwarded.headers, b"contact") == b'"<sip:x>, sips:y" <sip:carol@192.0.2.3>;q=1'
+    assert b"sips:" not in b"".join(routes(forwarded, b"record-route"))
+    ok = answer(forwarded, 200, body=SDP).replace(
+        b"Content-Type", b"Contact: <sip:127.0.0.1:6000;ob>\r\nContent-Type"
+    )
+    _, seen = one(give(router, ok, worker))
+    assert find(seen.headers, b"contact") == b"<sips:127.0.0.1:6000;ob>"
+    assert routes(seen, b"record-route") == [
+        b"<sips:127.0.0.1:5999;lr>", b"<sips:198.51.100.1:5061;transport=tls;lr>", b"<sips:proxy.example;lr>"
+    ]  # fmt: skip
+    both = b"Route: <sips:198.51.100.1:5061;transport=tls;lr>, <sips:127.0.0.1:5999;lr>\r\n"
+    _, ack = one(give(router, sips_request("ACK", to_tag="w", branch="z9hG4bKa", extra=both), CAROL_TLS))
+    assert isinstance(ack, Request) and ack.uri.startswith(b"sip:") and not routes(ack, b"route")
+    flow, bye = one(give(router, worker_request("BYE", "c1", worker, []), worker))
+    assert isinstance(bye, Request) and flow == CAROL_TLS and bye.uri.startswith(b"sips:")
+    back, answered = one(give(router, answer(bye, 200), CAROL_TLS))
+    assert back == worker and b"sips:" not in b"".join(h.raw for h in answered.headers if h.name != b"to")
+
+
+@pytest.mark.parametrize("source", [ALICE, BOB_TCP])
+@pytest.mark.parametrize("method", ["INVITE", "OPTIONS"])
+def test_sips_without_tls_is_refused(source: Flow, method: str) -> None:
+    router = edge()
+    assert status(give(router, request(method).replace(*SIPS), source)) == 416
+    assert sum(router.workers.loads().values()) == 0
+
+
+def test_timer_c_of_a_sips_call_cancels_what_the_worker_was_sent() -> None:
+    router = edge(tls=("198.51.100.1", 5061))
+    worker, forwarded = one(give(router, sips_request(), CAROL_TLS))
+    sends = router.poll(200 * SECOND_NS)
+    (cancel,) = [parse(send.data) for send in sends if send.flow == worker]
+    assert isinstance(cancel, Request) and isinstance(forwarded, Request)
+    assert (cancel.method, cancel.uri, cancel.via.branch) == (b"CANCEL", forwarded.uri, forwarded.via.branch)
+
+
 def test_tcp_caller_and_udp_worker_with_a_record_route_for_each_side() -> None:
     router = edge()
     worker, forwarded = start(router, source=BOB_TCP, transport="TCP", via="10.9.9.9:5060")
