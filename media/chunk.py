@@ -7,6 +7,7 @@ server and played by the leg. Both are published in one piece through a row of t
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +16,12 @@ import numpy.typing as npt
 from media.timebase import TURN_SAMPLES
 
 PCM = npt.NDArray[np.int16]
+RGB = npt.NDArray[np.uint8]
 
 MAX_TEXT_BYTES = 1024
 MAX_EVENTS_BYTES = 512
-VIDEO_WIDTH, VIDEO_HEIGHT = 320, 240
-VIDEO_FRAME_BYTES = VIDEO_WIDTH * VIDEO_HEIGHT * 3 // 2
-"""I420 at the default size: one full-size luma plane, two quarter-size chroma planes."""
+VIDEO_SIZE = (320, 240)
+"""Width and height in pixels, unless the table is created with another size."""
 MAX_VIDEO_FRAMES = 2
 
 
@@ -40,16 +41,34 @@ class Flags(enum.IntFlag):
     """Text or events did not fit and were cut at a character or event; what is here is whole."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VideoFrame:
-    """One picture: I420, `VIDEO_WIDTH` x `VIDEO_HEIGHT`, `VIDEO_FRAME_BYTES` bytes."""
+    """One picture: RGB24, in the size of the slot table.
+
+    At the model server it is a view into the table, which the worker overwrites when its ring comes round (with
+    the default of 4 frames a slot not before two turns later). Use the pixels, then ask `intact`; an engine that
+    needs a picture for longer takes `copied`.
+    """
 
     captured_ns: int
-    i420: bytes
+    """Monotonic, when its last packet arrived."""
+    rgb: RGB
+    """uint8 [height, width, 3]; read only when it is a view."""
+    check: Callable[[], bool] | None = None
+    """For a view: whether its cell still has this frame."""
 
     def __post_init__(self) -> None:
-        if len(self.i420) != VIDEO_FRAME_BYTES:
-            raise ValueError(f"a video frame is {VIDEO_FRAME_BYTES} bytes of I420, got {len(self.i420)}")
+        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
+            raise ValueError(f"rgb is {self.rgb.dtype} {list(self.rgb.shape)}: give uint8 [height, width, 3]")
+
+    def intact(self) -> bool:
+        """Whether the pixels are those of this frame: what was computed from them until now is right."""
+        return self.check is None or self.check()
+
+    def copied(self) -> VideoFrame | None:
+        """A frame with pixels of its own; None when they were overwritten before the copy was done."""
+        own = VideoFrame(self.captured_ns, self.rgb.copy())
+        return own if self.intact() else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 `extend` repeats the last pitch period and fades it out, as ITU-T G.711 Appendix I does; `shorten` takes a
 stretch out at the place where its two edges resemble each other most (silence first, since there they are
-equal) and cross-fades them, as WSOLA does (Verhelst and Roelands, ICASSP 1993).
+equal) and cross-fades them, as WSOLA does (Verhelst and Roelands, ICASSP 1993); `stretch` says one twice.
 """
 
 from __future__ import annotations
@@ -43,11 +43,32 @@ def shorten(pcm: PCM, count: int, rate_hz: int) -> PCM:
     assert count >= 0 and last > 0, (len(pcm), count)
     if count == 0:
         return pcm
+    start = _likest(pcm, count, cross, rate_hz)
+    seam = _seam(pcm[start : start + cross], pcm[start + count : start + count + cross])
+    return np.concatenate((pcm[:start], seam, pcm[start + count + cross :]))
+
+
+def stretch(pcm: PCM, count: int, rate_hz: int) -> PCM:
+    """int16 [n] -> int16 [n + count], `count` samples said twice where it is heard least; n as for `shorten`."""
+    cross = rate_hz * _CROSS_MS // 1000
+    assert count >= 0 and len(pcm) - count - cross > 0, (len(pcm), count)
+    if count == 0:
+        return pcm
+    start = _likest(pcm, count, cross, rate_hz)
+    seam = _seam(pcm[start + count : start + count + cross], pcm[start : start + cross])
+    return np.concatenate((pcm[: start + count], seam, pcm[start + cross :]))
+
+
+def _likest(pcm: PCM, count: int, cross: int, rate_hz: int) -> int:
+    """Where the `cross` samples resemble most those that are `count` later."""
     samples = pcm.astype(np.float32)
-    starts = np.arange(0, last, max(1, rate_hz * _STEP_MS // 1000))
+    starts = np.arange(0, len(pcm) - count - cross, max(1, rate_hz * _STEP_MS // 1000))
     windows = sliding_window_view(samples, cross)
     apart = windows[starts] - windows[starts + count]
-    start = int(starts[np.argmin(np.einsum("ij,ij->i", apart, apart))])
-    ramp = np.linspace(0.0, 1.0, cross, dtype=np.float32)
-    seam = samples[start : start + cross] * (1 - ramp) + samples[start + count : start + count + cross] * ramp
-    return np.concatenate((pcm[:start], seam.astype(np.int16), pcm[start + count + cross :]))
+    return int(starts[np.argmin(np.einsum("ij,ij->i", apart, apart))])
+
+
+def _seam(before: PCM, after: PCM) -> PCM:
+    """From one to the other, as long as both are."""
+    ramp = np.linspace(0.0, 1.0, len(before), dtype=np.float32)
+    return (before * (1 - ramp) + after * ramp).astype(np.int16)

@@ -120,11 +120,11 @@ class Leg(Generic[IntakeT]):
         """Packets that were found lost; said in the next chunk."""
         self._lost_packets += packets
 
-    def hold(self, held: bool) -> None:
-        """The caller put us on hold or came back; the chunks go on and say so."""
+    def hold(self, held: bool, *, events: tuple[str, str] = ("hold", "resume")) -> None:
+        """The caller put us on hold or came back; the chunks go on and say so, by one of the two events."""
         if held != self.held:
             self.held = held
-            self.receive_event("hold" if held else "resume")
+            self.receive_event(events[0] if held else events[1])
 
     def cut(
         self, now_ns: int, tick_ns: int, last_pull_ns: int, video: tuple[VideoFrame, ...] = ()

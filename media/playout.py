@@ -62,15 +62,19 @@ class Playout:
         """Samples offered and not yet heard, dropped or flushed."""
         return len(self._frames) * self._frame
 
+    def frame_of(self, turn: int) -> int:
+        """Index of the frame that the reply to `turn` begins with; after `start`."""
+        assert self._first is not None, "start() comes first"
+        return self._first + FRAMES_PER_TURN * turn
+
     def start(self, turn: int, frame: int) -> None:
         """The reply to `turn` begins at `frame`; called again when a stalled clock must be caught up with."""
         self._first = frame - FRAMES_PER_TURN * turn
 
     def offer(self, turn: int, pcm: PCM) -> bool:
         """A reply at the leg's rate, int16 [200 ms]; False when it is dropped, which is counted."""
-        assert self._first is not None, "start() comes first"
         self.ledger.offered += len(pcm)
-        begin = self._first + FRAMES_PER_TURN * turn
+        begin = self.frame_of(turn)
         if begin < self._next:
             self.ledger.late += len(pcm)
             self.ledger.late_turns += 1

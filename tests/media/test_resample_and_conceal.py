@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from media.conceal import extend, shorten
+from media.conceal import extend, shorten, stretch
 from media.resample import CONTEXT_MS, Resampler
 
 
@@ -59,3 +59,19 @@ def test_shortening_takes_exactly_so_much_and_prefers_silence(count: int) -> Non
     out = shorten(pcm, count, 8_000)
     assert len(out) == len(pcm) - count
     assert np.array_equal(out[:800], loud) and np.array_equal(out[-800:], loud)
+
+
+@pytest.mark.parametrize("count", [0, 1, 80, 160, 240])
+def test_stretching_puts_exactly_so_much_in_and_prefers_silence(count: int) -> None:
+    loud = speechlike(8_000, 0.1)
+    pcm = np.concatenate((loud, np.zeros(800, np.int16), loud))
+    out = stretch(pcm, count, 8_000)
+    assert len(out) == len(pcm) + count
+    assert np.array_equal(out[:800], loud) and np.array_equal(out[-800:], loud)
+
+
+def test_stretching_a_tone_says_whole_periods_twice() -> None:
+    tone = (9_000 * np.sin(2 * np.pi * 200 * np.arange(3_200) / 16_000)).astype(np.int16)
+    out = stretch(tone, 320, 16_000)  # four periods
+    longer = (9_000 * np.sin(2 * np.pi * 200 * np.arange(3_520) / 16_000)).astype(np.int16)
+    assert snr_db(longer, out) > 40

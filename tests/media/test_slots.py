@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from media.chunk import VIDEO_FRAME_BYTES, Chunk, Flags, Reply, VideoFrame
+from media.chunk import VIDEO_SIZE, Chunk, Flags, Reply, VideoFrame
 from media.slots import META, TORN, VERSION, SlotTable, TableMismatch
 from media.timebase import TURN_SAMPLES
 
@@ -27,6 +27,11 @@ def pcm(value: int) -> np.ndarray:
 
 def chunk(turn: int, generation: int = 1, **more: object) -> Chunk:
     return Chunk(generation, turn, 1000 + turn, pcm(turn + 1), **more)  # type: ignore[arg-type]
+
+
+def picture(value: int, size: tuple[int, int] = VIDEO_SIZE) -> VideoFrame:
+    """Captured at `value`, every byte `value`."""
+    return VideoFrame(value, np.full((size[1], size[0], 3), value, np.uint8))
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def take(table: SlotTable) -> list[Chunk]:
 
 
 def test_a_chunk_arrives_as_it_was_published(table):
-    frames = tuple(VideoFrame(n, bytes([n]) * VIDEO_FRAME_BYTES) for n in (1, 2))
+    frames = (picture(1), picture(2))
     sent = chunk(
         7,
         concealed_samples=1,
@@ -61,7 +66,11 @@ def test_a_chunk_arrives_as_it_was_published(table):
     assert table.put_chunk(3, sent)
     (got,) = take(table)
     assert np.array_equal(got.pcm, sent.pcm)
-    assert replace(got, pcm=sent.pcm) == sent
+    assert [(v.captured_ns, v.rgb.min(), v.rgb.max(), v.rgb.shape) for v in got.video] == [
+        (1, 1, 1, (240, 320, 3)),
+        (2, 2, 2, (240, 320, 3)),
+    ]
+    assert replace(got, pcm=sent.pcm, video=sent.video) == sent
     assert not len(table.inbound.ready())
 
 
@@ -142,20 +151,72 @@ def test_an_event_never_becomes_two(table):
     assert take(table)[0].events == ("say a hangup", "b")
 
 
-def test_video_that_was_overwritten_is_left_out(table):
-    def frame(n: int) -> VideoFrame:
-        return VideoFrame(n, bytes([n]) * VIDEO_FRAME_BYTES)
-
+def test_video_that_was_overwritten_is_left_out_and_counted(table):
     for turn in range(3):  # 6 frames into a ring of 4: the first two are gone
-        table.put_chunk(0, chunk(turn, video=(frame(2 * turn), frame(2 * turn + 1))))
+        table.put_chunk(0, chunk(turn, video=(picture(2 * turn), picture(2 * turn + 1))))
     seen = [[v.captured_ns for v in take(table)[0].video] for _ in range(3)]
-    assert seen == [[], [2, 3], [4, 5]]
+    assert seen == [[], [2, 3], [4, 5]] and table.overwritten == 2
 
 
 def test_a_frame_that_is_being_overwritten_is_left_out(table):
-    table.put_chunk(0, chunk(0, video=(VideoFrame(1, bytes(VIDEO_FRAME_BYTES)),)))
+    table.put_chunk(0, chunk(0, video=(picture(1),)))
     table._video_seq[0, 0] = TORN
-    assert take(table)[0].video == ()
+    assert take(table)[0].video == () and table.overwritten == 1
+
+
+def test_a_frame_is_a_view_that_knows_when_it_was_overwritten(table):
+    table.put_chunk(0, chunk(0, video=(picture(1), picture(2))))
+    first, second = take(table)[0].video
+    assert np.shares_memory(first.rgb, table._video) and not first.rgb.flags.writeable
+    kept = first.copied()
+    for n in (3, 4, 5):  # the third of them comes round to the cell of the first
+        assert first.intact()
+        table.put_chunk(0, chunk(n, video=(picture(n),)))
+    assert not first.intact() and first.copied() is None
+    assert second.intact() and second.rgb.max() == 2
+    assert kept is not None and kept.intact() and kept.rgb.max() == 1
+    assert not np.shares_memory(kept.rgb, table._video)
+
+
+def test_a_full_ring_spares_the_frames_that_are_still_to_be_read():
+    table = SlotTable.create(1, rows=2, video=2)
+    table.generation[:] = 1
+    for turn in range(3):
+        assert table.put_chunk(0, chunk(turn, video=(picture(turn),))) == (turn < 2)
+    assert [[v.rgb.max() for v in take(table)[0].video] for _ in range(2)] == [[0], [1]]
+    table.close()
+
+
+@pytest.mark.parametrize("size", [(640, 360), (33, 17)])
+def test_the_table_decides_the_size_and_leaves_other_frames_out(size):
+    created = SlotTable.create(2, video_size=size)
+    created.generation[:] = 1
+    attached = SlotTable.attach(os.dup(created.fd))
+    assert attached.video_size == size
+    assert attached.put_chunk(1, chunk(0, video=(picture(7), picture(8, size))))
+    (frame,) = take(created)[0].video
+    assert (frame.captured_ns, frame.rgb.shape) == (8, (size[1], size[0], 3))
+    assert (frame.rgb == 8).all() and attached.misfits == 1
+    created.close()
+    attached.close()
+
+
+def test_a_picture_that_is_none_names_what_is_expected():
+    with pytest.raises(ValueError, match=r"give uint8 \[height, width, 3\]"):
+        VideoFrame(0, np.zeros((240, 320), np.uint8))
+
+
+def test_the_video_of_voice_calls_is_never_backed():
+    table = SlotTable.create(64)
+    table.generation[:] = 1
+    for slot in range(64):
+        table.put_chunk(slot, chunk(0))
+    voice = os.fstat(table.fd).st_blocks * 512
+    table.put_chunk(3, chunk(1, video=(picture(1),)))
+    with_video = os.fstat(table.fd).st_blocks * 512
+    table.close()
+    pixels = 3 * VIDEO_SIZE[0] * VIDEO_SIZE[1]
+    assert voice < 64 * 16_384 and pixels <= with_video - voice < pixels + 5 * 4096
 
 
 def test_replies_of_a_batch_are_those_of_single_ones(table):
@@ -200,6 +261,12 @@ def test_sizes_out_of_range_name_themselves(wrong):
         SlotTable.create(**{"slots": 4, **wrong})
 
 
+@pytest.mark.parametrize("size", [(15, 240), (320, 1921), (0, 0)])
+def test_a_video_size_out_of_range_names_itself(size):
+    with pytest.raises(ValueError, match="video (width|height) = "):
+        SlotTable.create(1, video_size=size)
+
+
 def test_nobody_can_shrink_or_grow_the_table(table):
     for size in (0, 4096, 2 * table.size):
         with pytest.raises(PermissionError):
@@ -213,7 +280,7 @@ def test_another_version_is_refused(table):
         SlotTable.attach(table.fd)
 
 
-@pytest.mark.parametrize("field", [2, 3, 4, 5, 7])
+@pytest.mark.parametrize("field", [2, 3, 4, 5, 7, 8, 9])
 @pytest.mark.parametrize("value", [0, 2**63])
 def test_a_superblock_that_does_not_add_up_is_refused(table, field, value):
     table._superblock[field] = value
@@ -242,14 +309,17 @@ def test_each_table_has_its_own_epoch():
 WRITER = """
 import socket, sys, time
 import numpy as np
-from media.chunk import Chunk
+from media.chunk import Chunk, VideoFrame
 from media.slots import SlotTable, TORN
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 sock.connect(sys.argv[1])
 _, fds, _, _ = socket.recv_fds(sock, 100, 1)
 table = SlotTable.attach(fds[0])
 for slot in range(3):
-    table.put_chunk(slot, Chunk(1, 40 + slot, 5, np.full(3200, slot, np.int16), text=f"slot {slot}"))
+    rgb = np.arange(240 * 320 * 3, dtype=np.uint32).reshape(240, 320, 3) * (slot + 3) >> 4
+    video = VideoFrame(900 + slot, rgb.astype(np.uint8))
+    pcm = np.full(3200, slot, np.int16)
+    table.put_chunk(slot, Chunk(1, 40 + slot, 5, pcm, text=f"slot {slot}", video=(video,)))
 if sys.argv[2] == "die":  # in the middle of a second row of slot 1
     head = int(table.inbound.head[1])
     table.inbound.seq[1, head % table.rows] = TORN
@@ -284,7 +354,12 @@ def test_another_process_writes_and_its_death_spares_what_was_whole(table, tmp_p
         finally:
             status = writer.wait(20)
     assert status == (-signal.SIGKILL if how == "die" else 0)
-    assert [(c.turn, int(c.pcm[0]), c.text) for c in take(table)] == [
+    chunks = take(table)
+    for slot, took in enumerate(chunks):
+        (frame,) = took.video
+        rgb = np.arange(240 * 320 * 3, dtype=np.uint32).reshape(240, 320, 3) * (slot + 3) >> 4
+        assert frame.captured_ns == 900 + slot and np.array_equal(frame.rgb, rgb.astype(np.uint8))
+    assert [(c.turn, int(c.pcm[0]), c.text) for c in chunks] == [
         (40, 0, "slot 0"),
         (41, 1, "slot 1"),
         (42, 2, "slot 2"),
