@@ -24,6 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         ("groups", "phase groups of the turn clock"),
     ):
         parser.add_argument(f"--{name}", metavar="N", help=told)
+    parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")
+    parser.add_argument("--log-level", help="debug, info, warning or error")
     parser.add_argument("--realtime-priority", action="store_const", const=True, help="ask for SCHED_FIFO")
     given: dict[str, Any] = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
     try:

@@ -2,11 +2,14 @@
 
 Shapes: B rows of the batch, one a slot, at most one row a slot; S = 3,200 samples; M slots without a row.
 A batch knows nothing of rings or workers, and an engine gets nothing that is not in it.
+
+Video frames of its chunks are views into the slot table, not copies: they hold still for the step at least, and
+`VideoFrame.intact` says afterwards whether they did. What is to be kept for longer is to be copied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -46,6 +49,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.slots_B)
+
+    def whole_chunks(self) -> Iterator[Chunk]:
+        """Every chunk that is here as one, in `chunks` and `earlier`."""
+        yield from self.chunks.values()
+        for older in self.earlier.values():
+            yield from older
 
     @property
     def turns_B(self) -> npt.NDArray[np.uint32]:

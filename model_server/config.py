@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from media.chunk import MAX_VIDEO_FRAMES
-from media.slots import MAX_SLOTS
+from media.slots import MAX_SLOTS, MAX_VIDEO_SIDE, MIN_VIDEO_SIDE
 from model_server.engine.registry import BUILT, PLANNED
 
 ENV_PREFIX = "MICROTURN_MODEL_"
@@ -34,14 +35,17 @@ class ModelServerConfig(BaseSettings):
     socket: Path = Field(default_factory=default_socket)
     """Control socket (unix, SOCK_SEQPACKET)."""
     slots: int = 256
-    """Calls at once; one costs about 70 kB of shared memory when it is used, 530 kB with video."""
+    """Calls at once; one costs about 70 kB of shared memory when it is used, 1 MB with video."""
     rows: int = 4
     """Turns that either side may be behind."""
     video: int = 4
     """Frames of video kept per slot."""
+    video_size: str = "320x240"
+    """Width x height of a video frame: workers scale to it. It decides the memory of a slot with video."""
     groups: int = 4
     """Phase groups of the turn clock."""
     engine: str = "echo"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
     realtime_priority: bool = False
     """Ask for SCHED_FIFO, or else nice -10."""
 
@@ -59,6 +63,23 @@ class ModelServerConfig(BaseSettings):
         if not low <= value <= high:
             raise ValueError(f"a number from {low} to {high}; set {ENV_PREFIX}{info.field_name.upper()}")
         return value
+
+    @field_validator("video_size")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        sides = re.fullmatch(r"(\d{1,4})x(\d{1,4})", value)
+        if sides is None or not all(MIN_VIDEO_SIDE <= int(side) <= MAX_VIDEO_SIDE for side in sides.groups()):
+            raise ValueError(
+                f"WIDTHxHEIGHT with sides from {MIN_VIDEO_SIDE} to {MAX_VIDEO_SIDE}; "
+                f"set {ENV_PREFIX}VIDEO_SIZE or --video-size"
+            )
+        return value
+
+    @property
+    def video_pixels(self) -> tuple[int, int]:
+        """Width and height of `video_size`."""
+        width, _, height = self.video_size.partition("x")
+        return int(width), int(height)
 
     @field_validator("engine")
     @classmethod

@@ -188,12 +188,12 @@ class Control:
         answer = encode(Attached(self._table.epoch, self._engine))
         socket.send_fds(peer.sock, [answer], [self._table.fd, peer.inbound_bell, peer.outbound_bell])
         self._counters.workers_attached_total += 1
-        log.info("worker attached", worker=peer.name)
+        log.debug("worker attached", worker=peer.name)
 
     def _hang_up(self, peer: _Peer, reason: str) -> None:
         if peer.attached:
             self._counters.workers_gone_total += 1
-            log.info("worker gone", worker=peer.name, reason=reason)
+            log.debug("worker gone", worker=peer.name, reason=reason)
         elif reason != "end of file":
             log.warning("peer closed", reason=reason)
         self._forget(peer)

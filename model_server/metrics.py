@@ -48,6 +48,12 @@ class Counters:
     """Times that a call's lasting lateness was taken for good."""
     rows_torn_total: int = 0
     rows_stale_total: int = 0
+    video_frames_total: int = 0
+    """Frames of video that were given to the engine."""
+    video_frames_missed_total: int = 0
+    """Frames that their worker wrote over before they could be given."""
+    video_frames_overwritten_total: int = 0
+    """Frames that were written over during the step that they were given to."""
     publishes_refused_total: int = 0
     """Replies dropped because the worker's ring was full."""
     ticks_total: int = 0

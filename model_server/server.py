@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -23,6 +24,7 @@ from media.chunk import Chunk
 from media.leases import Lease, Leased, Refused, Release, Stats
 from media.slots import SlotTable
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_SAMPLES
+from model_server.batch import Batch
 from model_server.config import ModelServerConfig
 from model_server.control import Control
 from model_server.engine import Engine
@@ -85,6 +87,7 @@ class ModelServer:
         results = self.engine.step(batch)
         stepped_ns = self._clock_ns()
         accepted = publish(self.table, batch, results, stepped_ns)
+        self._count_video(batch)
         if not len(batch):
             return []
         published_ns = self._clock_ns()
@@ -140,6 +143,14 @@ class ModelServer:
         }
         return Stats(self.metrics.fields(gauges))
 
+    def _count_video(self, batch: Batch) -> None:
+        """After the step: what the engine was given, and what did not keep still under it."""
+        counters = self.metrics.counters
+        counters.video_frames_missed_total = self.table.overwritten
+        for chunk in batch.whole_chunks():
+            counters.video_frames_total += len(chunk.video)
+            counters.video_frames_overwritten_total += sum(not frame.intact() for frame in chunk.video)
+
     def _close(self, slot: int) -> None:
         self._states.close(slot)
         self.engine.close(slot)
@@ -172,7 +183,7 @@ def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
     """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start."""
     try:
         engine = make_engine(config.engine)
-        table = SlotTable.create(config.slots, config.rows, config.video, config.groups)
+        table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong
     step_time = calibrate(engine, config.groups, config.slots)
@@ -248,7 +259,10 @@ def run(config: ModelServerConfig) -> int:
     taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
     """
     if not structlog.is_configured():
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+        structlog.configure(
+            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.log_level.upper())),
+            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        )
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):

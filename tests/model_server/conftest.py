@@ -26,9 +26,9 @@ PATIENCE_S = 20
 class ServerProcess:
     """`python -m model_server`, serving."""
 
-    def __init__(self, path: Path, slots: int = 8) -> None:
+    def __init__(self, path: Path, slots: int = 8, more: tuple[str, ...] = ()) -> None:
         self.path = path
-        command = [sys.executable, "-m", "model_server", "--engine", "echo"]
+        command = [sys.executable, "-m", "model_server", "--engine", "echo", *more]
         self.popen = subprocess.Popen(
             [*command, "--socket", str(path), "--slots", str(slots)], cwd=ROOT, stdout=subprocess.PIPE
         )
@@ -122,8 +122,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     """Starts servers on one path; what still runs at the end is killed."""
     servers: list[ServerProcess] = []
 
-    def start(slots: int = 8) -> ServerProcess:
-        servers.append(ServerProcess(tmp_path / "run" / "model.sock", slots))
+    def start(*more: str, slots: int = 8) -> ServerProcess:
+        servers.append(ServerProcess(tmp_path / "run" / "model.sock", slots, more))
         return servers[-1]
 
     yield start

@@ -25,6 +25,12 @@ def test_arguments_win_over_the_environment(monkeypatch):
     assert (config.slots, config.rows) == (12, 8)
 
 
+def test_a_video_size_is_width_and_height(monkeypatch):
+    assert load().video_pixels == (320, 240)
+    monkeypatch.setenv("MICROTURN_MODEL_VIDEO_SIZE", "448x336")
+    assert load().video_pixels == (448, 336)
+
+
 def test_it_is_frozen():
     with pytest.raises(ValidationError):
         load().slots = 3
@@ -36,6 +42,8 @@ def test_it_is_frozen():
         ({"slots": 0}, r"slots = 0: expected a number from 1 to 4096; set MICROTURN_MODEL_SLOTS"),
         ({"rows": "many"}, "rows = 'many': expected"),
         ({"groups": 11}, "groups = 11: expected a number from 1 to 10"),
+        ({"video_size": "320"}, "video_size = '320': expected WIDTHxHEIGHT with sides from 16 to 1920"),
+        ({"video_size": "320x2000"}, "set MICROTURN_MODEL_VIDEO_SIZE or --video-size"),
         ({"engine": "torch"}, r"engine = 'torch': expected echo \(not built yet\)"),
         ({"socket": "/" + "x" * 107}, "at most 107 bytes; choose a shorter one"),
         ({"sockets": "/x"}, "sockets = '/x'"),

@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from media.chunk import Chunk, VideoFrame
 from media.leases import Lease, Refused, Release, Stats, StatsRequest, encode
-from media.timebase import TURN_SAMPLES
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
 from model_server import server as server_module
 from model_server.batch import Batch, Results
 from model_server.config import load
 from model_server.engine.echo import EchoEngine
+from tests.support.table_watch import TableWatch
 
 pytestmark = pytest.mark.processes
 
@@ -45,6 +47,37 @@ def test_a_call_is_echoed_turn_by_turn(start_server, attach):
     assert stats.fields["gauges"]["slots_leased"] == 1
     assert server.end(signal.SIGTERM) == 0
     assert not server.path.exists()
+
+
+def test_pictures_reach_the_engine_in_the_size_that_was_asked_for(start_server, attach):
+    server = start_server("--video-size", "64x48", "--video", "16")
+    worker = attach(server)
+    leased = worker.lease("a")
+    assert worker.table.video_size == (64, 48)
+    sent = np.random.default_rng(4).integers(0, 256, (8, 48, 64, 3), np.uint8)
+    with TableWatch(server.path) as watch:
+        tick_ns = tick_at_or_after(time.monotonic_ns() + 60 * NS_PER_MS, leased.group, worker.table.groups)
+        for turn in range(4):
+            time.sleep(max(0, tick_ns + turn * TURN_NS - 20 * NS_PER_MS - time.monotonic_ns()) / NS_PER_S)
+            video = tuple(VideoFrame(n, sent[n]) for n in (2 * turn, 2 * turn + 1))
+            silence = np.zeros(TURN_SAMPLES, np.int16)
+            assert worker.table.put_chunk(
+                leased.slot, Chunk(leased.generation, turn, 5, silence, video=video)
+            )
+            watch.look()
+        assert watch.look_until(lambda _: _video(worker, "video_frames_total") == 8, lambda: None, 10)
+    assert [slot for slot, _ in watch.frames] == [leased.slot] * 8
+    assert [frame.captured_ns for _, frame in watch.frames] == list(range(8))
+    assert all(np.array_equal(frame.rgb, sent[n]) for n, (_, frame) in enumerate(watch.frames))
+    assert (
+        _video(worker, "video_frames_missed_total") == _video(worker, "video_frames_overwritten_total") == 0
+    )
+
+
+def _video(worker, name: str) -> int:
+    stats = worker.ask(StatsRequest())
+    assert isinstance(stats, Stats)
+    return stats.fields["counters"][name]
 
 
 def test_a_worker_that_hangs_up_frees_its_slots_and_not_the_others(start_server, attach):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from media.chunk import VIDEO_FRAME_BYTES, Chunk, Flags, Reply, VideoFrame
+from media.chunk import Chunk, Flags, Reply, VideoFrame
 from media.leases import MAX_BYTES, Lease, Leased, Refused, Release, Stats, encode
 from media.slots import REST_NS, TORN, SlotTable
 from media.timebase import TURN_NS, TURN_SAMPLES
@@ -156,7 +156,7 @@ def test_a_caller_that_is_always_late_is_answered_in_the_end(node):
 
 def test_only_what_has_more_than_samples_is_a_whole_chunk(node):
     calls = [node.lease(str(n)) for n in range(4)]
-    frame = VideoFrame(5, bytes(VIDEO_FRAME_BYTES))
+    frame = VideoFrame(5, np.full((240, 320, 3), 9, np.uint8))
     for turn in range(2):
         node.send(calls[0], turn)
         node.send(calls[1], turn, text="x")
@@ -164,7 +164,43 @@ def test_only_what_has_more_than_samples_is_a_whole_chunk(node):
         node.send(calls[3], turn, flags=Flags.LAST if turn else Flags.FIRST)
         node.tick()
         assert sorted(node.engine.batches[-1].chunks) == [1, 2, 3]
-    assert node.engine.batches[-1].chunks[2].video == (frame,)
+    (view,) = node.engine.batches[-1].chunks[2].video
+    assert view.captured_ns == 5 and (view.rgb == 9).all()
+
+
+def picture(value: int) -> VideoFrame:
+    return VideoFrame(value, np.full((240, 320, 3), value, np.uint8))
+
+
+def test_an_engine_gets_frames_as_views_and_operators_see_how_many(node):
+    call = node.lease()
+    for turn in range(3):
+        node.send(call, turn, video=(picture(2 * turn), picture(2 * turn + 1)))
+        node.tick()
+        frames = node.engine.batches[-1].chunks[0].video
+        assert [int(frame.rgb[0, 0, 0]) for frame in frames] == [2 * turn, 2 * turn + 1]
+        assert all(np.shares_memory(frame.rgb, node.table._video) for frame in frames)
+    assert all(not reply.text for reply in node.hear())
+    counters = node.server.stats().fields["counters"]
+    names = ("video_frames_total", "video_frames_missed_total", "video_frames_overwritten_total")
+    assert [counters[name] for name in names] == [6, 0, 0]
+
+
+def test_frames_that_are_gone_before_or_during_the_step_are_counted(node):
+    call = node.lease()
+    for turn in range(3):  # taken at one tick, out of a ring of 4 frames
+        node.send(call, turn, video=(picture(2 * turn), picture(2 * turn + 1)))
+    echo = node.engine.step
+
+    def slow(batch: Batch) -> Results:
+        node.send(call, 3, video=(picture(6), picture(7)))  # over those of turn 1
+        return echo(batch)
+
+    node.engine.step = slow
+    node.tick()
+    counters = node.counters
+    assert (counters.video_frames_missed_total, counters.video_frames_total) == (2, 4)
+    assert counters.video_frames_overwritten_total == 2
 
 
 def test_after_the_last_chunk_nothing_is_missing(node):

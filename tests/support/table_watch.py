@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import socket
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+from media.chunk import VideoFrame
 from media.leases import MAX_BYTES, Attached, Hello, decode, encode
 from media.slots import Ring, SlotTable
 
@@ -20,13 +22,17 @@ LOOK_S = 0.05
 
 
 class TableWatch:
-    """`heard`: event lines of chunks; `said`: text lines of replies; both in order. A context manager."""
+    """`heard`: event lines of chunks; `said`: text lines of replies; both in order. A context manager.
+
+    `frames`: (slot, frame) of every picture that was seen in a chunk, with pixels of its own; the last 100.
+    """
 
     def __init__(self, model_socket: Path) -> None:
         self._path = model_socket
         self._seen: set[tuple[str, int, int]] = set()
         self.heard: list[str] = []
         self.said: list[str] = []
+        self.frames: deque[tuple[int, VideoFrame]] = deque(maxlen=100)
 
     def __enter__(self) -> TableWatch:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -37,6 +43,7 @@ class TableWatch:
         assert isinstance(decode(packet), Attached), packet
         self._table = SlotTable.attach(self._descriptors[0])
         self.look()
+        self.frames.clear()
         self.heard, self.said = [], []  # what earlier calls left in their rows
         return self
 
@@ -65,6 +72,22 @@ class TableWatch:
         """Take note of every row that was not seen before."""
         self.heard += self._news("in", self._table.inbound, "events")
         self.said += self._news("out", self._table.outbound, "text")
+        self._see()
+
+    def _see(self) -> None:
+        ring = self._table.inbound
+        found: list[tuple[int, int, VideoFrame]] = []
+        for slot, row in zip(*ring.meta["video_frames"].nonzero(), strict=True):
+            number = int(ring.seq[slot, row])
+            key = ("video", int(slot), number)
+            if key in self._seen or number % ring.seq.shape[1] != (int(row) + 1) % ring.seq.shape[1]:
+                continue
+            self._seen.add(key)
+            meta = ring.meta[slot, row]
+            views = self._table.frames(int(slot), int(meta["video_first"]), int(meta["video_frames"]))
+            copies = [copy for view in views if (copy := view.copied()) is not None]
+            found += [(number, int(slot), copy) for copy in copies]
+        self.frames += [(slot, frame) for _, slot, frame in sorted(found, key=lambda entry: entry[:2])]
 
     def _news(self, direction: str, ring: Ring, what: str) -> list[str]:
         rows = ring.seq.shape[1]
