@@ -51,6 +51,7 @@ class Attachment:
     ) -> None:
         self.worker, self.path = worker, path
         self.epoch = 0
+        self.engine = ""
         self.full_rings = 0
         self.stale_rows = 0
         self.torn_rows = 0
@@ -82,6 +83,7 @@ class Attachment:
             told = False
             try:
                 await self._listen(loop)
+                log.warning("model server gone", socket=str(self.path))
             finally:
                 self._let_go(loop)
 
@@ -136,10 +138,10 @@ class Attachment:
                 os.close(descriptor)
             connection.close()
             raise
-        self._socket, self.epoch = connection, message.epoch
+        self._socket, self.epoch, self.engine = connection, message.epoch, message.engine
         self._to_server, self._to_worker = descriptors[1:]
         loop.add_reader(self._to_worker, self._rung)
-        log.info("attached", epoch=f"{self.epoch:014x}", engine=message.engine, slots=self._table.slots)
+        log.debug("attached", epoch=f"{self.epoch:014x}", engine=message.engine, slots=self._table.slots)
         self._attached()
 
     async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -177,7 +179,6 @@ class Attachment:
         for answer in self._leases.values():
             if not answer.done():
                 answer.set_exception(ConnectionError("it is gone"))
-        log.warning("model server gone", socket=str(self.path))
         self._detached()
 
     def _rung(self) -> None:

@@ -24,7 +24,11 @@ Engine = Annotated[str | None, typer.Option(help="what answers the calls: echo")
 SipPort = Annotated[int | None, typer.Option(help="UDP and TCP port of SIP; 0 takes a free one")]
 SipHost = Annotated[str | None, typer.Option(help="address that SIP listens on")]
 SipCalls = Annotated[int | None, typer.Option(help="calls at once; beyond it 503 with Retry-After")]
-HttpPort = Annotated[int | None, typer.Option(help="port of health and metrics; 0 takes a free one")]
+WebrtcCalls = Annotated[int | None, typer.Option(help="browser calls at once; 0 is none at all")]
+WebrtcHost = Annotated[str | None, typer.Option(help="address that browsers' media is received on")]
+Video = Annotated[str | None, typer.Option(help="whether browsers may send a camera: off or on")]
+HttpHost = Annotated[str | None, typer.Option(help="address of the page, WHIP, health and metrics")]
+HttpPort = Annotated[int | None, typer.Option(help="their port; 0 takes a free one")]
 RunDir = Annotated[Path | None, typer.Option(help="directory of the control sockets")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
 
@@ -54,14 +58,19 @@ def up(
     sip_host: SipHost = None,
     sip_port: SipPort = None,
     sip_calls: SipCalls = None,
+    webrtc_host: WebrtcHost = None,
+    webrtc_calls: WebrtcCalls = None,
+    video: Video = None,
+    http_host: HttpHost = None,
     http_port: HttpPort = None,
     run_dir: RunDir = None,
     log_level: LogLevel = None,
 ) -> None:
     """Everything on this machine, in one terminal. Ctrl-C ends it."""
     flags = dict(
-        engine=engine, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
-        http_port=http_port, run_dir=run_dir, log_level=log_level,
+        engine=engine, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, webrtc_host=webrtc_host,
+        webrtc_calls=webrtc_calls, video=video, http_host=http_host, http_port=http_port, run_dir=run_dir,
+        log_level=log_level,
     )  # fmt: skip
     settings = _settings(**flags)
     setproctitle("microturn: up")
@@ -92,6 +101,7 @@ def _model_flags(settings: GatewaySettings) -> list[str]:
         f"--engine={settings.engine}",
         f"--socket={settings.model_socket}",
         f"--slots={settings.slots}",
+        f"--log-level={settings.log_level}",
         # an engine that computes must not run before everything else; echo only keeps time
         *(["--realtime-priority"] if settings.realtime and settings.engine == "echo" else []),
     ]
@@ -102,13 +112,18 @@ def gateway(
     sip_host: SipHost = None,
     sip_port: SipPort = None,
     sip_calls: SipCalls = None,
+    webrtc_host: WebrtcHost = None,
+    webrtc_calls: WebrtcCalls = None,
+    video: Video = None,
+    http_host: HttpHost = None,
     http_port: HttpPort = None,
     run_dir: RunDir = None,
     log_level: LogLevel = None,
 ) -> None:
-    """The gateway alone: SIP edge, its workers, health and metrics."""
+    """The gateway alone: SIP edge, browser calls, their workers, health and metrics."""
     settings = _settings(
-        sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, http_port=http_port, run_dir=run_dir,
+        sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, webrtc_host=webrtc_host,
+        webrtc_calls=webrtc_calls, video=video, http_host=http_host, http_port=http_port, run_dir=run_dir,
         log_level=log_level,
     )  # fmt: skip
     setproctitle("microturn: gateway")
@@ -144,6 +159,25 @@ def call(
         typer.echo(f"microturn: {wrong}", err=True)
         raise typer.Exit(2) from None
     raise typer.Exit(status)
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Option(help="who will call with it")],
+    minutes: Annotated[int, typer.Option(min=1, max=527_040, help="how long it is good")] = 60,
+) -> None:
+    """A bearer token for browser calls, signed with jwt_secret."""
+    from gateway.api.tokens import mint
+
+    secret = _settings().jwt_secret.get_secret_value()
+    if not secret:
+        typer.echo(
+            "microturn: jwt_secret is not set, so that calls on this machine need no token: "
+            "set MICROTURN_JWT_SECRET, for the gateway too",
+            err=True,
+        )
+        raise typer.Exit(2)
+    typer.echo(mint(secret, name, 60 * minutes))
 
 
 @app.command()

@@ -8,18 +8,27 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
+import ssl
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
 )
 
+from gateway.api.turn import check_urls
 from gateway.sip.tls import server_context
+
+Words = Annotated[tuple[str, ...], NoDecode]
+"""A list in the file; separated by commas in the environment and in a flag."""
+LEAST_SECRET_BYTES = 32
+"""HS256 is as strong as its key (RFC 7518 section 3.2)."""
 
 
 def _default_run_dir() -> Path:
@@ -28,7 +37,7 @@ def _default_run_dir() -> Path:
 
 
 class GatewaySettings(BaseSettings):
-    """What an operator may choose. Nothing listens beyond loopback unless `sip_host` or `rtp_host` says so."""
+    """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
 
@@ -65,12 +74,59 @@ class GatewaySettings(BaseSettings):
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
     rtp_ports: int = Field(16_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
 
-    http_host: str = Field("127.0.0.1", description="address of health and metrics")
-    http_port: int = Field(8080, ge=0, le=65535, description="port of health and metrics; 0 takes a free one")
+    webrtc_calls: int = Field(
+        40,
+        ge=0,
+        le=4096,
+        description="browser calls at once; beyond it 503 with Retry-After; 0 is none at all",
+    )
+    webrtc_workers: int = Field(1, ge=1, le=256, description="processes that share the browser calls")
+    webrtc_host: str = Field("127.0.0.1", description="address that browsers' media is received on")
+    webrtc_public_host: str = Field("", description="address that browsers are told; webrtc_host when empty")
+    webrtc_udp_port: int = Field(
+        7600,
+        ge=0,
+        le=65_000,
+        description="UDP port of the first worker, the next has the next; 0 takes free ones",
+    )
+    webrtc_tcp_port: int = Field(
+        7600, ge=0, le=65_000, description="the same over TCP, where UDP is blocked; 0 is no TCP"
+    )
+    webrtc_offers_per_s: int = Field(
+        10, ge=0, le=1000, description="of one client address, in bursts of four times as many; 0 is no limit"
+    )
+    resume_s: int = Field(
+        30, ge=0, le=600, description="a browser that was lost may come back to its call for so long"
+    )
+    video: Literal["off", "on"] = Field("on", description="whether browsers may send a camera")
+    video_frames_per_chunk: int = Field(2, ge=0, le=2, description="newest frames that a chunk carries")
+
+    stun_urls: Words = Field((), description="STUN servers that browsers are told: stun:HOST:PORT, ...")
+    turn_urls: Words = Field((), description="TURN servers that browsers are told: turn:HOST:PORT, ...")
+    turn_secret: SecretStr = Field(SecretStr(""), description="shared with them (coturn: static-auth-secret)")
+    turn_ttl_s: int = Field(3600, ge=60, le=86_400, description="how long minted TURN credentials are good")
+
+    http_host: str = Field("127.0.0.1", description="address of the page, WHIP, health and metrics")
+    http_port: int = Field(8080, ge=0, le=65535, description="their port; 0 takes a free one")
+    http_tls_cert: str = Field(
+        "", description="PEM file: certificate of https, with its chain; empty is http"
+    )
+    http_tls_key: str = Field("", description="PEM file: the certificate's key, without password")
+    jwt_secret: SecretStr = Field(
+        SecretStr(""), description="browser calls need tokens signed with it; empty: only on loopback"
+    )
+    web_origins: Words = Field(
+        (), description="origins of other pages that may make browser calls: https://HOST, ..."
+    )
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("sip_host", "rtp_host", "http_host")
+    @field_validator("stun_urls", "turn_urls", "web_origins", mode="before")
+    @classmethod
+    def _words(cls, value: Any) -> Any:
+        return tuple(word for word in value.replace(",", " ").split()) if isinstance(value, str) else value
+
+    @field_validator("sip_host", "rtp_host", "http_host", "webrtc_host")
     @classmethod
     def _is_an_address(cls, value: str) -> str:
         try:
@@ -98,7 +154,87 @@ class GatewaySettings(BaseSettings):
                 f"rtp_ports = {self.rtp_ports} are too few for sip_calls = {self.sip_calls}: "
                 "give four a call (RTP, RTCP, and a released pair that rests)"
             )
+        if self.http_tls_cert or self.http_tls_key:
+            self.http_tls()
+        if self.webrtc_calls:
+            self._takes_browser_calls()
         return self
+
+    def _takes_browser_calls(self) -> None:
+        self._has_a_secret()
+        self._has_turn()
+        self._has_web_ports()
+        told = self.webrtc_public_host or self.webrtc_host
+        try:
+            usable = not ipaddress.ip_address(told).is_unspecified
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(
+                f"webrtc_public_host = {self.webrtc_public_host!r} with webrtc_host = {self.webrtc_host!r}: "
+                "give the IP address that browsers reach this machine at"
+            )
+        for origin in self.web_origins:
+            if not re.fullmatch(r"https?://[a-z0-9.:\[\]-]+", origin):
+                raise ValueError(
+                    f"web_origins has {origin!r}, which is no origin: give scheme, host and port alone, "
+                    "in lower case, such as https://app.example.net"
+                )
+
+    def _has_a_secret(self) -> None:
+        secret = self.jwt_secret.get_secret_value()
+        if not secret and not ipaddress.ip_address(self.http_host).is_loopback:
+            raise ValueError(
+                f"http_host = {self.http_host!r} without jwt_secret: anyone there could call. Set "
+                "MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48) and give callers tokens "
+                "(microturn token), or http_host = 127.0.0.1, or webrtc_calls = 0 for no browser calls"
+            )
+        if secret and len(secret.encode()) < LEAST_SECRET_BYTES:
+            raise ValueError(
+                f"jwt_secret has {len(secret.encode())} bytes: give {LEAST_SECRET_BYTES} or more, "
+                "such as the output of openssl rand -base64 48"
+            )
+
+    def _has_turn(self) -> None:
+        check_urls(self.stun_urls, ("stun", "stuns"), "stun_urls")
+        check_urls(self.turn_urls, ("turn", "turns"), "turn_urls")
+        if bool(self.turn_urls) != bool(self.turn_secret.get_secret_value()):
+            raise ValueError(
+                "turn_urls and turn_secret go together: the secret is the TURN server's own "
+                "(coturn: use-auth-secret, static-auth-secret), credentials are minted with it for each call"
+            )
+
+    def _has_web_ports(self) -> None:
+        workers = min(self.webrtc_workers, self.webrtc_calls)
+        udp = (
+            range(self.webrtc_udp_port, self.webrtc_udp_port + workers) if self.webrtc_udp_port else range(0)
+        )
+        tcp = (
+            range(self.webrtc_tcp_port, self.webrtc_tcp_port + workers) if self.webrtc_tcp_port else range(0)
+        )
+        if udp.stop > self.rtp_port and udp.start < self.rtp_port + self.rtp_ports:
+            raise ValueError(
+                f"webrtc_udp_port = {udp.start} lies among the rtp_ports: give another, such as 7600"
+            )
+        for name in ("sip_port", "sip_tls_port", "http_port"):
+            port = getattr(self, name)
+            if port and (port in tcp or (name == "sip_port" and port in udp)):
+                raise ValueError(
+                    f"{name} = {port} is one of the {workers} port(s) from webrtc_udp_port = "
+                    f"{self.webrtc_udp_port} or webrtc_tcp_port = {self.webrtc_tcp_port}: give others"
+                )
+
+    def http_tls(self) -> ssl.SSLContext | None:
+        """What the page is served with; None is plain HTTP. `ValueError` in words for the operator."""
+        if not self.http_tls_cert and not self.http_tls_key:
+            return None
+        for name, file in (("http_tls_cert", self.http_tls_cert), ("http_tls_key", self.http_tls_key)):
+            if not file:
+                raise ValueError(f"{name} = '': certificate and key go together, or neither for plain http")
+        try:
+            return server_context(Path(self.http_tls_cert), Path(self.http_tls_key))
+        except ValueError as wrong:
+            raise ValueError(str(wrong).replace("sip_tls_", "http_tls_")) from None
 
     def _has_tls(self) -> None:
         for name, file in (("sip_tls_cert", self.sip_tls_cert), ("sip_tls_key", self.sip_tls_key)):
@@ -157,6 +293,7 @@ def load(**flags: Any) -> GatewaySettings:
             told = error["msg"].removeprefix("Value error, ")
             if error["type"] == "extra_forbidden":
                 told = "is no setting of microturn: see `microturn settings`"
-            given = f" = {error['input']!r}" if error["loc"] and error["type"] != "value_error" else ""
+            shown = error["loc"] and error["type"] != "value_error" and "secret" not in where
+            given = f" = {error['input']!r}" if shown else ""
             lines.append(f"{where}{given}: {told}")
         raise ValueError("\n".join(lines)) from None

@@ -1,7 +1,16 @@
 """What the gateway's main process and its workers say to each other: one JSON object a packet.
 
 A unix SOCK_SEQPACKET connection that the worker opens and, after a restart of the main process, opens again:
-`Ready` names the calls that live on, so that the edge knows again where their requests belong.
+`Ready` and `WebrtcReady` name the calls that live on, so that the main process knows again where requests
+for them belong.
+
+    SIP worker      Ready, CallEnded, Attachable, Report     <-  Drain
+    WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
+                                                             <-  Offer, Candidates, IceRestart, HangUp, Drain
+
+Each of Offer, Candidates, IceRestart and HangUp is answered by one `Answered` of the same id, which the main
+process chose. A browser call's name is the main process's as well; its media and its resume token are the
+worker's alone.
 """
 
 from __future__ import annotations
@@ -31,8 +40,42 @@ class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     calls: list[str]
 
 
+class WebrtcReady(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """WebRTC worker: I take calls."""
+
+    worker: str
+    pid: int
+    capacity: int
+    attached: bool
+    calls: list[str]
+    udp_port: int
+    tcp_port: int
+    """0 when there is no ICE over TCP."""
+    ufrags: dict[str, str] = {}
+    """Of the calls that live on: our ICE user fragment in use, which names the ICE session (RFC 9725 4.3)."""
+
+
+class Answered(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """WebRTC worker: what became of the request with this id; the status is HTTP's.
+
+    Offer: 201 with the answer in `sdp`, `call` (of a resumed call: its old name) and `resume`; else 400
+    (malformed), 404 (nothing to resume), 406 (no codec in common), 422 (no audio), 503 (full, no model).
+    Candidates: 204 or 404. IceRestart: 200 with our fragment (RFC 8840 4.4) in `sdp`, 400 or 404.
+    HangUp: 200 or 404. `reason` is for a person to read.
+    """
+
+    id: int
+    status: int
+    sdp: str = ""
+    reason: str = ""
+    call: str = ""
+    resume: str = ""
+    """`<worker>.<call>.<secret>`, from which the main process reads the worker alone."""
+    retry_after_s: int = 0
+
+
 class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Worker: this SIP Call-ID is over."""
+    """Worker: this call (SIP Call-ID, or a browser call's name) is over, and cannot be resumed."""
 
     call_id: str
 
@@ -54,8 +97,48 @@ class Drain(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Main: hang up what lives and leave, now."""
 
 
-WorkerMessage = Ready | CallEnded | Attachable | Report
-MainMessage = Drain
+class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: a browser's offer. `call` is its name if it becomes a new call."""
+
+    id: int
+    sdp: str
+    call: str
+    resume: str = ""
+    """The token that an earlier `Answered` gave: go on with that call, with this offer's transports."""
+
+
+class Candidates(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: trickled candidates of the browser (RFC 8840 4.2), each as after `a=candidate:`."""
+
+    id: int
+    call: str
+    ufrag: str
+    pwd: str
+    candidates: list[str]
+    complete: bool = False
+    """`a=end-of-candidates` was there."""
+
+
+class IceRestart(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: the browser's new ICE credentials (RFC 8445 9), with the candidates that it has so far."""
+
+    id: int
+    call: str
+    ufrag: str
+    pwd: str
+    candidates: list[str]
+
+
+class HangUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: the browser has deleted its call."""
+
+    id: int
+    call: str
+
+
+WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report
+WebrtcRequest = Offer | Candidates | IceRestart | HangUp
+MainMessage = Drain | WebrtcRequest
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

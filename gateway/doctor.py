@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import ipaddress
 import os
 import resource
 import shutil
@@ -11,6 +13,8 @@ from pathlib import Path
 
 from gateway.config import GatewaySettings
 from gateway.sip.pool import ask_library
+from gateway.webrtc.pool import plan_webrtc
+from media.codecs.opus import library
 
 DESCRIPTORS_PER_CALL = 6
 """RTP and RTCP sockets, a released pair that rests, and room."""
@@ -35,6 +39,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _port(settings.sip_host, settings.sip_port, socket.SOCK_STREAM, "SIP over TCP", "sip_port"),
         *([_port(*tls)] if settings.sip_tls_port else []),
         _port(settings.http_host, settings.http_port, socket.SOCK_STREAM, "HTTP", "http_port"),
+        *(browser_calls(settings) if settings.webrtc_calls else []),
         _shared_memory(settings),
         _descriptors(settings),
         _run_dir(settings),
@@ -42,6 +47,55 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _redis(),
         _gpu(),
     ]
+
+
+def browser_calls(settings: GatewaySettings) -> list[Finding]:
+    """What the page and its calls need."""
+    ports = [
+        _port(worker.host, port, kind, f"media of {worker.name} over {name}", f"webrtc_{name.lower()}_port")
+        for worker in plan_webrtc(settings)
+        for name, port, kind in (
+            ("UDP", worker.udp_port, socket.SOCK_DGRAM),
+            ("TCP", worker.tcp_port, socket.SOCK_STREAM),
+        )
+        if port
+    ]
+    return [*ports, _aiortc(), _opus(), _secure_context(settings), _reach(settings)]
+
+
+def _aiortc() -> Finding:
+    try:
+        found = f"aiortc {importlib.metadata.version('aiortc')}"
+    except importlib.metadata.PackageNotFoundError:
+        return Finding("aiortc", False, "not installed", "make setup, or MICROTURN_WEBRTC_CALLS=0")
+    return Finding("aiortc", True, found)
+
+
+def _opus() -> Finding:
+    try:
+        library()
+    except ImportError as wrong:
+        return Finding("libopus", False, str(wrong), "make setup, or MICROTURN_WEBRTC_CALLS=0")
+    return Finding("libopus", True, "loaded")
+
+
+def _secure_context(settings: GatewaySettings) -> Finding:
+    """Browsers give microphones to secure contexts only: https, and pages of the machine that they run on."""
+    host, tls = settings.http_host, bool(settings.http_tls_cert)
+    good = tls or ipaddress.ip_address(host).is_loopback
+    advice = "set http_tls_cert and http_tls_key, or put a proxy that ends TLS in front of http_port"
+    scheme = "https" if tls else "http"
+    found = f"{scheme} on {host}" + ("" if good else ": browsers elsewhere give it no microphone")
+    return Finding("page", good, found, advice, fatal=False)
+
+
+def _reach(settings: GatewaySettings) -> Finding:
+    """A page that others can load, with media that they cannot reach."""
+    told = settings.webrtc_public_host or settings.webrtc_host
+    page_is_local = ipaddress.ip_address(settings.http_host).is_loopback
+    good = page_is_local or not ipaddress.ip_address(told).is_loopback
+    advice = "set webrtc_host (and webrtc_public_host behind NAT) to an address that browsers reach"
+    return Finding("media address", good, f"browsers are told {told}", advice)
 
 
 def _port(host: str, port: int, kind: socket.SocketKind, what: str, setting: str) -> Finding:
@@ -59,6 +113,8 @@ def _port(host: str, port: int, kind: socket.SocketKind, what: str, setting: str
 
 def _shared_memory(settings: GatewaySettings) -> Finding:
     needed = settings.slots * 70_000
+    if settings.video == "on":
+        needed += settings.webrtc_calls * 1_000_000
     try:
         fd = os.memfd_create("microturn-doctor", os.MFD_ALLOW_SEALING)
     except OSError as wrong:

@@ -1,9 +1,10 @@
-"""HTTP of the main process: `/healthz` (it runs), `/readyz` (it would take a call), `/metrics`."""
+"""HTTP of the main process: `/healthz` (it runs), `/readyz` (it would take a call), `/metrics`, browser calls."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,23 +12,34 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from gateway import control
+from gateway.api import console
+from gateway.api.door import Door
+from gateway.api.guard import Guard
+from gateway.api.problem import Problem
+from gateway.api.rate import OfferRate
+from gateway.api.turn import IceServers
+from gateway.api.whip import MOST_BYTES, Whip
+from gateway.config import GatewaySettings
 from gateway.metrics import Metrics
+from gateway.webrtc.pool import WebrtcPool
 from media.leases import MAX_BYTES, BadMessage, Stats, StatsRequest, decode, encode
+
+KEEPALIVE_S = 30.0
+"""A page that rests keeps its connection for so long."""
+HANDSHAKE_S = 5.0
 
 
 class Served(Protocol):
     """What HTTP asks of the gateway."""
 
+    settings: GatewaySettings
     metrics: Metrics
+    pool: WebrtcPool | None
 
     @property
     def is_ready(self) -> bool: ...
-    @property
-    def model_socket(self) -> Path: ...
-    @property
-    def http_address(self) -> tuple[str, int]: ...
     def gauges(self) -> dict[str, float]: ...
-    def edge_counters(self) -> Any: ...
+    def counters(self) -> dict[str, Any]: ...
 
 
 async def ask_model(path: Path, timeout_s: float = 1.0) -> dict[str, Any] | None:
@@ -43,9 +55,21 @@ async def ask_model(path: Path, timeout_s: float = 1.0) -> dict[str, Any] | None
     return message.fields if isinstance(message, Stats) else None
 
 
-@contextlib.asynccontextmanager
-async def serve_http(gateway: Served) -> AsyncIterator[int]:
-    """Serve until the block is left; gives the port. `OSError` when it is taken."""
+def make_whip(settings: GatewaySettings, pool: WebrtcPool) -> Whip:
+    """The HTTP side of browser calls, as it is set."""
+    door = Door(settings.jwt_secret.get_secret_value(), frozenset(settings.web_origins))
+    turn_secret = settings.turn_secret.get_secret_value()
+    servers = IceServers(settings.stun_urls, settings.turn_urls, turn_secret, settings.turn_ttl_s)
+    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s))
+
+
+async def _no_page(request: web.Request) -> web.Response:
+    told = "browser calls are off (webrtc_calls = 0); see /healthz, /readyz and /metrics"
+    return Problem(404, "no-such-page", told).response()
+
+
+def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
+    """Every route; `counters` are those of the HTTP side, by the part that they belong to."""
 
     async def healthz(request: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -55,18 +79,44 @@ async def serve_http(gateway: Served) -> AsyncIterator[int]:
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def metrics(request: web.Request) -> web.Response:
-        gateway.metrics.model = await ask_model(gateway.model_socket)
-        gateway.metrics.gauges, gateway.metrics.edge = gateway.gauges(), gateway.edge_counters()
+        gateway.metrics.model = await ask_model(gateway.settings.model_socket)
+        gateway.metrics.gauges, gateway.metrics.parts = gateway.gauges(), gateway.counters() | counters
         return web.Response(body=gateway.metrics.text(), content_type="text/plain", charset="utf-8")
 
-    app = web.Application(client_max_size=64 * 1024)
+    app = web.Application(client_max_size=MOST_BYTES)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
-    runner = web.AppRunner(app, access_log=None, handle_signals=False)
+    if gateway.pool is None:
+        app.add_routes([web.get("/", _no_page)])
+    else:
+        whip = make_whip(gateway.settings, gateway.pool)
+        counters["http"] = whip.counters
+        app.add_routes([*whip.routes(), *console.routes(console.read_pages())])
+    return app
+
+
+@contextlib.asynccontextmanager
+async def serve_http(gateway: Served, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """Serve until the block is left; gives the port. `OSError` when it is taken."""
+    counters: dict[str, Any] = {}
+    runner = web.AppRunner(
+        make_app(gateway, counters),
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=1.0,
+        keepalive_timeout=KEEPALIVE_S,
+    )
     await runner.setup()
-    host, port = gateway.http_address
+    assert runner.server is not None
+    guard = Guard(runner.server)
+    counters["http_server"] = guard.counters
+    settings, patience_s = gateway.settings, HANDSHAKE_S if tls else None
     try:
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        yield runner.addresses[0][1]
+        server = await asyncio.get_running_loop().create_server(
+            guard, settings.http_host, settings.http_port, ssl=tls, ssl_handshake_timeout=patience_s
+        )
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
     finally:
         await runner.cleanup()

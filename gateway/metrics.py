@@ -1,4 +1,4 @@
-"""What the gateway shows to Prometheus: its workers' counters summed, its edge's, and its model server's.
+"""What the gateway shows to Prometheus: its workers' counters summed, its own, and its model server's.
 
 Workers report counters that grow from their own start; the difference to their last report is added here, so
 a sum never falls when a worker is replaced.
@@ -33,7 +33,8 @@ class Metrics(Collector):
     def __init__(self) -> None:
         self.sums: dict[str, int] = {}
         self.gauges: dict[str, float] = {}
-        self.edge: Any = None
+        self.parts: dict[str, Any] = {}
+        """Counters of the main process's own parts (edge, webrtc, http): dataclasses of integers."""
         self.model: dict[str, Any] | None = None
         self._registry = CollectorRegistry()
         self.calls_lost = Counter(
@@ -56,9 +57,11 @@ class Metrics(Collector):
             yield CounterMetricFamily(f"microturn_{name}", HELP.get(name, name.replace("_", " ")), value)
         for name, gauge in sorted(self.gauges.items()):
             yield GaugeMetricFamily(f"microturn_{name}", name.replace("_", " "), gauge)
-        if self.edge is not None:
-            for name, value in dataclasses.asdict(self.edge).items():
-                yield CounterMetricFamily(f"microturn_edge_{name}", name.replace("_", " "), value)
+        for part, counters in self.parts.items():
+            for name, value in dataclasses.asdict(counters).items():
+                yield CounterMetricFamily(
+                    f"microturn_{part}_{name}", f"{part}: {name.replace('_', ' ')}", value
+                )
         if self.model is not None:
             yield from _of_the_model(self.model)
 

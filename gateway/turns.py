@@ -56,7 +56,7 @@ class TurnCounters:
 
 @dataclass(frozen=True, slots=True)
 class Pulls:
-    """When a call's ear was served: the first time (0 after a break) and the newest, monotonic ns."""
+    """When a call's ear was served: the first time and the newest, monotonic ns."""
 
     first_ns: int
     last_ns: int
@@ -89,6 +89,10 @@ class Call(Protocol):
 
     def replied(self, reply: Reply, taken: bool) -> None:
         """A reply for this call; not `taken` when it was stale or late."""
+        ...
+
+    def fail(self, wrong: Exception) -> None:
+        """Its turn went wrong by a bug of ours: the call ends, the others do not."""
         ...
 
 
@@ -236,17 +240,24 @@ class Turns:
             await asyncio.sleep((tick_ns - early_ns - now_ns) / NS_PER_S)
             waiting: list[Call] = []
             for call in list(calls):
-                call.drain()
-                if call.leg.intake.is_whole():
-                    self._cut(call, tick_ns - early_ns, tick_ns)
-                else:
+                if not self._turn(call, tick_ns - early_ns, tick_ns, only_whole=True):
                     waiting.append(call)
             if waiting:
                 await asyncio.sleep(max(0, tick_ns - late_ns - time.monotonic_ns()) / NS_PER_S)
             for call in waiting:
                 if call in calls:  # else it ended meanwhile
-                    call.drain()
-                    self._cut(call, tick_ns - early_ns, tick_ns)
+                    self._turn(call, tick_ns - early_ns, tick_ns, only_whole=False)
+
+    def _turn(self, call: Call, now_ns: int, tick_ns: int, *, only_whole: bool) -> bool:
+        """Drain and cut; False when the leg is not whole and may wait."""
+        try:
+            call.drain()
+            if only_whole and not call.leg.intake.is_whole():
+                return False
+            self._cut(call, now_ns, tick_ns)
+        except Exception as wrong:  # the edge of a call
+            call.fail(wrong)
+        return True
 
     def _cut(self, call: Call, now_ns: int, tick_ns: int) -> None:
         """One chunk, published at once: nobody waits for the others of its group."""
@@ -275,4 +286,7 @@ class Turns:
             if call is None:
                 self.counters.replies_stale += 1
                 continue
-            call.replied(reply, call.leg.receive_reply(reply))
+            try:
+                call.replied(reply, call.leg.receive_reply(reply))
+            except Exception as wrong:  # the edge of a call
+                call.fail(wrong)

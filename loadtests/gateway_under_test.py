@@ -35,6 +35,7 @@ POLL_S = 0.02
 RTP_PORT, RTP_PORTS = 40_000, 4_000
 _READY = re.compile(r"^ready (sip:\S+) (http://\S+)")
 _TITLE = re.compile(r"microturn: ([a-z-]+)(?: (\S+))?")
+_STARTING = re.compile(r" -m gateway\.[a-z]+ \{")
 _EPOCH = re.compile(r" attached .*\bepoch=([0-9a-f]+)\b.* process=(\S+)")
 
 
@@ -148,6 +149,11 @@ class GatewayUnderTest:
                 "MICROTURN_SIP_WIDEBAND_CALLS": "0",
                 "MICROTURN_RTP_PORT": str(wish.rtp_port),
                 "MICROTURN_RTP_PORTS": str(RTP_PORTS),
+                "MICROTURN_WEBRTC_CALLS": "0",  # who wants browsers says so
+                "MICROTURN_WEBRTC_UDP_PORT": "0",
+                "MICROTURN_WEBRTC_TCP_PORT": "0",
+                "MICROTURN_WEBRTC_OFFERS_PER_S": "0",  # everybody comes from one address
+                "MICROTURN_LOG_LEVEL": "debug",  # `epochs` reads what is of no interest to people
                 "SPT_NOENV": "1",  # setproctitle leaves /proc/PID/environ as it is
                 "PYTHONUNBUFFERED": "1",
                 **{f"MICROTURN_{name.upper()}": value for name, value in wish.settings.items()},
@@ -209,20 +215,30 @@ class GatewayUnderTest:
 
     def processes(self) -> list[Process]:
         """All that live now, by pid."""
-        marker = f"MICROTURN_RUN_DIR={self.run_dir}".encode()
         found = []
+        for pid, title in self._marked().items():
+            if match := _TITLE.match(title):
+                process = Process(pid, match[1], (match[2] or "").strip())
+                if process.alive:
+                    found.append(process)
+        return sorted(found, key=lambda process: process.pid)
+
+    def _marked(self) -> dict[int, str]:
+        """Command lines of the processes that carry our marker, by pid."""
+        marker = f"MICROTURN_RUN_DIR={self.run_dir}".encode()
+        found = {}
         for entry in PROC.iterdir():
             if not entry.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
-                if marker not in (entry / "environ").read_bytes().split(b"\0"):
-                    continue
-                title = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if match := _TITLE.match(title):
-                    process = Process(int(entry.name), match[1], (match[2] or "").strip())
-                    if process.alive:
-                        found.append(process)
-        return sorted(found, key=lambda process: process.pid)
+                if marker in (entry / "environ").read_bytes().split(b"\0"):
+                    title = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
+                    found[int(entry.name)] = title.decode(errors="replace")
+        return found
+
+    def starting(self) -> int:
+        """Workers that have no title yet: their modules are being loaded."""
+        return sum(_STARTING.search(command) is not None for command in self._marked().values())
 
     def only(self, kind: str, name: str = "") -> Process:
         """The one process of a kind (and name). LookupError when there is none, or more than one."""
@@ -247,8 +263,20 @@ class GatewayUnderTest:
 
     def rtp_ports(self, worker: Process) -> list[int]:
         """Ports that this worker receives RTP on now: one for each call that it has."""
-        first = self.wish.rtp_port
-        return [p for p in worker.udp_ports() if first <= p < first + RTP_PORTS and p % 2 == 0]
+        own = set(worker.udp_ports())
+        return [p for p in sorted(own) if self._is_rtp(p) and p % 2 == 0 and p + 1 in own]
+
+    def inside_port(self, worker: Process) -> int:
+        """The port that this worker takes SIP on, which only the edge is meant to know. LookupError without."""
+        own = set(worker.udp_ports())
+        alone = [p for p in own if not (self._is_rtp(p) and p ^ 1 in own)]
+        if len(alone) != 1:
+            raise LookupError(f"{worker.name} has the ports {sorted(own)}: which is its SIP port?")
+        return alone[0]
+
+    def _is_rtp(self, port: int) -> bool:
+        """Within the range of RTP, where the system may have put the one port of SIP as well."""
+        return self.wish.rtp_port <= port < self.wish.rtp_port + RTP_PORTS
 
     # -- begin and end
 
@@ -266,10 +294,11 @@ class GatewayUnderTest:
         while not self._ready.wait(POLL_S):
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 raise RuntimeError("microturn up did not get ready:\n" + "".join(list(self.lines)[-12:]))
-        count = 0
-        while count != len(self.workers()):  # they are started one by one
-            count = len(self.workers())
-            self.wait_for(lambda m: m["microturn_workers_ready"] >= len(self.workers()))
+        while self.starting():
+            if time.monotonic() > deadline_s:
+                raise RuntimeError("workers do not come up:\n" + "".join(list(self.lines)[-12:]))
+            time.sleep(POLL_S)
+        self.wait_for(lambda m: m["microturn_workers_ready"] >= len(self.workers()))
 
     def _stop(self) -> None:
         """SIGINT as from a keyboard; then nothing of it may be left."""

@@ -35,10 +35,12 @@ NOT_IN_MODEL_SERVER = {
 }
 ONE_PLACE = {
     "pjsua2": ("gateway/sip/pj.py",),
-    "aiortc": ("gateway/webrtc/",),
+    "aiortc": ("gateway/webrtc/", "loadtests/"),
+    "aioice": ("gateway/webrtc/", "loadtests/"),
+    "jwt": ("gateway/api/tokens.py",),
     "redis": ("gateway/sessions/", "gateway/background/"),
     "sglang": ("model_server/engine/sglang",),
-    "av": ("gateway/webrtc/", "media/codecs/", "gateway/caller/codec.py"),
+    "av": ("gateway/webrtc/video.py", "gateway/caller/codec.py", "loadtests/"),
     "aiohttp": ("gateway/http.py", "gateway/api/", "loadtests/"),
     "prometheus_client": ("gateway/metrics.py",),
     "typer": ("gateway/cli.py",),

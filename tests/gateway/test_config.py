@@ -7,7 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.api.tokens import check
+from gateway.cli import app
 from gateway.config import GatewaySettings, load
 
 
@@ -38,6 +41,29 @@ def test_flags_win_over_environment_and_that_over_the_file(
         ({"sip_calls": 2}, "sip_wideband_calls = 4 is more than sip_calls = 2"),
         ({"rtp_ports": 100}, "too few for sip_calls"),
         ({"sip_prot": 5060}, "sip_prot"),
+        ({"http_host": "0.0.0.0"}, "http_host = '0.0.0.0' without jwt_secret: anyone there could call. Set"),
+        ({"http_host": "192.0.2.1"}, "or webrtc_calls = 0 for no browser calls"),
+        ({"jwt_secret": "short"}, "jwt_secret has 5 bytes: give 32 or more"),
+        (
+            {"webrtc_host": "0.0.0.0"},
+            "webrtc_public_host = '' with webrtc_host = '0.0.0.0': give the IP address",
+        ),
+        ({"webrtc_public_host": "gateway.example"}, "webrtc_public_host = 'gateway.example'"),
+        ({"webrtc_udp_port": 20_000}, "lies among the rtp_ports"),
+        ({"webrtc_udp_port": 5059, "webrtc_workers": 2}, "sip_port = 5060 is one of the 2 port(s)"),
+        ({"webrtc_tcp_port": 8080}, "http_port = 8080 is one of the 1 port(s)"),
+        ({"turn_urls": "turn:t.example"}, "turn_urls and turn_secret go together"),
+        ({"turn_secret": "s"}, "turn_urls and turn_secret go together"),
+        ({"turn_urls": "t.example", "turn_secret": "s"}, "turn_urls has 't.example'"),
+        ({"stun_urls": "turn:t.example"}, "stun_urls has 'turn:t.example', which is no stun URL"),
+        (
+            {"web_origins": "https://app.example/"},
+            "web_origins has 'https://app.example/', which is no origin",
+        ),
+        ({"web_origins": "*"}, "web_origins has '*'"),
+        ({"http_tls_cert": "cert.pem"}, "http_tls_key = '': certificate and key go together"),
+        ({"http_tls_cert": "c.pem", "http_tls_key": "k.pem"}, "http_tls_cert = 'c.pem' cannot be read"),
+        ({"video": "maybe"}, "video = 'maybe'"),
     ],
 )
 def test_a_wrong_value_is_refused_in_words(flags: dict[str, object], told: str) -> None:
@@ -94,4 +120,46 @@ def test_a_named_file_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPat
 
 def test_nothing_listens_beyond_loopback_by_default() -> None:
     settings = load()
-    assert {settings.sip_host, settings.rtp_host, settings.http_host} == {"127.0.0.1"}
+    assert {settings.sip_host, settings.rtp_host, settings.http_host, settings.webrtc_host} == {"127.0.0.1"}
+
+
+def test_beyond_loopback_with_a_secret_or_without_browser_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load(http_host="0.0.0.0", webrtc_calls=0).http_host == "0.0.0.0"
+    monkeypatch.setenv("MICROTURN_JWT_SECRET", "x" * 32)
+    assert load(http_host="0.0.0.0").jwt_secret.get_secret_value() == "x" * 32
+
+
+def test_lists_come_from_the_environment_and_from_the_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("MICROTURN_STUN_URLS", "stun:a.example:3478, stun:b.example")
+    (tmp_path / "microturn.toml").write_text('web_origins = ["https://a.example", "http://localhost:3000"]\n')
+    settings = load()
+    assert settings.stun_urls == ("stun:a.example:3478", "stun:b.example")
+    assert settings.web_origins == ("https://a.example", "http://localhost:3000")
+
+
+def test_secrets_are_in_no_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    secret = "never-to-be-seen-by-anyone-at-all"
+    monkeypatch.setenv("MICROTURN_JWT_SECRET", secret)
+    monkeypatch.setenv("MICROTURN_TURN_SECRET", secret)
+    monkeypatch.setenv("MICROTURN_TURN_URLS", "turn:t.example")
+    shown = CliRunner().invoke(app, ["settings"])
+    assert shown.exit_code == 0 and "jwt_secret = ***" in shown.output and secret not in shown.output
+    assert secret not in repr(load())
+    monkeypatch.delenv("MICROTURN_JWT_SECRET")
+    for line in (f'jwt_secret = "{secret[:20]}"', f'jwt_secrets = "{secret}"', "turn_secret = 12345678"):
+        (tmp_path / "microturn.toml").write_text(line + "\n")
+        monkeypatch.delenv("MICROTURN_TURN_SECRET", raising=False)
+        with pytest.raises(ValueError) as refused:
+            load()
+        assert secret[:20] not in str(refused.value) and "12345678" not in str(refused.value)
+
+
+def test_the_command_token_mints_what_the_gateway_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = ["token", "--name", "anna", "--minutes", "5"]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2 and "MICROTURN_JWT_SECRET" in refused.output
+    monkeypatch.setenv("MICROTURN_JWT_SECRET", "x" * 32)
+    minted = CliRunner().invoke(app, asked)
+    assert minted.exit_code == 0 and check("x" * 32, f"Bearer {minted.output.strip()}") == "anna"

@@ -11,6 +11,8 @@ from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
 @pytest.fixture(scope="session")
 def gateway() -> Iterator[GatewayUnderTest]:
-    """Four narrowband calls and room for one wideband, with whatever pjsua2 is installed here."""
-    with GatewayUnderTest.start(GatewayWish(calls=5, settings={"sip_wideband_calls": "1"})) as started:
+    """Four narrowband calls, room for one wideband and for browsers, with whatever pjsua2 is installed here."""
+    with GatewayUnderTest.start(
+        GatewayWish(calls=5, settings={"sip_wideband_calls": "1", "webrtc_calls": "8"})
+    ) as started:
         yield started

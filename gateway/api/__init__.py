@@ -1,0 +1,1 @@
+"""The HTTP interface: browser calls by WHIP, their page, and what both need."""

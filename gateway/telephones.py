@@ -1,0 +1,68 @@
+"""SIP workers as the main process sees them: what they say goes to the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway import control
+from gateway.sip.admission import Refusal
+from gateway.sip.edge import Edge, EdgeSettings
+from gateway.sip.header import Header
+from gateway.sip.load import WorkerAddress
+
+
+class Telephones:
+    """The edge, and which of the workers behind it have a model server; a `gateway.fleet.Kind`."""
+
+    def __init__(self, settings: EdgeSettings, invite_spacing_ns: int) -> None:
+        self.edge = Edge(settings, admit=self._admit)
+        self.draining = False
+        self._retry_after_s = settings.retry_after_s
+        self._spacing_ns = invite_spacing_ns
+        self._attached: dict[str, bool] = {}
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker is there with a model server behind it; it may be full."""
+        return any(self._attached.values())
+
+    def drain(self) -> None:
+        """Take no new calls."""
+        self.draining = True
+        self.edge.drain()
+
+    def welcome(self, ready: control.Ready | control.WebrtcReady, send: Callable[[bytes], object]) -> int:
+        """A worker reports; gives the number of its calls that live on."""
+        if not isinstance(ready, control.Ready):
+            raise ValueError(f"unexpected {ready}")
+        wideband = ready.rate_hz > 8_000
+        address = WorkerAddress(
+            ready.worker, "127.0.0.1", ready.sip_port, ready.capacity, self._spacing_ns, wideband=wideband
+        )
+        self.edge.add_worker(address)
+        self._attached[ready.worker] = ready.attached
+        for call_id in ready.calls:
+            self.edge.adopt_call(ready.worker, call_id)
+        return len(ready.calls)
+
+    def hear(self, worker: str, message: control.WorkerMessage) -> None:
+        """What it says after that; `ValueError` when it makes no sense."""
+        match message:
+            case control.CallEnded(call_id):
+                self.edge.call_ended(call_id)
+            case control.Attachable(attached):
+                self._attached[worker] = attached
+            case _:
+                raise ValueError(f"unexpected {message}")
+
+    def lose(self, worker: str) -> int:
+        """It is gone, with so many calls."""
+        self._attached.pop(worker, None)
+        return len(self.edge.remove_worker(worker))
+
+    def _admit(self, request: object) -> Refusal | None:
+        """New calls need a model server: without one they are refused here, before a worker is bothered."""
+        if self.is_ready and not self.draining:
+            return None
+        retry = Header.make(b"Retry-After", str(self._retry_after_s).encode())
+        return Refusal(503, "Service Unavailable", (retry,))

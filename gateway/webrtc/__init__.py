@@ -1,0 +1,1 @@
+"""The WebRTC worker: browser calls, from offer to end."""

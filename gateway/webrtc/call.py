@@ -1,0 +1,235 @@
+"""A browser call: one leg and one slot, carried by one peer after another.
+
+    connecting --media flows--> live --nothing heard, or the browser is gone--> away --heard, or resumed--> live
+    any --hung up by either side, or away for too long--> over
+
+While it is away its turns go on (the model hears silence and is told `away`), so that its sequence is there when
+the browser is back. `turns.Call`, `pacer.Paced`, `peer.Owner`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import structlog
+
+from gateway.turns import Pulls
+from gateway.webrtc.captions import Captions
+from gateway.webrtc.channel import VERSION, Bye, Hello, Message, Subscribe, Text
+from gateway.webrtc.peer import Peer
+from gateway.webrtc.turn_log import TurnLog
+from media.chunk import VIDEO_SIZE, Chunk, Flags, Reply, VideoFrame
+from media.codecs.opus import OpusDecoder
+from media.jitter import JitterBuffer
+from media.leg import Leg
+from media.timebase import MODEL_HZ, TURN_MS
+
+log = structlog.get_logger()
+
+AWAY = ("away", "back")
+"""Events that tell the model."""
+
+
+class BrowserCall:
+    """From its offer to its end."""
+
+    def __init__(
+        self, name: str, *, live: Callable[[BrowserCall], None], ended: Callable[[BrowserCall, str], None]
+    ) -> None:
+        self.name = name
+        self.secret = secrets.token_urlsafe(16)
+        """What a browser must show to resume this call."""
+        self.leg = Leg(JitterBuffer(OpusDecoder(MODEL_HZ), MODEL_HZ))
+        self.peer: Peer | None = None
+        self.is_over = False
+        self.was_live = False
+        self.away_since_ns: int | None = None
+        self.video_size = VIDEO_SIZE
+        self.engine = ""
+        self._live, self._ended = live, ended
+        self._captions = Captions()
+        self._turn_log = TurnLog(self.leg)
+        self._resumed = False
+        self._speaks_our_protocol = False
+        self._pulls = Pulls(0, 0)
+        self._closing: set[asyncio.Task[None]] = set()
+        self._counted: Counter[str] = Counter()
+        """By peers that are gone."""
+
+    # -- its peers
+
+    def carry(self, peer: Peer) -> None:
+        """From now on by this peer; the one before is let go."""
+        before, self.peer = self.peer, peer
+        if before is not None:
+            self._counted.update(before.counts())
+            self._let_go(before, "resumed by another connection")
+        self._resumed = self.was_live
+
+    def connected(self, peer: Peer) -> None:
+        """Media flows."""
+        if peer is not self.peer or self.is_over:
+            return
+        if not self.was_live:
+            self.was_live = True
+            self._live(self)
+        self._come_back()
+
+    def opened(self, peer: Peer) -> None:
+        """The data channel is there."""
+        if peer is self.peer:
+            self._speaks_our_protocol = True
+            self._send(
+                "hello",
+                version=VERSION,
+                call=self.name,
+                turn_ms=TURN_MS,
+                engine=self.engine,
+                resumed=self._resumed,
+            )
+
+    def told(self, peer: Peer, message: Message) -> None:
+        """The browser said something on the data channel."""
+        if peer is not self.peer or peer.channel is None:
+            return
+        match message:
+            case Hello(version):
+                if version != VERSION:
+                    peer.channel.fault("version", f"version {version}: this gateway speaks {VERSION}")
+            case Text(text):
+                if text and not self.leg.receive_text(text):
+                    peer.channel.fault("too-long", "this turn's text is full: send it again")
+            case Subscribe(every_turns):
+                self._turn_log.begin(every_turns > 0)
+            case Bye():
+                self.end("hangup")
+
+    def away(self, peer: Peer) -> None:
+        """Nothing is heard of the browser."""
+        if peer is self.peer:
+            self._go_away()
+
+    def back(self, peer: Peer) -> None:
+        """It is heard again, by the same connection."""
+        if peer is self.peer:
+            self._come_back()
+
+    def closed(self, peer: Peer, reason: str) -> None:
+        """The connection is over; the call is not, if its browser knows how to resume it."""
+        if peer is not self.peer or self.is_over:
+            return
+        self._counted.update(peer.counts())
+        self.peer = None
+        if self.was_live and self._speaks_our_protocol:
+            self._go_away()
+        else:
+            self.end(reason)
+
+    def end(self, reason: str) -> None:
+        """For good; harmless when repeated. `reason` as in the protocol's `bye`, or a sentence for the log."""
+        if self.is_over:
+            return
+        self.is_over = True
+        self._send("bye", reason=reason)
+        if self.peer is not None:
+            self._let_go(self.peer, reason)
+        self._ended(self, reason)
+
+    def fail(self, wrong: Exception) -> None:
+        """A bug of ours: it ends this call alone."""
+        log.error("call broken", call=self.name, exc_info=wrong)
+        self.end("lost")
+
+    # -- its ear
+
+    def speak(self, due_ns: int) -> None:
+        """The next 20 ms to the browser; unheard while it is away or does not listen."""
+        self._pulls = Pulls(self._pulls.first_ns or due_ns, due_ns)
+        peer, playout = self.peer, self.leg.playout
+        if peer is None or self.away_since_ns is not None or not peer.offer.audio.listens:
+            playout.skip(1)
+            if peer is not None:
+                peer.look(due_ns)
+        else:
+            peer.speak(due_ns)
+            self._turn_log.spoke(peer.voice.last_frame)
+        for spoken in self._captions.heard(playout.next_frame):
+            self._send("caption", turn=spoken.turn, text=spoken.text)
+
+    # -- its turns
+
+    def drain(self) -> None:
+        """Packets went into the leg as they came."""
+
+    def pulls(self) -> Pulls | None:
+        """Once media flows."""
+        return self._pulls if self._pulls.first_ns else None
+
+    def pictures(self, now_ns: int) -> tuple[VideoFrame, ...]:
+        """What the camera saw in this turn."""
+        if self.peer is None or self.peer.sight is None:
+            return ()
+        return self.peer.sight.take(now_ns, self.video_size)
+
+    def turned(self, turn: int, chunk: Chunk) -> None:
+        """The chunk was published; those who watch are told, some turns at a time."""
+        channel = self.peer.channel if self.peer is not None else None
+        if channel is None or not channel.every_turns or self.peer is None:
+            return
+        self._turn_log.add(turn, chunk)
+        if len(self._turn_log) >= channel.every_turns:
+            self._send("turns", **self._turn_log.take(self.peer))
+
+    def replied(self, reply: Reply, taken: bool) -> None:
+        """The model's text waits for its sound; its actions do not."""
+        if reply.flags & Flags.FLUSH:
+            for cut in self._captions.cut(self.leg.playout.next_frame):
+                self._send("cut", turn=cut.turn, heard_ms=cut.heard_ms)
+        if taken and reply.text:
+            self._captions.say(reply.turn, self.leg.playout.frame_of(reply.turn), reply.text)
+        for event in reply.events:
+            self._send("action", turn=reply.turn, action=event)
+            if event == "hangup":
+                self.end("hangup")
+
+    def report(self, now_ns: int) -> None:
+        """Once a second: RTCP."""
+        if self.peer is not None and self.away_since_ns is None:
+            self.peer.report(now_ns)
+
+    def counts(self) -> dict[str, int]:
+        """Of its jitter buffer, and of all its peers."""
+        intake = self.leg.intake
+        counted = Counter(self._counted)
+        counted.update({f"jitter_{name}": value for name, value in asdict(intake.packets).items()})
+        counted.update({f"jitter_samples_{name}": value for name, value in asdict(intake.account).items()})
+        if self.peer is not None:
+            counted.update(self.peer.counts())
+        return dict(counted)
+
+    # -- inside
+
+    def _go_away(self) -> None:
+        if self.away_since_ns is None and not self.is_over:
+            self.away_since_ns = time.monotonic_ns()
+            self.leg.hold(True, events=AWAY)
+
+    def _come_back(self) -> None:
+        if self.away_since_ns is not None:
+            self.away_since_ns = None
+            self.leg.hold(False, events=AWAY)
+
+    def _send(self, kind: str, **fields: Any) -> None:
+        if self.peer is not None and self.peer.channel is not None:
+            self.peer.channel.send(kind, **fields)
+
+    def _let_go(self, peer: Peer, reason: str) -> None:
+        task = asyncio.get_running_loop().create_task(peer.close(reason))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

@@ -1,0 +1,211 @@
+"""A browser's offer, read as far as a call needs it, or why there can be no call (RFC 8829, RFC 9725 4.2).
+
+One audio section with Opus that the browser sends in, at most one video section with VP8 or H.264, at most
+one data section, all in one BUNDLE with multiplexed RTCP. Whatever else is offered is turned down in the
+answer, section by section; only what makes a call impossible turns the offer down.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from aiortc import sdp
+
+MAX_SECTIONS = 16
+MAX_BYTES = 32 * 1024
+DIGESTS = ("sha-256", "sha-384", "sha-512")
+VIDEO_CODECS: Final[dict[str, Literal["vp8", "h264"]]] = {"vp8": "vp8", "h264": "h264"}
+LISTENS = {"sendrecv": True, "sendonly": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Why not, with the HTTP status that says so."""
+
+    status: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One m= line, in the offer's order."""
+
+    kind: str
+    mid: str
+    profile: str
+    format: str
+    """The first one, which a rejected section repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Audio:
+    """Opus from the browser, and to it if it listens."""
+
+    mid: str
+    payload_type: int
+    listens: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VideoCodec:
+    """`vp8` or `h264`; `rtx` is the payload type of its retransmissions (RFC 4588), 0 for none."""
+
+    name: Literal["vp8", "h264"]
+    payload_type: int
+    rtx: int
+    parameters: str
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """Pictures from the browser, in any of the codecs."""
+
+    mid: str
+    codecs: tuple[VideoCodec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """SCTP over DTLS (RFC 8841)."""
+
+    mid: str
+    sctp_port: int
+    max_message_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """The browser's side of ICE and DTLS, one for all sections."""
+
+    ufrag: str
+    pwd: str
+    fingerprints: tuple[tuple[str, str], ...]
+    """(algorithm, value)"""
+    setup: str
+    """The browser's DTLS role: `auto` (actpass), `client` (active) or `server` (passive)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a call is made of."""
+
+    transport: Transport
+    sections: tuple[Section, ...]
+    audio: Audio
+    video: Video | None
+    data: Data | None
+
+    @property
+    def accepted(self) -> tuple[str, ...]:
+        """The mids that the answer takes, in the offer's order."""
+        parts = (self.audio, self.video, self.data)
+        mids = {part.mid for part in parts if part is not None}
+        return tuple(section.mid for section in self.sections if section.mid in mids)
+
+
+def read_offer(text: str, *, want_video: bool) -> Offer | Refused:
+    """The offer, or its refusal. Never raises."""
+    if len(text) > MAX_BYTES:
+        return Refused(413, f"{len(text)} characters of SDP: give at most {MAX_BYTES}")
+    try:
+        session = sdp.SessionDescription.parse(text)
+    except Exception as wrong:  # the edge of a call: aiortc's parser raises whatever its lines run into
+        return Refused(400, f"the offer is no SDP that we understand ({type(wrong).__name__}: {wrong})"[:200])
+    media = session.media
+    if not media or len(media) > MAX_SECTIONS:
+        return Refused(400, f"{len(media)} media sections: give 1 to {MAX_SECTIONS}")
+    sections = tuple(
+        Section(m.kind, m.rtp.muxId or str(i), m.profile, str(m.fmt[0]) if m.fmt else "0")
+        for i, m in enumerate(media)
+    )
+    if len({s.mid for s in sections}) < len(sections):
+        return Refused(400, "two media sections have the same a=mid")
+    bundled = _bundled(session, sections)
+    named = [(m, s) for m, s in zip(media, sections, strict=True) if m.port and s.mid in bundled]
+    audio = _audio(named)
+    if isinstance(audio, Refused):
+        return audio
+    main = next(m for m, s in named if s.mid == audio.mid)
+    transport = _transport(main)
+    if isinstance(transport, Refused):
+        return transport
+    return Offer(
+        transport=transport,
+        sections=sections,
+        audio=audio,
+        video=_video(named) if want_video else None,
+        data=_data(named),
+    )
+
+
+Named = list[tuple[sdp.MediaDescription, Section]]
+
+
+def _bundled(session: sdp.SessionDescription, sections: tuple[Section, ...]) -> set[str]:
+    """Mids of the BUNDLE group that holds the first section; the first alone when there is none."""
+    for group in session.group:
+        if group.semantic == "BUNDLE" and group.items:
+            return {str(item) for item in group.items}
+    first = next((s for s in sections if s.kind == "audio"), sections[0])
+    return {first.mid}
+
+
+def _audio(named: Named) -> Audio | Refused:
+    sections = [(m, s) for m, s in named if m.kind == "audio"]
+    if not sections:
+        return Refused(422, "the offer has no audio (in its BUNDLE): a call needs the caller's voice")
+    for media, section in sections:
+        direction = media.direction or "sendrecv"
+        if direction not in LISTENS:
+            continue
+        for codec in media.rtp.codecs:
+            is_opus = codec.mimeType.lower() == "audio/opus" and codec.clockRate == 48_000
+            if is_opus and codec.payloadType is not None:
+                return Audio(section.mid, codec.payloadType, LISTENS[direction])
+        offered = ", ".join(sorted({c.name for c in media.rtp.codecs})) or "none that is named"
+        return Refused(406, f"the offer's audio codecs are {offered[:100]}: one must be opus/48000/2")
+    return Refused(422, "the offer's audio is not sent: make it sendrecv or sendonly")
+
+
+def _transport(media: sdp.MediaDescription) -> Transport | Refused:
+    ice, dtls = media.ice, media.dtls
+    ufrag, pwd = (ice.usernameFragment or "", ice.password or "") if ice is not None else ("", "")
+    if not (4 <= len(ufrag) <= 256 and 22 <= len(pwd) <= 256):  # RFC 8839 5.4
+        return Refused(400, "a=ice-ufrag (4 to 256 characters) or a=ice-pwd (22 to 256) is missing or wrong")
+    if dtls is None or not dtls.fingerprints:
+        return Refused(400, "a=fingerprint or a=setup is missing: media is encrypted with DTLS-SRTP only")
+    if not any(f.algorithm.lower() in DIGESTS for f in dtls.fingerprints):
+        return Refused(406, f"a=fingerprint must be of {', '.join(DIGESTS)}")
+    if not media.rtcp_mux:
+        return Refused(406, "a=rtcp-mux is missing: RTP and RTCP share one port here")
+    fingerprints = tuple((f.algorithm.lower(), f.value) for f in dtls.fingerprints)
+    return Transport(ufrag, pwd, fingerprints, dtls.role)
+
+
+def _video(named: Named) -> Video | None:
+    """VP8 and H.264, each once, in the browser's order of preference."""
+    for media, section in named:
+        if media.kind != "video" or (media.direction or "sendrecv") not in LISTENS:
+            continue
+        rtx = {c.parameters.get("apt"): c.payloadType for c in media.rtp.codecs if c.name.lower() == "rtx"}
+        found: dict[str, VideoCodec] = {}
+        for codec in media.rtp.codecs:
+            name = VIDEO_CODECS.get(codec.name.lower())
+            if name is None or name in found or codec.payloadType is None:
+                continue
+            if name == "h264" and str(codec.parameters.get("packetization-mode", "0")) != "1":
+                continue
+            told = sdp.parameters_to_sdp(codec.parameters) if name == "h264" else ""
+            found[name] = VideoCodec(name, codec.payloadType, rtx.get(codec.payloadType) or 0, told)
+        if found:
+            return Video(section.mid, tuple(found.values()))
+    return None
+
+
+def _data(named: Named) -> Data | None:
+    for media, section in named:
+        if media.kind == "application" and media.sctp_port:
+            most = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities else 65_536
+            return Data(section.mid, media.sctp_port, most)
+    return None

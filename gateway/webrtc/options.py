@@ -1,0 +1,40 @@
+"""What the main process tells a WebRTC worker at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class WebrtcOptions:
+    """One process: one UDP port, at most one TCP port, its calls."""
+
+    name: str
+    control: str
+    """Path of the main process's socket."""
+    model: str
+    """Path of the model server's socket."""
+    host: str
+    """Address that the ports are bound to."""
+    public_host: str
+    """Address that browsers are told; `host` when empty."""
+    udp_port: int
+    """0 takes a free one."""
+    tcp_port: int
+    """Of passive ICE-TCP (RFC 6544); 0 is none."""
+    max_calls: int
+    video: bool
+    video_frames_per_chunk: int
+    """0, 1 or 2."""
+    consent_s: int = 8
+    """A browser that sends no authenticated check for so long is away (RFC 7675 asks for 30 at most)."""
+    resume_s: int = 30
+    """A call whose browser is away may be resumed for so long."""
+    realtime: bool = True
+    log_level: str = "info"
+    tcp_only: bool = False
+    """No UDP at all: media over TURN's TCP or our TCP port."""
+    bitrate: int = 32_000
+    """Of Opus towards the browser, bit/s."""
+    retry_after_s: int = 2
+    """What a refused browser is asked to wait."""

@@ -1,0 +1,79 @@
+"""packet -> picture: a browser's camera, from packets to the frames of a chunk, and what its sender is asked for.
+
+It asks for little: the model looks at a few frames a second, so the sender is held to `BUDGET_BIT_S` (REMB), lost
+packets are asked for again (NACK), and a key frame is asked for when that was in vain (PLI).
+"""
+
+from __future__ import annotations
+
+from gateway.webrtc import rtcp
+from gateway.webrtc.offer import Video
+from gateway.webrtc.video import DecoderThread, VideoSource
+from media.chunk import VIDEO_SIZE, VideoFrame
+from media.rtp import RtpPacket
+
+BUDGET_BIT_S = 300_000
+"""640x480 at 15 frames a second looks well at it; the model sees 320x240."""
+
+
+class Sight:
+    """The video section of one transport."""
+
+    def __init__(self, video: Video, thread: DecoderThread, frames_per_chunk: int) -> None:
+        self.source: VideoSource | None = None
+        """Of the codec that is being sent; None before the first packet."""
+        self._thread = thread
+        self._frames_per_chunk = frames_per_chunk
+        self._codecs = {codec.payload_type: codec.name for codec in video.codecs}
+        self._repairs = {codec.rtx: codec.payload_type for codec in video.codecs if codec.rtx}
+        self._payload_type = 0
+        self._ssrc = 0
+
+    def receive(self, packet: RtpPacket, arrival_ns: int) -> bool:
+        """One packet; whether it belongs to the stream itself (and not to its repair, or to nothing agreed on)."""
+        if self._repairs.get(packet.payload_type) == self._payload_type and self.source is not None:
+            self.source.receive_rtx(packet.timestamp, packet.marker, packet.payload, arrival_ns)
+        if packet.payload_type not in self._codecs:
+            return False
+        if packet.payload_type != self._payload_type:
+            self._begin(packet.payload_type)
+        assert self.source is not None
+        if packet.ssrc != self._ssrc:
+            self._ssrc = packet.ssrc
+            self.source.assembler.restart()
+        self.source.receive_packet(
+            packet.sequence, packet.timestamp, packet.marker, packet.payload, arrival_ns
+        )
+        return True
+
+    def take(self, now_ns: int, size: tuple[int, int]) -> tuple[VideoFrame, ...]:
+        """The pictures of this turn, RGB in `size` (width, height)."""
+        if self.source is None:
+            return ()
+        self.source.size = size
+        return self.source.take(now_ns)
+
+    def feedback(self, our_ssrc: int, now_ns: int) -> list[bytes]:
+        """What to ask for now: packets again, or a key frame."""
+        if self.source is None:
+            return []
+        missing = self.source.missing(now_ns)
+        asked = [rtcp.nack(our_ssrc, self._ssrc, missing)] if missing else []
+        if self.source.wants_key(now_ns):
+            asked.append(rtcp.key_frame_wanted(our_ssrc, self._ssrc))
+        return asked
+
+    def budget(self, our_ssrc: int) -> bytes:
+        """REMB, to be sent once a second; nothing before the first packet."""
+        return rtcp.bitrate_wanted(our_ssrc, self._ssrc, BUDGET_BIT_S) if self._ssrc else b""
+
+    def close(self) -> None:
+        """Free the decoder."""
+        if self.source is not None:
+            self.source.close()
+
+    def _begin(self, payload_type: int) -> None:
+        self.close()
+        self._payload_type = payload_type
+        codec = self._codecs[payload_type]
+        self.source = VideoSource(self._thread, codec, VIDEO_SIZE, self._frames_per_chunk)

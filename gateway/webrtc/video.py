@@ -1,0 +1,368 @@
+"""encoded picture -> frames of a chunk: decoding and scaling off the event loop, on one thread for all calls.
+
+    loop                                              decoder thread
+    receive_packet -> FrameAssembler -> push  ----->  decode every frame; scale those that will be in a chunk
+    take, at the chunk's cut                  <-----  the newest pictures, RGB24 in the table's size
+
+Every frame has to be decoded, because later ones are made from it; scaling costs as much again, so a picture is
+scaled only when it is likely to be the newest at the next cut: the first one that comes within a frame interval
+before the moment it is wanted. Its aspect is kept, with black bars around it (letterbox).
+
+Its one rule: the loop never waits for the thread. A full queue refuses the frame, and since nothing after it can
+be decoded, a key frame is asked for. Nothing runs at all while no frames are wanted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import av
+import av.codec.context
+import av.video.reformatter
+import numpy as np
+import structlog
+
+from media.chunk import MAX_VIDEO_FRAMES, RGB, VIDEO_SIZE, VideoFrame
+from media.codecs import h264, vp8
+from media.codecs.fragment import Fragment
+from media.rtp import BadPacket
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS
+from media.video import EncodedFrame, FrameAssembler, unwrap_rtx
+
+log = structlog.get_logger()
+
+QUEUE_FRAMES: Final = 256
+"""Of all calls: a tenth of a second of decoding 640x480."""
+SOURCE_FRAMES: Final = 8
+"""Of one call: a burst after a repaired loss; more would be older than a chunk."""
+MAX_PIXELS: Final = 1920 * 1088
+"""The decoder refuses larger pictures before it takes memory for them."""
+DECODE_SHARE: Final = 0.15
+"""Of a core, per call: 1280x720 at 30 fps takes 0.05."""
+DECODE_BURST_NS: Final = 300 * NS_PER_MS
+MARGIN_NS: Final = 20 * NS_PER_MS
+"""A picture must be here so long before the cut: network jitter, the queue, decoding and scaling."""
+SLOW_NS: Final = 90 * NS_PER_MS
+"""Frames further apart than this are all scaled: there is nothing to choose from."""
+STALE_NS: Final = 2 * TURN_NS
+"""An older picture is not shown to the model as if it were now."""
+
+Codec = Literal["vp8", "h264"]
+_PARSE: Final[dict[str, Callable[[bytes], Fragment | BadPacket]]] = {
+    "vp8": vp8.parse_payload,
+    "h264": h264.parse_payload,
+}
+
+
+@dataclass(slots=True)
+class SourceCounters:
+    """All only ever grow; pushed = decoded + failed + refused + skipped + pending."""
+
+    packets_unwanted: int = 0
+    """Dropped before assembly, because no frames are wanted."""
+    frames_pushed: int = 0
+    frames_decoded: int = 0
+    frames_failed: int = 0
+    """The decoder raised, or said that the picture is damaged."""
+    frames_refused: int = 0
+    """The queue was full, or they build on one that was refused."""
+    frames_skipped: int = 0
+    """Not decodable after a failure or a refusal, over the call's share of the core, or of a closed call."""
+    pictures_scaled: int = 0
+    pictures_taken: int = 0
+
+
+class DecoderThread:
+    """One thread and its queue. It starts with the first frame, so a worker of voice calls has none."""
+
+    def __init__(self, max_frames: int = QUEUE_FRAMES) -> None:
+        self._max_frames = max_frames
+        self._work: deque[tuple[VideoSource, EncodedFrame]] = deque()  # bounded by `submit`
+        self._wake = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    def submit(self, source: VideoSource, frame: EncodedFrame) -> bool:
+        """Decode the frame after those before it; False when the queue is full."""
+        with self._wake:
+            if self._closed or len(self._work) >= self._max_frames:
+                return False
+            self._work.append((source, frame))
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="video-decoder", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+        return True
+
+    def close(self) -> None:
+        """End the thread after the frame in hand; what is queued is dropped."""
+        with self._wake:
+            self._closed = True
+            self._work.clear()
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        _step_back()
+        while True:
+            with self._wake:
+                while not self._work and not self._closed:
+                    self._wake.wait()
+                if self._closed:
+                    return
+                source, frame = self._work.popleft()
+            source.decode(frame)
+            del source, frame  # or the last call would stay until the next frame
+
+
+class PictureDecoder:
+    """One call's decoder and scaler; used by one thread at a time."""
+
+    def __init__(self, codec: Codec) -> None:
+        self._context = av.CodecContext.create(codec, "r")
+        self._context.thread_count = 1
+        self._context.options = {"max_pixels": str(MAX_PIXELS)}
+        self._context.flags |= av.codec.context.Flags.low_delay
+        self._reformatter = av.video.reformatter.VideoReformatter()
+
+    def decode(self, data: bytes) -> av.VideoFrame | None:
+        """The picture; None when the frame is none to be shown (RFC 6386 9.1). Raises `av.FFmpegError`."""
+        pictures = self._context.decode(av.Packet(data))
+        if any(picture.is_corrupt for picture in pictures):
+            raise av.InvalidDataError(1, "the decoder had to make up a part of the picture")
+        return pictures[-1] if pictures else None
+
+    def scale(self, picture: av.VideoFrame, size: tuple[int, int]) -> RGB:
+        """uint8 [height, width, 3] of the whole picture, with black bars where its aspect asks for them."""
+        width, height = size
+        scale = min(width / picture.width, height / picture.height)
+        inner_width = max(1, min(width, round(picture.width * scale)))
+        inner_height = max(1, min(height, round(picture.height * scale)))
+        scaled = self._reformatter.reformat(
+            picture, inner_width, inner_height, "rgb24", interpolation="BILINEAR", threads=1
+        )
+        plane = scaled.planes[0]
+        rgb: RGB = np.ndarray(
+            (inner_height, inner_width, 3), np.uint8, buffer=plane, strides=(plane.line_size, 3, 1)
+        )
+        if (inner_width, inner_height) == size:
+            return rgb
+        canvas = np.zeros((height, width, 3), np.uint8)
+        x, y = (width - inner_width) // 2, (height - inner_height) // 2
+        canvas[y : y + inner_height, x : x + inner_width] = rgb
+        return canvas
+
+
+class VideoSource:
+    """One call's camera, from packets to the frames of its chunks. All but `decode` belongs to the loop."""
+
+    def __init__(
+        self,
+        thread: DecoderThread,
+        codec: Codec,
+        size: tuple[int, int] = VIDEO_SIZE,
+        frames_per_chunk: int = MAX_VIDEO_FRAMES,
+    ) -> None:
+        self.counters = SourceCounters()
+        self.assembler = FrameAssembler(_PARSE[codec])
+        self.size = size
+        """Width and height of the pictures: `SlotTable.video_size`; may be set anew at any time."""
+        self._codec: Codec = codec
+        self._thread = thread
+        self._wanted = _checked(frames_per_chunk)
+        self._lock = threading.Lock()  # held for microseconds: guards all that follows
+        self._pending = 0
+        self._refused = False
+        self._broken = False
+        self._closed = False
+        self._pictures: deque[VideoFrame] = deque(maxlen=MAX_VIDEO_FRAMES)
+        self._dues: list[int] = []
+        self._until_ns = 0
+        self._interval_ns = 0.0
+        self._timestamp_90k: int | None = None
+        # the thread's own
+        self._decoder: PictureDecoder | None = None
+        self._needs_key = True
+        self._credit_ns = float(DECODE_BURST_NS)
+        self._credited_ns: int | None = None
+
+    @property
+    def frames_per_chunk(self) -> int:
+        """How many pictures a chunk may carry, 0 to 2; at 0 packets are dropped before they are put together."""
+        return self._wanted
+
+    @frames_per_chunk.setter
+    def frames_per_chunk(self, count: int) -> None:
+        self._wanted = _checked(count)
+        if not count:
+            self.assembler.restart()
+            with self._lock:
+                self._pictures.clear()
+
+    def receive_packet(
+        self, sequence: int, timestamp: int, marker: bool, payload: bytes, arrival_ns: int
+    ) -> None:
+        """One RTP packet of the stream, padding stripped."""
+        if not self._wanted or self._closed:
+            self.counters.packets_unwanted += 1
+            return
+        self._tell_assembler()
+        for frame in self.assembler.receive_packet(sequence, timestamp, marker, payload, arrival_ns):
+            self.push(frame)
+
+    def receive_rtx(self, timestamp: int, marker: bool, payload: bytes, arrival_ns: int) -> None:
+        """One packet of the retransmission stream; what is empty is a probe of the line."""
+        original = unwrap_rtx(payload)
+        if not isinstance(original, BadPacket):
+            self.receive_packet(original[0], timestamp, marker, original[1], arrival_ns)
+
+    def missing(self, now_ns: int) -> list[int]:
+        """Sequence numbers for a NACK now."""
+        return self.assembler.missing(now_ns) if self._wanted else []
+
+    def wants_key(self, now_ns: int) -> bool:
+        """Whether to send a PLI now."""
+        self._tell_assembler()
+        return bool(self._wanted) and self.assembler.wants_key(now_ns)
+
+    def push(self, frame: EncodedFrame) -> None:
+        """A whole frame, in decode order; refused and counted when the thread is behind."""
+        with self._lock:
+            self.counters.frames_pushed += 1
+            self._measure_interval(frame.timestamp_90k)
+            follows = frame.is_key or not self._refused
+            if follows and self._pending < SOURCE_FRAMES and self._thread.submit(self, frame):
+                self._pending += 1
+                self._refused = False
+                return
+            self.counters.frames_refused += 1
+            self._refused = self._broken = True
+        self._tell_assembler()
+
+    def take(self, now_ns: int) -> tuple[VideoFrame, ...]:
+        """At the chunk's cut: the newest pictures since the last one, oldest first."""
+        wanted = self._wanted
+        with self._lock:
+            fresh = [frame for frame in self._pictures if now_ns - frame.captured_ns < STALE_NS]
+            self._pictures.clear()
+            lead_ns = int(self._interval_ns) + MARGIN_NS
+            unmet = self._dues[
+                :1
+            ]  # the wanted picture did not come in time: take the next one, whenever it comes
+            self._dues = unmet + [now_ns + TURN_NS * k // wanted - lead_ns for k in range(1, wanted + 1)]
+            self._until_ns = now_ns + STALE_NS
+            taken = tuple(fresh[-wanted:]) if wanted else ()
+            self.counters.pictures_taken += len(taken)
+        return taken
+
+    def close(self) -> None:
+        """The call is over: decoder and pictures are freed, at the latest after the frame in hand."""
+        with self._lock:
+            self._closed = True
+            self._pictures.clear()
+            if not self._pending:
+                self._decoder = None
+
+    def decode(self, frame: EncodedFrame) -> None:
+        """On the decoder thread: one frame, and its picture if a chunk will want it. Raises nothing."""
+        counters = self.counters
+        failed = skipped = False
+        picture: VideoFrame | None = None
+        try:
+            if skipped := self._is_of_no_use(frame):
+                return
+            picture = self._picture(frame)
+        except av.FFmpegError:
+            failed = True
+        except Exception:
+            failed = True
+            log.exception("video decoder failed")
+        finally:
+            self._needs_key |= failed
+            with self._lock:
+                self._pending -= 1
+                self._broken |= failed
+                counters.frames_failed += failed
+                counters.frames_skipped += skipped
+                counters.frames_decoded += not (failed or skipped)
+                if picture is not None and not self._closed:
+                    self._pictures.append(picture)
+                    counters.pictures_scaled += 1
+                if self._closed:
+                    self._decoder = None
+
+    def _is_of_no_use(self, frame: EncodedFrame) -> bool:
+        if self._closed or (self._needs_key and not frame.is_key):
+            return True
+        before_ns, self._credited_ns = self._credited_ns, frame.captured_ns
+        if before_ns is not None:
+            earned_ns = (frame.captured_ns - before_ns) * DECODE_SHARE
+            self._credit_ns = min(DECODE_BURST_NS, self._credit_ns + earned_ns)
+        if self._credit_ns > 0:
+            return False
+        self._needs_key = self._broken = True
+        return True
+
+    def _picture(self, frame: EncodedFrame) -> VideoFrame | None:
+        began_ns = time.thread_time_ns()
+        try:
+            if self._decoder is None:
+                self._decoder = PictureDecoder(self._codec)
+            decoded = self._decoder.decode(frame.data)
+            self._needs_key = False
+            if decoded is None or not self._is_due(frame.captured_ns):
+                return None
+            return VideoFrame(frame.captured_ns, self._decoder.scale(decoded, self.size))
+        finally:
+            self._credit_ns -= time.thread_time_ns() - began_ns
+
+    def _is_due(self, captured_ns: int) -> bool:
+        """Whether this picture is one that the next cut will take, as far as can be told now."""
+        with self._lock:
+            if captured_ns >= self._until_ns:
+                return False  # nobody takes any
+            if self._interval_ns >= SLOW_NS:
+                return True
+            due = [due_ns for due_ns in self._dues if due_ns <= captured_ns]
+            if not due or (self._pending > 1 and captured_ns < due[0] + MARGIN_NS):
+                return False  # a newer one is in the queue already
+            self._dues = self._dues[len(due) :]
+            return True
+
+    def _measure_interval(self, timestamp_90k: int) -> None:
+        before, self._timestamp_90k = self._timestamp_90k, timestamp_90k
+        if before is None:
+            return
+        interval_ns = ((timestamp_90k - before) & 0xFFFFFFFF) * NS_PER_S / 90_000
+        if not self._interval_ns:
+            self._interval_ns = min(interval_ns, NS_PER_S)
+        step_ns = min(interval_ns, 2 * self._interval_ns) - self._interval_ns  # frames may have been skipped
+        self._interval_ns = max(self._interval_ns + step_ns / 8, NS_PER_MS)
+
+    def _tell_assembler(self) -> None:
+        with self._lock:
+            broken, self._broken = self._broken, False
+        if broken:
+            self.assembler.lose_sync()
+
+
+def _step_back() -> None:
+    """In a process that keeps real time this thread comes after the loop: a picture may wait, a packet may not."""
+    if os.sched_getscheduler(0) == os.SCHED_FIFO:
+        lower = max(1, os.sched_getparam(0).sched_priority - 1)
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(lower))
+
+
+def _checked(frames_per_chunk: int) -> int:
+    if not 0 <= frames_per_chunk <= MAX_VIDEO_FRAMES:
+        raise ValueError(f"frames_per_chunk = {frames_per_chunk}: give a number from 0 to {MAX_VIDEO_FRAMES}")
+    return frames_per_chunk

@@ -1,0 +1,341 @@
+"""A WebRTC worker: one process, its UDP and TCP port, its browser calls from offer to end.
+
+One thread and no more for sound: the loop takes packets as they come, the pacer asks each call for its next
+20 ms, and `gateway/turns.py` cuts and publishes. Pictures are decoded by one more thread (`video.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import gc
+import hmac
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+from aiortc import RTCCertificate
+
+from gateway import control
+from gateway.link import MainLink
+from gateway.priority import ask_for_realtime
+from gateway.turns import Turns
+from gateway.webrtc.call import BrowserCall
+from gateway.webrtc.ice import IceServer, IceSettings
+from gateway.webrtc.offer import Offer, Refused, read_offer
+from gateway.webrtc.options import WebrtcOptions
+from gateway.webrtc.pacer import Pacer
+from gateway.webrtc.peer import Peer
+from gateway.webrtc.sight import BUDGET_BIT_S, Sight
+from gateway.webrtc.tally import Tally
+from gateway.webrtc.transport import TransportCounters
+from gateway.webrtc.video import DecoderThread
+from gateway.webrtc.voice import Voice
+from media.chunk import Reply
+from media.codecs.opus import OpusDecoder
+from media.jitter import JitterBuffer
+from media.leg import WAKE_NS, Leg, Tenancy
+from media.rtp import RtpPacket, parse_packet
+from media.timebase import FRAME_NS, FRAMES_PER_TURN, MODEL_HZ, NS_PER_S, phase_offset_ns
+
+log = structlog.get_logger()
+
+LOOK_AFTER_S = 1.0
+"""RTCP, reports, and calls that have been away for too long."""
+ENDED_CALLS_TO_SWEEP = 32
+"""aiortc leaves cycles behind; a full collection takes milliseconds, so it is not made for each call."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Of this process's calls, since its start."""
+
+    calls_answered: int = 0
+    """Media flowed."""
+    calls_refused: int = 0
+    calls_ended: int = 0
+    calls_broken: int = 0
+    calls_resumed: int = 0
+    calls_timed_out: int = 0
+    """Away for longer than a browser may be."""
+    offers_malformed: int = 0
+    ice_restarts: int = 0
+
+
+class Worker:
+    """Calls of one process."""
+
+    def __init__(self, options: WebrtcOptions) -> None:
+        self.options = options
+        self.counters = Counters()
+        self.transport_counters = TransportCounters()
+        self.turns = Turns(options.name, Path(options.model), attachable=self._attachable)
+        self.link = MainLink(
+            Path(options.control), ready=self._ready, hear=self._hear, is_busy=lambda: bool(self._calls)
+        )
+        self.ice = IceServer(_ice_settings(options))
+        self.pacer = Pacer()
+        self.decoder = DecoderThread()
+        self.certificate = RTCCertificate.generateCertificate()
+        self._tally = Tally()
+        self._calls: dict[str, BrowserCall] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+        self._ended_since_sweep = 0
+
+    async def run(self) -> None:
+        """Take calls until told to stop."""
+        loop = asyncio.get_running_loop()
+        for name in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(name, self._stop.set)
+        await self.ice.start()
+        warm_up()
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        for work in (self.turns.keep(), self.pacer.run(), self._look_after(), self._stay_in_touch()):
+            self._spawn(work)
+        await self._stop.wait()
+        for call in list(self._calls.values()):
+            call.end("drain")
+        await asyncio.sleep(0.05)  # for the goodbyes
+        for task in list(self._tasks):
+            task.cancel()
+        self.decoder.close()
+        await self.ice.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("worker broken", exc_info=task.exception())
+            self._stop.set()
+
+    # -- requests of the main process
+
+    def _hear(self, message: control.MainMessage) -> None:
+        match message:
+            case control.Drain():
+                self._stop.set()
+            case control.Offer():
+                self._spawn(self._reply(message.id, self._take_offer(message)))
+            case control.IceRestart():
+                self.link.tell(self._restart_ice(message))
+            case control.Candidates():
+                known = message.call in self._calls  # an ICE-lite agent learns addresses from checks
+                self.link.tell(control.Answered(message.id, 204 if known else 404, call=message.call))
+            case control.HangUp():
+                call = self._calls.get(message.call)
+                if call is not None:
+                    call.end("hangup")
+                self.link.tell(control.Answered(message.id, 200 if call else 404, call=message.call))
+
+    async def _reply(self, number: int, work: Coroutine[Any, Any, control.Answered]) -> None:
+        try:
+            answered = await work
+        except Exception as wrong:  # the edge of a call: its browser is told, the others go on
+            log.error("offer broken", exc_info=wrong)
+            self.counters.calls_broken += 1
+            answered = control.Answered(number, 500, reason="the gateway failed on this offer")
+        self.link.tell(answered)
+
+    async def _take_offer(self, message: control.Offer) -> control.Answered:
+        offer = read_offer(message.sdp, want_video=self.options.video)
+        if isinstance(offer, Refused):
+            self.counters.offers_malformed += 1
+            return control.Answered(message.id, offer.status, reason=offer.reason)
+        if message.resume:
+            return await self._resume(message, offer)
+        if len(self._calls) >= self.options.max_calls or not self.turns.is_attached:
+            return self._full(message.id)
+        call = self._calls[message.call] = BrowserCall(message.call, live=self._live, ended=self._ended)
+        if not await self.turns.lease(call):
+            self._calls.pop(call.name, None)
+            return self._full(message.id)
+        return await self._carry(message.id, call, offer)
+
+    async def _resume(self, message: control.Offer, offer: Offer) -> control.Answered:
+        _, _, rest = message.resume.partition(".")
+        name, _, secret = rest.partition(".")
+        call = self._calls.get(name)
+        if call is None or not hmac.compare_digest(call.secret.encode(), secret.encode()):
+            return control.Answered(message.id, 404, reason="there is no such call to resume: make a new one")
+        self.counters.calls_resumed += 1
+        return await self._carry(message.id, call, offer)
+
+    async def _carry(self, number: int, call: BrowserCall, offer: Offer) -> control.Answered:
+        """Give the call a peer; it begins, or goes on, when media flows."""
+        table = self.turns.attachment.table
+        if table is not None:
+            call.video_size = table.video_size
+        call.engine = self.turns.attachment.engine
+        sight = None
+        if offer.video is not None and self.options.video:
+            sight = Sight(offer.video, self.decoder, self.options.video_frames_per_chunk)
+        connection = self.ice.new_connection()
+        peer = Peer(
+            call, connection, self.certificate, offer, sight, self.transport_counters,
+            bitrate=self.options.bitrate,
+        )  # fmt: skip
+        try:
+            sdp = await peer.answer(BUDGET_BIT_S // 1000)
+        except ConnectionError:
+            if call.peer is None and not call.was_live:
+                call.end("lost")
+            return self._full(number)
+        call.carry(peer)
+        token = f"{self.options.name}.{call.name}.{call.secret}"
+        return control.Answered(number, 201, sdp=sdp, call=call.name, resume=token)
+
+    def _restart_ice(self, message: control.IceRestart) -> control.Answered:
+        call = self._calls.get(message.call)
+        if call is None or call.peer is None:
+            return control.Answered(message.id, 404, reason="there is no such call", call=message.call)
+        self.counters.ice_restarts += 1
+        fragment = call.peer.restart_ice(message.ufrag, message.pwd)
+        return control.Answered(message.id, 200, sdp=fragment, call=message.call)
+
+    def _full(self, number: int) -> control.Answered:
+        self.counters.calls_refused += 1
+        return control.Answered(
+            number, 503, reason="no room for another call now", retry_after_s=self.options.retry_after_s
+        )
+
+    # -- calls
+
+    def _live(self, call: BrowserCall) -> None:
+        """Media flows for the first time: its ear is served where its replies are ready."""
+        tenancy, table = call.leg.tenancy, self.turns.attachment.table
+        ready_ns = 0
+        if tenancy is not None and table is not None:
+            ready_ns = phase_offset_ns(tenancy.group, table.groups) + tenancy.budget_ns + WAKE_NS
+        self.pacer.add(call, ready_ns)
+        self.counters.calls_answered += 1
+        log.info("call", call=call.name)
+
+    def _ended(self, call: BrowserCall, reason: str) -> None:
+        if self._calls.pop(call.name, None) is None:
+            return
+        self.pacer.remove(call)
+        self.turns.leave(call)
+        self._tally.close(call)
+        self.counters.calls_ended += 1
+        self._ended_since_sweep += 1
+        self.link.tell(control.CallEnded(call.name))
+        log.info("call over", call=call.name, reason=reason)
+
+    # -- once a second
+
+    async def _look_after(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AFTER_S)
+            now_ns = time.monotonic_ns()
+            for call in list(self._calls.values()):
+                self._look_after_one(call, now_ns)
+            self.link.tell(control.Report(self._sums(), self._gauges()))
+            self._sweep()
+
+    def _look_after_one(self, call: BrowserCall, now_ns: int) -> None:
+        since_ns = call.away_since_ns
+        if since_ns is not None and now_ns - since_ns > self.options.resume_s * NS_PER_S:
+            self.counters.calls_timed_out += 1
+            call.end("timeout")
+            return
+        try:
+            call.report(now_ns)
+        except Exception as wrong:  # the edge of a call
+            call.fail(wrong)
+
+    def _sums(self) -> dict[str, int]:
+        sums = dataclasses.asdict(self.counters) | self.turns.report()
+        for kind, counters in (("transport", self.transport_counters), ("ice", self.ice.counters)):
+            sums |= {f"{kind}_{name}": value for name, value in dataclasses.asdict(counters).items()}
+        sums |= self._tally.sums(self._calls.values())
+        sums["pacer_steps_left_out"] = self.pacer.steps_left_out
+        return sums
+
+    def _gauges(self) -> dict[str, float]:
+        away = sum(call.away_since_ns is not None for call in self._calls.values())
+        return {"calls_live": float(len(self._calls)), "browsers_away": float(away)}
+
+    def _sweep(self) -> None:
+        """Here, and not in the middle of a turn."""
+        if self._ended_since_sweep >= ENDED_CALLS_TO_SWEEP:
+            self._ended_since_sweep = 0
+            gc.collect()
+        else:
+            gc.collect(1)
+
+    # -- the main process
+
+    async def _stay_in_touch(self) -> None:
+        await self.link.keep()
+        self._stop.set()
+
+    def _attachable(self, attached: bool) -> None:
+        self.link.tell(control.Attachable(attached))
+
+    def _ready(self) -> control.WebrtcReady:
+        return control.WebrtcReady(
+            worker=self.options.name,
+            pid=os.getpid(),
+            capacity=self.options.max_calls,
+            attached=self.turns.is_attached,
+            calls=list(self._calls),
+            udp_port=self.ice.udp_port,
+            tcp_port=self.ice.tcp_port,
+            ufrags={
+                name: call.peer.transport.connection.local_username
+                for name, call in self._calls.items()
+                if call.peer is not None
+            },
+        )
+
+
+def warm_up() -> None:
+    """Two turns of a leg that nobody hears: what is only slow the first time must not be a caller's first turn."""
+    leg = Leg(JitterBuffer(OpusDecoder(MODEL_HZ)))
+    voice = Voice(leg.playout, 96, 32_000)
+    leg.lease(Tenancy(0, 1, 0, 0))
+    now_ns = time.monotonic_ns()
+    for frame in range(2 * FRAMES_PER_TURN):
+        due_ns = now_ns + frame * FRAME_NS
+        packet = parse_packet(voice.next_packet(due_ns))
+        assert isinstance(packet, RtpPacket)
+        leg.intake.receive_packet(packet.ssrc, packet.sequence, packet.timestamp, packet.payload, due_ns)
+        if frame % FRAMES_PER_TURN == FRAMES_PER_TURN - 1:
+            chunk = leg.cut(due_ns, due_ns, due_ns)
+            assert chunk is not None
+            leg.receive_reply(Reply(1, chunk.turn, due_ns, chunk.pcm))
+
+
+def _ice_settings(options: WebrtcOptions) -> IceSettings:
+    return IceSettings(
+        host=options.host,
+        public_hosts=(options.public_host,) if options.public_host else (),
+        udp_port=options.udp_port,
+        tcp_port=options.tcp_port or None,
+        tcp_only=options.tcp_only,
+        consent_s=float(options.consent_s),
+        max_connections=2 * options.max_calls,  # a resumed call has two for a moment
+    )
+
+
+def run(options: WebrtcOptions) -> None:
+    """The process, until it is told to stop."""
+    import uvloop
+
+    sys.setswitchinterval(0.0005)  # the decoder thread must not keep the loop waiting
+    if options.realtime:
+        log.debug("scheduling", got=ask_for_realtime())
+    uvloop.run(Worker(options).run())

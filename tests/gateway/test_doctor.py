@@ -1,0 +1,35 @@
+"""What the doctor says of browser calls."""
+
+from __future__ import annotations
+
+import socket
+
+from gateway.config import GatewaySettings
+from gateway.doctor import Finding, browser_calls, examine
+
+
+def findings(**values: object) -> dict[str, Finding]:
+    return {finding.what: finding for finding in browser_calls(GatewaySettings(**values))}  # type: ignore[arg-type]
+
+
+def test_a_port_that_is_taken_is_found_with_its_setting() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        found = findings(webrtc_udp_port=taken.getsockname()[1], webrtc_tcp_port=0)
+    port = found["media of web-0 over UDP"]
+    assert not port.good and port.fatal and "MICROTURN_WEBRTC_UDP_PORT" in port.advice
+    assert "media of web-0 over TCP" not in found
+
+
+def test_pages_beyond_this_machine_need_tls_for_the_microphone() -> None:
+    beyond = findings(http_host="0.0.0.0", jwt_secret="x" * 32)
+    assert not beyond["page"].good and "no microphone" in beyond["page"].found
+    assert not beyond["media address"].good
+    reached = findings(http_host="0.0.0.0", jwt_secret="x" * 32, webrtc_public_host="192.0.2.1")
+    assert reached["media address"].good and findings()["page"].good
+
+
+def test_libraries_are_looked_for_only_when_browsers_may_call() -> None:
+    ours = {"aiortc", "libopus", "page", "media of web-0 over TCP"}
+    assert ours <= {finding.what for finding in examine(GatewaySettings())}
+    assert not ours & {finding.what for finding in examine(GatewaySettings(webrtc_calls=0))}
