@@ -254,9 +254,7 @@ class VideoSource:
             fresh = [frame for frame in self._pictures if now_ns - frame.captured_ns < STALE_NS]
             self._pictures.clear()
             lead_ns = int(self._interval_ns) + MARGIN_NS
-            unmet = self._dues[
-                :1
-            ]  # the wanted picture did not come in time: take the next one, whenever it comes
+            unmet = self._dues[:1]  # no picture came in time: the next one will do, whenever it comes
             self._dues = unmet + [now_ns + TURN_NS * k // wanted - lead_ns for k in range(1, wanted + 1)]
             self._until_ns = now_ns + STALE_NS
             taken = tuple(fresh[-wanted:]) if wanted else ()
