@@ -119,12 +119,11 @@ def _data(section: Section, offer: Offer, local: Local) -> list[str]:
 
 
 def _transport(section: Section, offer: Offer, local: Local) -> list[str]:
-    """Candidates stand in the first accepted section: the others are bundled with it."""
+    """The same in every accepted section: some read the first one's, some the last one's."""
     host = _host(local)
     lines = [f"c=IN IP{ipaddress.ip_address(host).version} {host}", f"a=mid:{section.mid}"]
     lines += [f"a=ice-ufrag:{local.ufrag}", f"a=ice-pwd:{local.pwd}"]
-    if section.mid == offer.accepted[0]:
-        lines += [*(f"a=candidate:{candidate}" for candidate in local.candidates), "a=end-of-candidates"]
+    lines += [*(f"a=candidate:{candidate}" for candidate in local.candidates), "a=end-of-candidates"]
     return [*lines, f"a=fingerprint:{local.fingerprint}", f"a=setup:{our_setup(offer)}"]
 
 
