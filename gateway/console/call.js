@@ -15,6 +15,7 @@ export const RESUME_S = 30; // the gateway keeps a dropped call for so long (doc
 const CONNECT_MS = 12_000; // ICE and DTLS; a relay over TCP takes 1 s
 const ATTEMPT_MS = 6_000;
 const PAUSE_MS = 1_000;
+const ASK_AGAIN_MS = 250;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -166,17 +167,23 @@ export class Call extends EventTarget {
     return new Failure('lost');
   }
 
-  /** The cheap way, once: a worker that is gone would answer no second restart either. */
+  /**
+   * The cheap way, once asked for: a worker that is gone would answer no second restart either. Until the gateway
+   * can be asked again nothing is decided: a new address is often there before its route.
+   */
   async #restarted(until) {
     const peer = this.#peer;
-    if (!peer?.mayRestart) return false;
-    try {
-      await peer.restart(ATTEMPT_MS);
-      return true;
-    } catch {
-      this.#become('resuming', { until });
-      return false;
+    while (peer?.mayRestart && performance.now() < until && this.#state !== 'over') {
+      try {
+        await peer.restart(ATTEMPT_MS);
+        return true;
+      } catch (failure) {
+        this.#become('resuming', { until });
+        if (failure.code !== 'away') return false;
+        await pause(ASK_AGAIN_MS);
+      }
     }
+    return false;
   }
 
   #ended(reason) {

@@ -232,11 +232,8 @@ class Page {
   }
 
   #deviceGone(device) {
-    if (device === 'microphone') {
-      this.#fail(new Failure('microphone-gone'));
-    } else {
-      this.#pictureGone();
-    }
+    if (device === 'microphone') this.#fail(new Failure('microphone-gone'));
+    else this.#pictureGone();
   }
 
   async #pictureGone() {
@@ -375,8 +372,7 @@ class Page {
 }
 
 function label(id, text) {
-  const button = find(id);
-  button.lastElementChild.textContent = text;
+  find(id).lastElementChild.textContent = text;
 }
 
 function press(id, isPressed, text) {

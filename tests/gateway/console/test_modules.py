@@ -171,15 +171,24 @@ def test_an_answer_takes_the_credentials_and_candidates_of_a_restart(page: Page)
 # -- whip.js, stats.js, camera.js, captions.js, messages.js
 
 
-@pytest.mark.parametrize(
-    ("status", "options", "code"),
-    [
-        (401, {}, "token-needed"), (401, {"hasToken": True}, "token-refused"),
-        (403, {"hasToken": True}, "token-refused"), (403, {}, "refused"), (404, {}, "away"), (404, {"resuming": True}, "gone"), (422, {}, "refused"),
-        (429, {}, "too-fast"), (503, {}, "full"), (503, {"told": "not-ready"}, "not-ready"),
-        (502, {}, "away"), (504, {"resuming": True}, "away"), (400, {}, "refused"),
-    ],
-)  # fmt: skip
+STATUSES: list[tuple[int, dict[str, object], str]] = [
+    (400, {}, "refused"),
+    (401, {}, "token-needed"),
+    (401, {"hasToken": True}, "token-refused"),
+    (403, {}, "refused"),
+    (403, {"hasToken": True}, "token-refused"),
+    (404, {}, "away"),
+    (404, {"resuming": True}, "gone"),
+    (422, {}, "refused"),
+    (429, {}, "too-fast"),
+    (502, {}, "away"),
+    (503, {}, "full"),
+    (503, {"told": "not-ready"}, "not-ready"),
+    (504, {"resuming": True}, "away"),
+]
+
+
+@pytest.mark.parametrize(("status", "options", "code"), STATUSES)
 def test_what_a_status_means(page: Page, status: int, options: dict[str, object], code: str) -> None:
     assert run_module(page, "whip.js", "m.failureOf(...a).code", status, options) == code
 
