@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from media.chunk import Chunk, Flags
-from media.slots import Rows, SlotTable
+from media.ring import Rows
+from media.slots import SlotTable
 from model_server.batch import Batch, Results, Slots
 from model_server.scheduler import Plan, SlotStates, Waiting, plan_tick
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from media.chunk import VIDEO_SIZE, Chunk, Flags, Reply, VideoFrame
-from media.slots import META, TORN, VERSION, SlotTable, TableMismatch
+from media.ring import META, TORN
+from media.slots import VERSION, SlotTable, TableMismatch
 from media.timebase import TURN_SAMPLES
 
 ROOT = Path(__file__).parents[2]
@@ -310,7 +311,8 @@ WRITER = """
 import socket, sys, time
 import numpy as np
 from media.chunk import Chunk, VideoFrame
-from media.slots import SlotTable, TORN
+from media.ring import TORN
+from media.slots import SlotTable
 sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 sock.connect(sys.argv[1])
 _, fds, _, _ = socket.recv_fds(sock, 100, 1)

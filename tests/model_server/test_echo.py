@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from media.chunk import Chunk
-from media.slots import META
+from media.ring import META
 from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch
 from model_server.engine.echo import EchoEngine

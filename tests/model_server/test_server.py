@@ -9,7 +9,8 @@ import pytest
 
 from media.chunk import Chunk, Flags, Reply, VideoFrame
 from media.leases import MAX_BYTES, Lease, Leased, Refused, Release, Stats, encode
-from media.slots import REST_NS, TORN, SlotTable
+from media.ring import TORN
+from media.slots import REST_NS, SlotTable
 from media.timebase import TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch, Results
 from model_server.engine.echo import EchoEngine

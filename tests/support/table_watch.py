@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-from media.chunk import VideoFrame
+from media.chunk import PCM, VideoFrame
 from media.leases import MAX_BYTES, Attached, Hello, decode, encode
-from media.slots import Ring, SlotTable
+from media.ring import TORN, Ring
+from media.slots import SlotTable
 
 LOOK_S = 0.05
 
@@ -25,6 +26,7 @@ class TableWatch:
     """`heard`: event lines of chunks; `said`: text lines of replies; both in order. A context manager.
 
     `frames`: (slot, frame) of every picture that was seen in a chunk, with pixels of its own; the last 100.
+    `sound`: (slot, samples) of every chunk in order; the last 30 s of one call.
     """
 
     def __init__(self, model_socket: Path) -> None:
@@ -33,6 +35,7 @@ class TableWatch:
         self.heard: list[str] = []
         self.said: list[str] = []
         self.frames: deque[tuple[int, VideoFrame]] = deque(maxlen=100)
+        self.sound: deque[tuple[int, PCM]] = deque(maxlen=150)
 
     def __enter__(self) -> TableWatch:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -44,6 +47,7 @@ class TableWatch:
         self._table = SlotTable.attach(self._descriptors[0])
         self.look()
         self.frames.clear()
+        self.sound.clear()
         self.heard, self.said = [], []  # what earlier calls left in their rows
         return self
 
@@ -72,7 +76,22 @@ class TableWatch:
         """Take note of every row that was not seen before."""
         self.heard += self._news("in", self._table.inbound, "events")
         self.said += self._news("out", self._table.outbound, "text")
+        self._listen()
         self._see()
+
+    def _listen(self) -> None:
+        ring = self._table.inbound
+        found: list[tuple[int, int, PCM]] = []
+        for slot, row in zip(*ring.seq.nonzero(), strict=True):
+            number = int(ring.seq[slot, row])
+            key = ("sound", int(slot), number)
+            if number == TORN or key in self._seen:
+                continue
+            samples = ring.pcm[slot, row].copy()
+            if int(ring.seq[slot, row]) == number:
+                self._seen.add(key)
+                found.append((number, int(slot), samples))
+        self.sound += [(slot, samples) for _, slot, samples in sorted(found, key=lambda entry: entry[:2])]
 
     def _see(self) -> None:
         ring = self._table.inbound
