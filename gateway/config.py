@@ -23,6 +23,7 @@ from pydantic_settings import (
 )
 
 from gateway.api.turn import check_urls
+from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
 
 Words = Annotated[tuple[str, ...], NoDecode]
@@ -69,6 +70,12 @@ class GatewaySettings(BaseSettings):
     early_media_ms: int = Field(0, ge=0, le=60_000, description="183 with media for so long before the 200")
     rtp_timeout_s: int = Field(30, ge=2, le=3600, description="a call without RTP for so long is ended")
     srtp: Literal["off", "optional", "required"] = "off"
+    refer: Literal["refuse", "accept"] = Field(
+        "refuse", description="whether callers may have themselves transferred (REFER)"
+    )
+    refer_targets: Words = Field(
+        (), description="where to: HOST, HOST:PORT, *.DOMAIN, ...; no one else is called"
+    )
 
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
@@ -121,7 +128,7 @@ class GatewaySettings(BaseSettings):
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("stun_urls", "turn_urls", "web_origins", mode="before")
+    @field_validator("stun_urls", "turn_urls", "web_origins", "refer_targets", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         return tuple(word for word in value.replace(",", " ").split()) if isinstance(value, str) else value
@@ -156,9 +163,26 @@ class GatewaySettings(BaseSettings):
             )
         if self.http_tls_cert or self.http_tls_key:
             self.http_tls()
+        self._knows_whom_to_call()
         if self.webrtc_calls:
             self._takes_browser_calls()
         return self
+
+    @property
+    def allowed_targets(self) -> tuple[str, ...]:
+        """Whom callers may be transferred to: nobody unless `refer` says so."""
+        return self.refer_targets if self.refer == "accept" else ()
+
+    def _knows_whom_to_call(self) -> None:
+        try:
+            Targets(self.refer_targets)
+        except ValueError as wrong:
+            raise ValueError(f"refer_targets: {wrong}") from None
+        if self.refer == "accept" and not self.refer_targets:
+            raise ValueError(
+                "refer = 'accept' without refer_targets: callers are not authenticated, and any of them could have "
+                "us call anyone. List the hosts that may be called, such as pbx.example.net, or refer = 'refuse'"
+            )
 
     def _takes_browser_calls(self) -> None:
         self._has_a_secret()

@@ -147,6 +147,7 @@ class Gateway:
             retry_after_s=settings.sip_retry_after_s,
             tls_port=settings.sip_tls_port,
             tls_context=tls,
+            refer_targets=settings.allowed_targets,
         )
 
     def _inside_port(self) -> int:

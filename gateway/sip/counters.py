@@ -21,6 +21,9 @@ class Counters:
     refused_busy: int = 0
     refused_draining: int = 0
     refused_by_hook: int = 0
+    transfers_begun: int = 0  # REFERs that a worker was given
+    transfers_refused: int = 0
+    transfers_answered: int = 0
     screened: int = 0  # bodies that no worker may see
     spoofed: int = 0  # responses and inside messages that are not from a worker of ours
     dropped: int = 0  # nobody to send it to

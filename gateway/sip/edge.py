@@ -19,11 +19,13 @@ import structlog
 
 from gateway.sip.admission import Admit
 from gateway.sip.counters import Counters
+from gateway.sip.dialler import Dialler
 from gateway.sip.flows import Flow, Send
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Message, StreamParser, parse
 from gateway.sip.routing import Router
+from gateway.sip.targets import Targets
 from gateway.sip.timers import SECOND_NS
 from gateway.sip.tls import HANDSHAKE_S, Tls
 
@@ -42,6 +44,7 @@ class EdgeSettings:
     takes a free one.  `inside_port` on 127.0.0.1 is what workers keep in their route sets: give it a number
     if calls are to be adopted after a restart.  A TCP connection without a message for `tcp_idle_s` is
     closed unless a call needs it.  With a `tls_context` there is TLS on `tls_port`, under the same limits.
+    Callers may be transferred to `refer_targets` (`targets.Targets`); empty refuses every REFER.
     """
 
     host: str = "127.0.0.1"
@@ -54,6 +57,7 @@ class EdgeSettings:
     tcp_idle_s: float = 120.0
     tls_port: int = 0
     tls_context: ssl.SSLContext | None = None
+    refer_targets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for port in (self.port, self.inside_port, self.tls_port):
@@ -63,6 +67,7 @@ class EdgeSettings:
             raise ValueError("public_host must be set when the SIP edge listens on all addresses")
         if self.tls_port and self.tls_context is None:
             raise ValueError(f"tls_port {self.tls_port} needs a tls_context")
+        Targets(self.refer_targets)
         if self.retry_after_s < 0 or self.max_tcp_connections < 1 or self.tcp_idle_s <= 0:
             raise ValueError("retry_after_s >= 0, max_tcp_connections >= 1 and tcp_idle_s > 0 are required")
 
@@ -78,6 +83,7 @@ class Edge:
         self._settings = settings
         self._admit = admit
         self._router: Router | None = None
+        self._dialler: Dialler | None = None
         self._inside: asyncio.DatagramTransport | None = None
         self._outside: asyncio.DatagramTransport | None = None
         self._server: asyncio.Server | None = None
@@ -107,7 +113,9 @@ class Edge:
             tls=(public_host, self.tls_port) if self.tls_port else None,
             retry_after_s=self._settings.retry_after_s,
             admit=self._admit,
+            targets=Targets(self._settings.refer_targets),
         )
+        self._dialler = Dialler(self._address[0], self._connect, self._dialled)
 
     async def stop(self) -> None:
         """Close all sockets and connections; live calls go on without signalling.  May be called twice."""
@@ -219,6 +227,9 @@ class Edge:
             if kind not in self._logged:  # a peer that found a bug must not fill the disk too
                 self._logged.add(kind)
                 _log.exception("sip_edge_error", source=source, size=len(data))
+        for dial in self._router.begun.take_dials():
+            if self._dialler is not None:
+                self._dialler.dial(dial)
         self._arm()
 
     def _send(self, sends: list[Send]) -> None:
@@ -238,6 +249,20 @@ class Edge:
                 transport.sendto(data, (flow.host, flow.port))
             except (OSError, ValueError):  # an address of the other family, or a name: a peer's doing
                 self._running.counters.dropped += 1
+
+    def _dialled(self, call_id: bytes, flow: Flow | None) -> None:
+        if self._router is not None:
+            self._router.begun.dialled(call_id, flow)
+            self._drive()
+
+    async def _connect(self, host: str, port: int) -> Flow:
+        """A TCP connection of ours; OSError when there is none, or one too many."""
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: _Connection(self, self._settings.tcp_idle_s), host, port
+        )
+        if connection.flow.connection not in self._connections:
+            raise OSError("too many connections")
+        return connection.flow
 
     def _drive(self) -> None:
         """Send what is due, then arm the timer."""
@@ -314,6 +339,8 @@ class Edge:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._dialler is not None:
+            self._dialler.close()
         servers = [server for server in (self._server, self._tls_server) if server is not None]
         for server in servers:
             server.close()

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from gateway.sip.flows import Flow
 from gateway.sip.message import Request
+from gateway.sip.targets import Target
 from gateway.sip.timers import ENDED_NS
 
 
@@ -135,6 +136,10 @@ class Call:
     deadline_ns: int | None = None
     sips: bool = False
     """The peer asked for TLS on every hop; the worker does not know."""
+    target: Target | None = None
+    """Whom the worker calls: set for a call that it began, with `flow` None until the target is reached."""
+    dialled: bytes = b""
+    """Request-URI of the worker's own INVITE, which only we know to be `target`."""
 
 
 class Calls:
@@ -193,6 +198,12 @@ class Calls:
 
     def uses(self, flow: Flow) -> bool:
         return any(c.flow == flow and c.state is not CallState.ENDED for c in self._calls.values())
+
+    def begun_on(self, flow: Flow) -> list[Call]:
+        """Calls of workers that wait for an answer along `flow`."""
+        return [
+            c for c in self._calls.values() if c.flow == flow and c.target and c.state is CallState.PENDING
+        ]
 
     def lose_flow(self, flow: Flow) -> None:
         for call in self._calls.values():

@@ -13,6 +13,7 @@ from gateway.sip.message import Message, Request, render, reply
 from gateway.sip.path import DEFAULT_MAX_FORWARDS, Path, received, response_flow
 from gateway.sip.sdp_screen import screen_body
 from gateway.sip.sips import for_worker
+from gateway.sip.transfers import for_target
 
 MAX_WORKER_MESSAGE_BYTES: Final = 4_000  # the packet buffer of pjsua2
 
@@ -91,6 +92,30 @@ class Outbox:
         kept.append(Header.make(b"Max-Forwards", b"%d" % DEFAULT_MAX_FORWARDS))
         self.send(Send(call.worker.flow, render(b"CANCEL %b SIP/2.0" % sent.uri, [via, *kept], b"")))
         self.refuse(invite, call.flow, 408, "Request Timeout")
+
+    def to_target(self, request: Request, headers: list[Header], call: Call, flow: Flow) -> None:
+        """Forward a request of the worker along `flow`; `headers` are its own as a proxy passes them on."""
+        out = [self.path.via(request, False, call.worker.flow, flow)]
+        request = for_target(request.with_headers(headers, request.via), call, self.path.own_uri(flow))
+        if request.method == b"INVITE" and not request.to_tag:
+            out += self.path.record_routes(flow, to_worker=False)
+        self.send(Send(flow, render(request.start_line, out + request.headers, request.body)))
+
+    def cancel_target(self, invite: Request, call: Call) -> None:
+        """CANCEL for an INVITE that a worker began, if it was sent at all."""
+        if call.flow is None:
+            return
+        via = self.path.via(invite, False, call.worker.flow, call.flow)
+        sent = for_target(invite, call, self.path.own_uri(call.flow))
+        kept = [h for h in sent.headers if h.name in (b"from", b"to", b"call-id")]
+        kept.append(Header.make(b"CSeq", b"%d CANCEL" % invite.cseq))
+        kept.append(Header.make(b"Max-Forwards", b"%d" % DEFAULT_MAX_FORWARDS))
+        self.send(Send(call.flow, render(b"CANCEL %b SIP/2.0" % sent.uri, [via, *kept], b"")))
+
+    def refuse_worker(self, request: Request, call: Call, status: int, reason: str) -> None:
+        """Answer a request of the worker ourselves."""
+        tag = self.path.tag(request.call_id)
+        self.send(Send(call.worker.flow, reply(request.headers, status, reason, tag)))
 
     def screened(self, message: Message) -> BadMessage | None:
         """Why no worker may see the body of `message`, counted; or None."""

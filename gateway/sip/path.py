@@ -48,13 +48,18 @@ class Path:
         """To-tag of our own answers; the same for a retransmission."""
         return blake2b(call_id, key=self._key, digest_size=8).hexdigest().encode()
 
-    def record_routes(self, flow: Flow) -> list[Header]:
-        """The worker's side on top, then the peer's."""
+    def record_routes(self, flow: Flow, to_worker: bool = True) -> list[Header]:
+        """For an INVITE between a worker and the peer at `flow`: the receiver's side on top."""
         transport = b";transport=%b" % flow.kind.encode() if flow.is_connection else b""
-        return [
+        routes = [
             Header.make(b"Record-Route", b"<sip:%b;lr>" % self._inside),
             Header.make(b"Record-Route", b"<sip:%b%b;lr>" % (self._own_address(flow), transport)),
         ]
+        return routes if to_worker else routes[::-1]
+
+    def own_uri(self, peer: Flow) -> bytes:
+        """Our name in the calls that we begin."""
+        return b"sip:microturn@" + self._own_address(peer)
 
     def via(self, message: Request, to_worker: bool, back: Flow, out: Flow) -> Header:
         """Our Via for `message`, sent along `out`, whose response shall go `back`."""

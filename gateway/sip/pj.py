@@ -9,6 +9,8 @@ The library's traps, met with both builds, that the shape of this file answers:
 - a callback that raises is printed and forgotten by SWIG: each one here is `_guarded`, which logs it;
 - members of a temporary dangle: parents (`getInfo()`, `getStreamStat()`, `rdata`) are bound to a local first;
 - a call object that outlives its call hangs up the next call of its number: `sweep` says when it dies;
+- a transfer that is accepted without a call object of ours leaves one that nobody owns: `newCall` is always
+  given, and is buried by the worker if the library then does not dial;
 - the process ends by `os._exit` after `libDestroy`: leaving otherwise hangs or crashes.
 
 Names that are no API of the library and are leaned on: `ByteVector.this` (address of a libstdc++ vector);
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import re
 import threading
 import time
 from collections import deque
@@ -39,6 +42,9 @@ INBOX_FRAMES = 50
 """One second: the loop of the worker was away for so long that the oldest frames are dropped, counted."""
 CODEC_ORDER = {"PCMU/8000/1": 130, "PCMA/8000/1": 129}
 WIDEBAND_ORDER = {"G722/16000/1": 131, **CODEC_ORDER}
+
+_TOKEN = re.compile(r"\bsip:refer-[0-9a-f]{32}@127\.0\.0\.1:")
+"""What the edge puts in place of a transfer's target (`gateway/sip/transfers.py`)."""
 
 _Vector: Any = ctypes.c_void_p * 3  # libstdc++ std::vector: begin, end, capacity
 _Vector_from = _Vector.from_address
@@ -104,6 +110,13 @@ class CallEvents(Protocol):
     def media_changed(self, call: SipCall) -> None: ...
     def digit(self, call: SipCall, digit: str) -> None: ...
     def ended(self, call: SipCall) -> None: ...
+    def transfer(self, call: SipCall) -> SipCall | None:
+        """The caller asks to be called elsewhere: what shall call there, None to refuse it for now."""
+        ...
+
+    def connected(self, call: SipCall) -> None:
+        """A call that we began is answered and acknowledged."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,11 +162,13 @@ class _Port(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
 
 
 class SipCall(pj.Call):  # type: ignore[misc]
-    """One call of the library, and its port once media is up."""
+    """One call of the library, and its port once media is up. Without a `call_id` it is one that we begin, for a
+    transfer: it has no media of ours before it is answered."""
 
     def __init__(self, endpoint: Endpoint, call_id: int = -1) -> None:
         super().__init__(endpoint.account, call_id)
         self._endpoint = endpoint
+        self.is_ours = call_id < 0
         self.port: _Port | None = None
         self.pull: Callable[[], bytes] | None = None
         self.held = False
@@ -194,6 +209,9 @@ class SipCall(pj.Call):  # type: ignore[misc]
         """End the call from our side; nothing happens if it is over."""
         if self.over:
             return
+        if self.getId() < 0:  # one that the library did not dial
+            self._finish()
+            return
         op = pj.CallOpParam(True)
         op.statusCode = status
         try:
@@ -201,6 +219,17 @@ class SipCall(pj.Call):  # type: ignore[misc]
         except pj.Error as wrong:
             log.warning("hang-up failed", call=self.sip_call_id, error=wrong.reason)
             self._finish()  # the library has it no more, and may never say so
+
+    def take_over(self, other: SipCall) -> None:
+        """The port of `other`, with what is in it: who fills it and who empties it notice nothing."""
+        port = other.port
+        if port is not None and not other.over:
+            for audio in other._audio():
+                audio.stopTransmit(port)
+                port.stopTransmit(audio)
+        self.pull, self.port, other.pull, other.port = other.pull, port, None, None
+        if self.connected:
+            self._connect_all()
 
     def send_digits(self, digits: str) -> None:
         """RFC 4733 digits towards the caller."""
@@ -228,8 +257,11 @@ class SipCall(pj.Call):  # type: ignore[misc]
     @_guarded
     def onCallState(self, prm: Any) -> None:  # noqa: N802
         info = self.getInfo()
-        if info.state == pj.PJSIP_INV_STATE_CONFIRMED:
+        self.sip_call_id = self.sip_call_id or str(info.callIdString)
+        if info.state == pj.PJSIP_INV_STATE_CONFIRMED and not self.connected:
             self.connected = True
+            if self.is_ours:
+                self._endpoint.events.connected(self)
         if info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
             self._finish()
 
@@ -241,17 +273,29 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     @_guarded
     def onCallMediaState(self, prm: Any) -> None:  # noqa: N802
-        info = self.getInfo()
-        held = True
-        for index, media in enumerate(info.media):
-            if media.type != pj.PJMEDIA_TYPE_AUDIO:
-                continue
-            if media.status != pj.PJSUA_CALL_MEDIA_ACTIVE:
-                continue
-            held = False
-            self._connect(self.getAudioMedia(index))
-        self.held = held
+        if self.pull is None or (self.is_ours and not self.connected):
+            return  # it was transferred, or its target is not with us yet: early media is not heard
+        self._connect_all()
         self._endpoint.events.media_changed(self)
+
+    def resume_media(self) -> None:
+        """Connect what there is; who owns the port has it already."""
+        self._connect_all()
+
+    def _connect_all(self) -> None:
+        found = self._audio()
+        for audio in found:
+            self._connect(audio)
+        self.held = not found
+
+    def _audio(self) -> list[Any]:
+        """Sound that goes now, not held by anyone."""
+        info = self.getInfo()
+        return [
+            self.getAudioMedia(index)
+            for index, media in enumerate(info.media)
+            if media.type == pj.PJMEDIA_TYPE_AUDIO and media.status == pj.PJSUA_CALL_MEDIA_ACTIVE
+        ]
 
     def _connect(self, audio: Any) -> None:
         """(Re)connect the port both ways; the library forgets it at each new negotiation."""
@@ -271,8 +315,19 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     @_guarded
     def onCallTransferRequest(self, prm: Any) -> None:  # noqa: N802
-        prm.statusCode = 603  # accepting would make the library dial for whoever asks
-        log.info("transfer refused", call=self.sip_call_id, target=str(prm.dstUri)[:120])
+        prm.statusCode = 603  # unless it is the edge that says whom to call
+        target = str(prm.dstUri)
+        if not _TOKEN.search(target):
+            log.warning("transfer refused", call=self.sip_call_id, target=target[:120])
+            return
+        call = self._endpoint.events.transfer(self)
+        if call is None:
+            prm.statusCode = 491
+            return
+        prm.opt.audioCount, prm.opt.videoCount = 1, 0
+        if hasattr(prm.opt, "textCount"):
+            prm.opt.textCount = 0
+        prm.statusCode, prm.newCall = 202, call
 
 
 class _Account(pj.Account):  # type: ignore[misc]

@@ -16,15 +16,18 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.sip.admission import Admission, Admit, Waiting
+from gateway.sip.begun import Begun
 from gateway.sip.counters import Counters
 from gateway.sip.flows import Flow, Send
-from gateway.sip.header import BadMessage, Header, find, media_type
+from gateway.sip.header import BadMessage, Header, find, media_type, tag_of
 from gateway.sip.load import Call, Calls, CallState, WorkerAddress, Workers
 from gateway.sip.message import Message, Request, Response, render
 from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
 from gateway.sip.sips import check_secure, for_peer, headers_for_peer, headers_for_worker, is_sips
+from gateway.sip.targets import Targets
 from gateway.sip.timers import BYE_NS, SECOND_NS, UNACKNOWLEDGED_NS
+from gateway.sip.transfers import Transfers
 
 ALLOW: Final = Header.make(
     b"Allow", b"INVITE, ACK, CANCEL, BYE, OPTIONS, PRACK, UPDATE, INFO, REFER, NOTIFY, MESSAGE"
@@ -34,6 +37,7 @@ _OPTIONS_ANSWER: Final = (
     Header.make(b"Accept", b"application/sdp, application/dtmf-relay, application/dtmf"),
     Header.make(b"Supported", b"100rel, timer"),
 )
+_NOBODY: Final = Targets(())
 _NEEDS_DIALOG: Final = frozenset((b"BYE", b"INFO", b"PRACK", b"UPDATE"))
 _NOT_ALLOWED: Final = frozenset((b"REGISTER", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"MESSAGE", b"REFER"))
 _DTMF_DIGIT = re.compile(rb"[0-9A-Da-d*#]")
@@ -46,7 +50,8 @@ class Router:
     `key` are random octets of this process, `inside` and `outside` (host, port) as written into Via and
     Record-Route, `tls` in place of `outside` for peers that come by TLS.  `retry_after_s` goes into each 503.
     `admit` is asked for each new INVITE; how long and how many of them wait for a worker is in `Admission`.
-    `max_calls` bounds the table; when full, new calls get 503.
+    `max_calls` bounds the table; when full, new calls get 503.  Callers may be transferred to `targets`; of the
+    calls that workers begin for that is `begun`, whose `take_dials` is due after each message.
     """
 
     def __init__(
@@ -61,6 +66,7 @@ class Router:
         max_calls: int = 20_000,
         queue_length: int = 64,
         queue_wait_ns: int = 4 * SECOND_NS,
+        targets: Targets = _NOBODY,
     ) -> None:
         self.counters = Counters()
         self.workers = Workers()
@@ -70,6 +76,8 @@ class Router:
         self._admission = Admission(
             self.workers, self._calls, self._outbox, self.counters, admit, queue_length, queue_wait_ns
         )
+        self._transfers = Transfers(key, inside, targets, self.counters, self._outbox.retry_after)
+        self.begun = Begun(self._transfers, self._calls, self._outbox, self.counters)
 
     # ---- What happens ----
 
@@ -93,7 +101,9 @@ class Router:
         """Expire calls, release or refuse held INVITEs, and give what other calls left to send."""
         for call in self._calls.expired(now_ns):
             self.counters.calls_expired += 1
-            if call.invite is not None:
+            if call.target is not None:
+                self.begun.expire(call)
+            elif call.invite is not None:
                 self._outbox.cancel(call.invite, call)
             self._calls.end(call, now_ns)
         self._admission.release(now_ns)
@@ -119,7 +129,9 @@ class Router:
         gone = self._calls.forget_worker(self.workers.remove(name))
         for call in gone:
             self.counters.calls_lost += 1
-            if call.invite is not None and call.flow is not None:
+            if call.invite is not None and call.target is not None:
+                self._outbox.cancel_target(call.invite, call)
+            elif call.invite is not None and call.flow is not None:
                 self._outbox.refuse(
                     call.invite, call.flow, 503, "Service Unavailable", self._outbox.retry_after
                 )
@@ -152,7 +164,9 @@ class Router:
         self._admission.drain()
 
     def flow_closed(self, flow: Flow) -> None:
-        """A TCP or TLS connection is gone; its calls wait for the peer's next request to name a new one."""
+        """A TCP or TLS connection is gone; its calls wait for the peer's next request to name a new one, those
+        that a worker began and nobody answered yet are over: sent with the next `poll`."""
+        self.begun.lose_flow(flow)
         self._calls.lose_flow(flow)
         self._admission.lose_flow(flow)
 
@@ -214,12 +228,17 @@ class Router:
         if call is None:
             self.counters.dropped += 1
             return
-        if call.state is CallState.ANSWERED and request.cseq == call.cseq:
-            call.state = CallState.CONFIRMED
-            self._calls.set_deadline(call, None)
+        if call.target is None:
+            self._acknowledged(call, request)
         self._learn_flow(call, request, source)
         self._outbox.to_worker(request, source, call)
         call.last_ns = now_ns
+
+    def _acknowledged(self, call: Call, request: Request) -> None:
+        """The ACK of who began the call."""
+        if call.state is CallState.ANSWERED and request.cseq == call.cseq:
+            call.state = CallState.CONFIRMED
+            self._calls.set_deadline(call, None)
 
     def _in_dialog(self, request: Request, source: Flow, call: Call | None, now_ns: int) -> None:
         if call is None or (request.method == b"OPTIONS" and call.state is CallState.ENDED):
@@ -230,6 +249,8 @@ class Router:
             return
         if request.method == b"INFO" and media_type(request.headers) == b"application/dtmf":
             request = _dtmf_relay(request)  # pjsua2 answers 500
+        if request.method == b"REFER":
+            request = self._transfers.begin(request, call, now_ns)
         self._outbox.to_worker(request, source, call)
         call.last_ns = now_ns
         if request.method == b"BYE":
@@ -237,6 +258,8 @@ class Router:
 
     def _learn_flow(self, call: Call, request: Request, source: Flow) -> None:
         """After our restart or its own reconnect, the peer's request says where it is now."""
+        if call.target is not None and call.state is CallState.PENDING:
+            return  # only the dialler knows
         if call.flow is None and call.from_tag in (b"", request.from_tag):
             call.flow = source
             call.sips = is_sips(request.uri)  # what an adopted call was is known to its peer alone
@@ -267,8 +290,14 @@ class Router:
             return
         check_forwarding(request)
         call = self._calls.get(request.call_id)
+        if call is None and request.method == b"INVITE" and not request.to_tag:
+            call = self.begun.add(request, worker, now_ns)
         if call is None or call.worker is not worker:
             raise BadMessage(481, "Call Does Not Exist")
+        call.last_ns = now_ns
+        if call.target is not None:
+            self._to_target(request, call, now_ns)
+            return
         headers = self._path.strip_routes(count_down(request.headers))
         flow = call.flow or next_hop(request, headers)
         if flow is None:
@@ -280,7 +309,12 @@ class Router:
             self._bye_seen(call, now_ns)
         via = self._path.via(request, False, source, flow)
         self._outbox.send(Send(flow, render(request.start_line, [via, *headers], request.body)))
-        call.last_ns = now_ns
+
+    def _to_target(self, request: Request, call: Call, now_ns: int) -> None:
+        if self.begun.pass_on(request, call) and request.method == b"ACK":
+            self._acknowledged(call, request)
+        elif request.method == b"BYE":
+            self._bye_seen(call, now_ns)
 
     def _response(self, response: Response, source: Flow, now_ns: int) -> None:
         call = self._calls.get(response.call_id)
@@ -293,9 +327,13 @@ class Router:
         back, headers = popped
         if call.sips:
             headers = (headers_for_worker if back.kind == "worker" else headers_for_peer)(headers)
+        body = response.body
         if source.kind != "worker" and (screen := self._outbox.screened(response)) is not None:
-            raise screen
-        data = render(response.start_line, headers, response.body)
+            if call.target is None or response.method != b"INVITE" or not 200 <= response.status < 300:
+                raise screen
+            body = b""  # the worker hangs up what is answered without SDP: dropped, it would ring on
+            headers = [h for h in headers if not h.name.startswith(b"content-")]
+        data = render(response.start_line, headers, body)
         if back.kind == "worker" and len(data) > MAX_WORKER_MESSAGE_BYTES:
             raise BadMessage(513, "Message Too Large")
         self._outbox.send(Send(back, data))
@@ -307,7 +345,9 @@ class Router:
         status = response.status
         if status < 200:
             return
-        if response.method == b"BYE":
+        if response.method == b"REFER" and status >= 300 and source.kind == "worker":
+            self._transfers.refused(call, response.cseq)
+        elif response.method == b"BYE":
             if status < 300 or status in (408, 481):
                 if self._calls.end(call, now_ns):
                     self.counters.calls_ended += 1
@@ -315,17 +355,24 @@ class Router:
                 self._calls.set_deadline(call, None)
         elif (
             response.method == b"INVITE"
-            and source.kind == "worker"
+            and (source.kind == "worker") == (call.target is None)
             and call.state is CallState.PENDING
             and response.cseq == call.cseq
         ):
             if status < 300:
                 call.state, call.invite = CallState.ANSWERED, None
                 self._calls.set_deadline(call, now_ns + UNACKNOWLEDGED_NS)
-                self.counters.calls_answered += 1
+                self._count_answer(call, response)
             else:
                 self._calls.end(call, now_ns)
                 self.counters.calls_ended += 1
+
+    def _count_answer(self, call: Call, response: Response) -> None:
+        if call.target is None:
+            self.counters.calls_answered += 1
+        else:
+            self.counters.transfers_answered += 1
+            call.from_tag = tag_of(find(response.headers, b"to") or b"")  # of the peer's own requests
 
     def _bye_seen(self, call: Call, now_ns: int) -> None:
         if call.state is CallState.CONFIRMED and call.deadline_ns is None:

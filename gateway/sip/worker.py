@@ -37,6 +37,8 @@ POLL_S = 0.01
 """SIP is polled so often; media does not wait for it."""
 LOOK_AFTER_S = 1.0
 """RTP silence, statistics and reports: once a second."""
+RING_S = 60.0
+"""The target of a transfer may ring for so long."""
 
 
 @dataclass(slots=True)
@@ -47,26 +49,29 @@ class Counters:
     calls_refused: int = 0
     calls_ended: int = 0
     calls_broken: int = 0
+    calls_transferred: int = 0
+    transfers_failed: int = 0
     rtp_timeouts: int = 0
     frames_overrun: int = 0
 
 
 class Session:
-    """One call: the library's object, its leg, and what the loop remembers of them. `turns.Call`."""
+    """One conversation: its leg, and the call of the library that carries it. `turns.Call`.
+
+    While a transfer is pending, `child` is the call to its target; when that is answered, it becomes `call`.
+    """
 
     def __init__(self, call: SipCall, rate_hz: int, counters: Counters) -> None:
         self.call = call
+        self.child: SipCall | None = None
+        self.name = call.sip_call_id
+        """The SIP Call-ID of its first call: a lease goes by it."""
         self.leg = Leg(Chunker(rate_hz))
         self.heard_at_ns = time.monotonic_ns()
         self._counters = counters
         self._drained = 0
         self._packets = 0
         self._lost = 0
-
-    @property
-    def name(self) -> str:
-        """The SIP Call-ID."""
-        return self.call.sip_call_id
 
     @property
     def is_over(self) -> bool:
@@ -106,9 +111,11 @@ class Session:
         for event in reply.events:
             action, _, value = event.partition(" ")
             if action == "hangup":
-                self.call.hang_up()
-            elif action == "dtmf" and value:
+                self.hang_up()
+            elif action == "dtmf" and value and self._can_send:
                 self.call.send_digits(value)
+            elif action == "dtmf" and value:
+                log.info("no one to send digits to", call=self.name)
             else:
                 log.warning("unknown action", call=self.name, action=event[:40])
 
@@ -116,7 +123,25 @@ class Session:
         """A bug of ours in this call's turn: hang up."""
         log.error("call broken", call=self.name, exc_info=wrong)
         self._counters.calls_broken += 1
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """From our side, and whom we are about to call, too."""
+        if self.child is not None:
+            self.child.hang_up()
         self.call.hang_up()
+
+    @property
+    def _can_send(self) -> bool:
+        """Not while the caller is gone and the target of its transfer still rings."""
+        return self.call.connected or not self.call.is_ours
+
+    def move(self, child: SipCall) -> None:
+        """The conversation goes on in `child`: with its port, in the turn that is under way."""
+        child.take_over(self.call)
+        self.call, self.child = child, None
+        self.leg.hold(child.held or not child.connected)
+        self.heard_at_ns, self._packets, self._lost = time.monotonic_ns(), 0, 0
 
     def check_stream(self, now_ns: int) -> int:
         """Lost packets are told to the model; returns how long, in ns, nothing has been heard."""
@@ -152,6 +177,10 @@ class Worker:
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
         session = self._by_call[call] = Session(call, self.endpoint.rate_hz, self.counters)
+        if session.name in self._sessions:  # of a caller that was transferred
+            self.counters.calls_refused += 1
+            call.answer_with(482, "Call-ID In Use")
+            return
         if not self.turns.is_attached or len(self._sessions) >= self.options.endpoint.max_calls:
             self.counters.calls_refused += 1
             call.answer_with(503, retry_after_s=self.options.retry_after_s)
@@ -163,7 +192,7 @@ class Worker:
     def media_changed(self, call: SipCall) -> None:
         """Negotiated anew: hold and resume are events of the leg."""
         session = self._by_call.get(call)
-        if session is not None:
+        if session is not None and call is session.call:
             session.leg.hold(call.held)
             session.heard_at_ns = time.monotonic_ns()
 
@@ -174,13 +203,58 @@ class Worker:
     def ended(self, call: SipCall) -> None:
         """Over, whoever ended it: free what it held and bury it outside of this callback."""
         session = self._by_call.pop(call, None)
+        self.endpoint.bury(call)
         if session is None:
             return
-        if self._sessions.pop(session.name, None) is not None:
+        if call is session.child:
+            session.child = None
+            self.counters.transfers_failed += 1
+            log.info("transfer failed", call=session.name)
+        elif call is session.call and session.child is not None:
+            session.move(session.child)  # which still rings
+        elif call is session.call and self._sessions.get(session.name) is session:
+            del self._sessions[session.name]
             self.counters.calls_ended += 1
+            self.counters.transfers_failed += call.is_ours and not call.connected
             self.turns.leave(session)
-            self.link.tell(control.CallEnded(session.name))
-        self.endpoint.bury(call)
+        if call.sip_call_id:
+            self.link.tell(control.CallEnded(call.sip_call_id))
+
+    def transfer(self, call: SipCall) -> SipCall | None:
+        """One at a time; the library dials once this has returned."""
+        session = self._by_call.get(call)
+        if session is None or call is not session.call or session.child is not None or not call.connected:
+            return None
+        child = session.child = SipCall(self.endpoint)
+        self._by_call[child] = session
+        self._loop.call_soon(self._check_dialled, child)
+        self._loop.call_later(RING_S, self._stop_ringing, child)
+        return child
+
+    def connected(self, call: SipCall) -> None:
+        """The target has answered: what the model hears and says is there from now on."""
+        session = self._by_call.get(call)
+        if session is None:
+            return
+        self.counters.calls_transferred += 1
+        log.info("transferred", call=session.name, to=call.sip_call_id)
+        if call is session.child:
+            self._loop.call_soon(session.call.hang_up)  # after the library's last NOTIFY
+            session.move(call)
+        else:
+            session.call.resume_media()
+            session.leg.hold(call.held)
+
+    def _check_dialled(self, child: SipCall) -> None:
+        """The library told the caller if it did not dial, but not us."""
+        if child.getId() < 0 and not child.over:
+            child.over = True
+            self.ended(child)
+
+    def _stop_ringing(self, child: SipCall) -> None:
+        if not child.over and not child.connected:
+            log.info("target of a transfer did not answer", call=child.sip_call_id, seconds=RING_S)
+            child.hang_up()
 
     # -- the loop
 
@@ -240,7 +314,7 @@ class Worker:
 
     def _digit(self, call: SipCall, digit: str) -> None:
         session = self._by_call.get(call)
-        if session is not None:
+        if session is not None and call is session.call:
             session.leg.receive_event(f"dtmf {digit}")
 
     # -- once a second
@@ -253,7 +327,7 @@ class Worker:
                 if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
                     self.counters.rtp_timeouts += 1
                     log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
-                    session.call.hang_up()
+                    session.call.hang_up()  # a transfer that is pending goes on
             counters = {name: int(getattr(self.counters, name)) for name in Counters.__slots__}
             live = {"calls_live": float(len(self._sessions))}
             self.link.tell(control.Report(counters | self.turns.report(), live))
@@ -282,7 +356,7 @@ class Worker:
             options.endpoint.rate_hz,
             pj.version(),
             self.turns.is_attached,
-            list(self._sessions),
+            [session.call.sip_call_id for session in self._sessions.values()],
         )
 
 

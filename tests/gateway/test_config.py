@@ -55,6 +55,9 @@ def test_flags_win_over_environment_and_that_over_the_file(
         ({"turn_urls": "turn:t.example"}, "turn_urls and turn_secret go together"),
         ({"turn_secret": "s"}, "turn_urls and turn_secret go together"),
         ({"turn_urls": "t.example", "turn_secret": "s"}, "turn_urls has 't.example'"),
+        ({"refer": "accept"}, "refer = 'accept' without refer_targets: callers are not authenticated"),
+        ({"refer_targets": "*"}, "refer_targets: '*' is no target: give HOST, HOST:PORT or *.DOMAIN"),
+        ({"refer_targets": "a.example,b.example:70000"}, "'b.example:70000' is no target"),
         ({"stun_urls": "turn:t.example"}, "stun_urls has 'turn:t.example', which is no stun URL"),
         (
             {"web_origins": "https://app.example/"},

@@ -415,10 +415,11 @@ def test_out_of_dialog_requests_are_405(method: str) -> None:
     assert isinstance(refusal, Response) and refusal.status == 405 and find(refusal.headers, b"allow")
 
 
-def test_refer_in_dialog_is_the_workers_to_decide() -> None:
+def test_refer_in_dialog_is_declined_by_the_edge_unless_configured() -> None:
     router = edge()
-    worker, _ = establish(router)
-    assert one(give(router, request("REFER", cseq=2, to_tag="w")))[0] == worker
+    establish(router)
+    refer = request("REFER", cseq=2, to_tag="w", extra=b"Refer-To: <sip:x@192.0.2.9>\r\n")
+    assert status(give(router, refer)) == 603
 
 
 def test_max_forwards_counts_down_and_ends() -> None:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Calls that a worker begins, towards the target of a transfer: the direction opposite to all others.
+
+add -- numeric and UDP ---------------> forwarded
+ +-- else `take_dials` ... `dialled` --> forwarded, or answered 503
+"""
+
+from __future__ import annotations
+
+from gateway.sip.counters import Counters
+from gateway.sip.dialler import Dial
+from gateway.sip.flows import Flow
+from gateway.sip.header import BadMessage, Header
+from gateway.sip.load import Call, Calls, CallState, Worker
+from gateway.sip.message import Request
+from gateway.sip.outbox import Outbox
+from gateway.sip.path import count_down, next_hop
+from gateway.sip.timers import PENDING_NS
+from gateway.sip.transfers import Transfers
+
+
+class Begun:
+    """The calls of workers, in the same table as those of peers."""
+
+    def __init__(self, transfers: Transfers, calls: Calls, outbox: Outbox, counters: Counters) -> None:
+        self._transfers = transfers
+        self._calls = calls
+        self._outbox = outbox
+        self._counters = counters
+        self._dials: list[Dial] = []
+
+    def add(self, request: Request, worker: Worker, now_ns: int) -> Call:
+        """A call to whom a caller was allowed to be transferred to.  Raises BadMessage(403) for anyone else."""
+        transfer = self._transfers.claim(request, worker, now_ns)
+        if self._calls.full:
+            raise BadMessage(503, "Service Unavailable")
+        target = transfer.target
+        numeric = target.is_numeric and target.transport == "udp"
+        flow = Flow("udp", target.host, target.port) if numeric else None
+        call = transfer.child = Call(
+            request.call_id, worker, flow, CallState.PENDING, request.cseq, b"", b"", request, now_ns,
+            now_ns + PENDING_NS, target=target, dialled=request.uri,
+        )  # fmt: skip
+        self._calls.add(call)
+        if flow is None:
+            self._dials.append(Dial(call.call_id, target))
+        return call
+
+    def take_dials(self) -> list[Dial]:
+        """Calls that wait for a flow; each is to be answered by `dialled`."""
+        out, self._dials = self._dials, []
+        return out
+
+    def dialled(self, call_id: bytes, flow: Flow | None) -> None:
+        """The target is reached along `flow`, or not at all (RFC 3261 8.1.3.1: as if it had answered 503).  What
+        is to be sent comes with the router's next `poll`."""
+        call = self._calls.get(call_id)
+        if call is None or call.invite is None or call.target is None or call.flow is not None:
+            return  # given up meanwhile
+        if flow is None:
+            self._give_up(call, 503, "Service Unavailable")
+            return
+        call.flow = flow
+        self._outbox.to_target(call.invite, self._passed_on(call.invite), call, flow)
+
+    def pass_on(self, request: Request, call: Call) -> bool:
+        """A request of the worker, towards the target; False while there is no way to it.
+
+        Within the dialog that is its route set or Contact (RFC 3261 12.2.1.1), where this is a numeric UDP address.
+        """
+        if call.flow is None and call.invite is not None:
+            if request.method == b"CANCEL":
+                self._outbox.refuse_worker(request, call, 200, "OK")
+                self._give_up(call, 487, "Request Terminated")
+            return False  # the INVITE waits for `dialled`, which its retransmissions do not hasten
+        headers = self._passed_on(request)
+        within = (
+            request.to_tag and request.uri != call.dialled and not (call.flow and call.flow.is_connection)
+        )
+        flow = (next_hop(request, headers) if within else None) or call.flow
+        if flow is not None:
+            self._outbox.to_target(request, headers, call, flow)
+        elif request.method != b"ACK":
+            raise BadMessage(480, "Peer Has No Connection")
+        return flow is not None
+
+    def expire(self, call: Call) -> None:
+        """Timer C (RFC 3261 16.8), or the end of a call that was answered and never acknowledged."""
+        if call.invite is not None:
+            self._outbox.cancel_target(call.invite, call)
+            self._outbox.refuse_worker(call.invite, call, 408, "Request Timeout")
+
+    def lose_flow(self, flow: Flow) -> None:
+        """A connection is gone: nobody will answer along it any more."""
+        for call in self._calls.begun_on(flow):
+            self._give_up(call, 503, "Service Unavailable")
+
+    def _passed_on(self, request: Request) -> list[Header]:
+        return self._outbox.path.strip_routes(count_down(request.headers))
+
+    def _give_up(self, call: Call, status: int, reason: str) -> None:
+        """It comes to nothing, before its target has answered."""
+        if call.invite is not None:
+            self._outbox.refuse_worker(call.invite, call, status, reason)
+        if self._calls.end(call, call.last_ns):
+            self._counters.calls_ended += 1
