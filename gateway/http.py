@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway import control
 from gateway.api import console
 from gateway.api.door import Door
-from gateway.api.guard import Guard
+from gateway.api.guard import Guard, GuardCounters
 from gateway.api.problem import Problem
 from gateway.api.rate import OfferRate
 from gateway.api.turn import IceServers
@@ -63,6 +65,29 @@ def make_whip(settings: GatewaySettings, pool: WebrtcPool) -> Whip:
     return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s))
 
 
+class ClientFaults(logging.Filter):
+    """What is no HTTP is answered with 400 and counted; aiohttp would write a page of log for each such request."""
+
+    def __init__(self, counters: GuardCounters) -> None:
+        super().__init__()
+        self._counters = counters
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        wrong = record.exc_info[1] if record.exc_info else None
+        if isinstance(wrong, HttpProcessingError):
+            self._counters.requests_malformed += 1
+            return False
+        return record.levelno > logging.DEBUG
+
+
+def _logger(counters: GuardCounters) -> logging.Logger:
+    """For one server; on debug, since aiohttp tells some of the faults at that level."""
+    logger = logging.Logger("aiohttp.server", logging.DEBUG)
+    logger.parent = logging.root
+    logger.addFilter(ClientFaults(counters))
+    return logger
+
+
 async def _no_page(request: web.Request) -> web.Response:
     told = "browser calls are off (webrtc_calls = 0); see /healthz, /readyz and /metrics"
     return Problem(404, "no-such-page", told).response()
@@ -98,17 +123,18 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
 async def serve_http(gateway: Served, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
     """Serve until the block is left; gives the port. `OSError` when it is taken."""
     counters: dict[str, Any] = {}
+    server_counters = counters["http_server"] = GuardCounters()
     runner = web.AppRunner(
         make_app(gateway, counters),
         access_log=None,
+        logger=_logger(server_counters),
         handle_signals=False,
         shutdown_timeout=1.0,
         keepalive_timeout=KEEPALIVE_S,
     )
     await runner.setup()
     assert runner.server is not None
-    guard = Guard(runner.server)
-    counters["http_server"] = guard.counters
+    guard = Guard(runner.server, counters=server_counters)
     settings, patience_s = gateway.settings, HANDSHAKE_S if tls else None
     try:
         server = await asyncio.get_running_loop().create_server(

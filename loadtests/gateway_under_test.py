@@ -46,6 +46,7 @@ class GatewayWish:
     calls: int = 16
     engine: str = "echo"
     rtp_port: int = RTP_PORT
+    host: str = "127.0.0.1"  # of SIP; the other addresses are settings
     settings: dict[str, str] = field(default_factory=dict)  # MICROTURN_* without the prefix, more of them
 
 
@@ -139,7 +140,7 @@ class GatewayUnderTest:
                 "--engine",
                 wish.engine,
                 "--sip-host",
-                "127.0.0.1",
+                wish.host,
             ]
             # the same ports again when the main process is killed: with port 0 it would come back elsewhere
             arguments += ["--sip-port", str(_free_port()), "--http-port", str(_free_port())]

@@ -18,19 +18,24 @@ _END_OF_HEAD: Final = b"\r\n\r\n"
 
 @dataclass(slots=True)
 class GuardCounters:
-    """Connections that were closed here."""
+    """Connections that were closed here, and what was no HTTP."""
 
     connections_refused: int = 0
     connections_too_slow: int = 0
+    requests_malformed: int = 0
 
 
 class Guard:
     """A factory of protocols around another one, for `loop.create_server`."""
 
     def __init__(
-        self, inner: Callable[[], asyncio.Protocol], most: int = MOST_CONNECTIONS, head_s: float = HEAD_S
+        self,
+        inner: Callable[[], asyncio.Protocol],
+        most: int = MOST_CONNECTIONS,
+        head_s: float = HEAD_S,
+        counters: GuardCounters | None = None,
     ) -> None:
-        self.counters = GuardCounters()
+        self.counters = counters or GuardCounters()
         self.inner, self.most, self.head_s = inner, most, head_s
         self.open = 0
 

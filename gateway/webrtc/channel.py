@@ -102,7 +102,7 @@ class Channel:
         except msgspec.ValidationError as wrong:
             self.fault("unknown-type", f"{wrong}: expected one of {', '.join(TYPES)} with its fields"[:300])
             return
-        except msgspec.DecodeError as wrong:
+        except (msgspec.DecodeError, RecursionError) as wrong:  # the latter: brackets a thousand deep
             self.fault("not-json", f"{wrong}"[:300])
             return
         if isinstance(message, Text) and len(message.text.encode(errors="replace")) > MAX_TEXT_BYTES:

@@ -1,8 +1,8 @@
 """Passive ICE-TCP (RFC 6544) of a worker: where UDP is blocked, calls come over TCP, framed as in RFC 4571.
 
-Its bounds: a frame is no longer than a datagram may be, or its stream is closed; what a peer does not read is
-dropped, the newest first, once 16 KiB wait; a stream without a valid check is closed after 10 s, or as soon as all
-places are taken and another one comes.
+Its bounds: a frame is no longer than a datagram may be, and so many come at one reading, or their stream is closed;
+what a peer does not read is dropped, the newest first, once 16 KiB wait; a stream without a valid check is closed
+after 10 s or 64 frames, or as soon as all places are taken and another one comes.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ MAX_UNSENT_BYTES: Final = 16 << 10  # 3 s of speech at 40 kbit/s: more would onl
 NOT_SENT_LOW_WATER_BYTES: Final = 4 << 10  # what the kernel may hold beyond what is on the wire
 SEND_BUFFER_BYTES: Final = 64 << 10
 MAX_STREAMS: Final = 256
+MAX_FRAMES: Final = 512  # at one reading: 5 s of a call with camera, after which it was dead anyway
+MAX_SILENT_FRAMES: Final = 64  # before the first valid check
 SILENT_NS: Final = 10_000_000_000
 
 _log = structlog.get_logger(__name__)
@@ -37,12 +39,13 @@ class FrameReader:
         self._rest = b""
 
     def feed(self, data: bytes) -> list[bytes]:
-        """The frames that are complete; empty ones are left out. After one that is too long, none any more."""
+        """The frames that are complete; empty ones are left out. After one too long or too many, none any more."""
         data = self._rest + data
-        at, frames = 0, []
+        at, read, frames = 0, 0, []
         while not self.is_broken and len(data) - at >= 2:
             end = at + 2 + (data[at] << 8 | data[at + 1])
-            self.is_broken = end - at - 2 > MAX_FRAME_BYTES
+            read += 1  # empty ones, too
+            self.is_broken = end - at - 2 > MAX_FRAME_BYTES or read > MAX_FRAMES
             if self.is_broken or end > len(data):
                 break
             if end > at + 2:
@@ -65,6 +68,7 @@ class TcpStream(asyncio.Protocol):
         self.heard_ns = 0
         self.opened_ns = 0
         self.address = ("", 0)
+        self.silent_frames = 0
         self._port = port
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
@@ -158,6 +162,12 @@ class TcpPort:
 
     def take(self, datagram: bytes, stream: TcpStream) -> None:
         """One frame: STUN, or for the stream's call."""
+        if stream.connection is None:
+            stream.silent_frames += 1
+            if stream.silent_frames > MAX_SILENT_FRAMES:
+                if stream in self.streams:
+                    self._close_silent(stream)
+                return
         if datagram[0] < 4:
             self._check(datagram, stream, self._now_ns())
         elif stream.connection is not None:

@@ -7,6 +7,7 @@ answer, section by section; only what makes a call impossible turns the offer do
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -14,6 +15,13 @@ from aiortc import sdp
 
 MAX_SECTIONS = 16
 MAX_BYTES = 32 * 1024
+MAX_LINES = 1000
+"""A browser that offers everything it has sends some 400."""
+MAX_OF_A_KIND = 128
+"""rtpmap or ssrc lines of a section: payload types have 7 bits. The parser looks through all of them for each of
+their attributes, so 32 KiB of the right lines would take it 40 ms."""
+LEAST_MESSAGE_BYTES = 4096
+"""What we say on a data channel fits into; who takes less gets none."""
 DIGESTS = ("sha-256", "sha-384", "sha-512")
 VIDEO_CODECS: Final[dict[str, Literal["vp8", "h264"]]] = {"vp8": "vp8", "h264": "h264"}
 LISTENS = {"sendrecv": True, "sendonly": False}
@@ -108,6 +116,8 @@ def read_offer(text: str, *, want_video: bool) -> Offer | Refused:
     """The offer, or its refusal. Never raises."""
     if len(text) > MAX_BYTES:
         return Refused(413, f"{len(text)} characters of SDP: give at most {MAX_BYTES}")
+    if why := _too_much(text):
+        return Refused(400, why)
     try:
         session = sdp.SessionDescription.parse(text)
     except Exception as wrong:  # the edge of a call: aiortc's parser raises whatever its lines run into
@@ -122,12 +132,16 @@ def read_offer(text: str, *, want_video: bool) -> Offer | Refused:
     if len({s.mid for s in sections}) < len(sections):
         return Refused(400, "two media sections have the same a=mid")
     bundled = _bundled(session, sections)
-    named = [(m, s) for m, s in zip(media, sections, strict=True) if m.port and s.mid in bundled]
+    offered = _offered(text)
+    named = [
+        (m, s)
+        for m, s, is_offered in zip(media, sections, offered, strict=True)
+        if is_offered and s.mid in bundled
+    ]
     audio = _audio(named)
     if isinstance(audio, Refused):
         return audio
-    main = next(m for m, s in named if s.mid == audio.mid)
-    transport = _transport(main)
+    transport = _transport(next(m for m, s in named if s.mid == audio.mid), named)
     if isinstance(transport, Refused):
         return transport
     return Offer(
@@ -139,7 +153,29 @@ def read_offer(text: str, *, want_video: bool) -> Offer | Refused:
     )
 
 
+def _too_much(text: str) -> str:
+    """Why the parser would take too long over this; "" when it would not."""
+    lines = text.splitlines()  # as the parser does
+    if len(lines) > MAX_LINES:
+        return f"{len(lines)} lines of SDP: give at most {MAX_LINES}"
+    counts: Counter[str] = Counter()
+    for line in lines:
+        if line.startswith("m="):
+            counts.clear()
+        kind = line[: len("a=ssrc")]
+        counts[kind] += 1
+        if kind in ("a=rtpm", "a=ssrc") and counts[kind] > MAX_OF_A_KIND:
+            return f"more than {MAX_OF_A_KIND} lines {kind}... in one section"
+    return ""
+
+
 Named = list[tuple[sdp.MediaDescription, Section]]
+
+
+def _offered(text: str) -> list[bool]:
+    """Of each section; port 0 turns one down, unless it is bundle-only (RFC 9143 section 6)."""
+    _, blocks = sdp.grouplines(text)
+    return ["a=bundle-only" in block or block[0].split()[1] != "0" for block in blocks]
 
 
 def _bundled(session: sdp.SessionDescription, sections: tuple[Section, ...]) -> set[str]:
@@ -161,14 +197,22 @@ def _audio(named: Named) -> Audio | Refused:
             continue
         for codec in media.rtp.codecs:
             is_opus = codec.mimeType.lower() == "audio/opus" and codec.clockRate == 48_000
-            if is_opus and codec.payloadType is not None:
+            if is_opus and codec.payloadType is not None and _is_free(codec.payloadType):
                 return Audio(section.mid, codec.payloadType, LISTENS[direction])
         offered = ", ".join(sorted({c.name for c in media.rtp.codecs})) or "none that is named"
         return Refused(406, f"the offer's audio codecs are {offered[:100]}: one must be opus/48000/2")
     return Refused(422, "the offer's audio is not sent: make it sendrecv or sendonly")
 
 
-def _transport(media: sdp.MediaDescription) -> Transport | Refused:
+def _is_free(payload_type: int) -> bool:
+    """Seven bits, and none that looks like RTCP on the same port (RFC 5761 4)."""
+    return 0 <= payload_type < 128 and not 64 <= payload_type < 96
+
+
+def _transport(audio: sdp.MediaDescription, named: Named) -> Transport | Refused:
+    """Of the voice's section, or of the first that tells it: bundle-only ones need not (RFC 8829 section 5.2.1)."""
+    told = (m for m in (audio, *(m for m, _ in named)) if m.ice is not None and m.ice.usernameFragment)
+    media = next(told, audio)
     ice, dtls = media.ice, media.dtls
     ufrag, pwd = (ice.usernameFragment or "", ice.password or "") if ice is not None else ("", "")
     if not (4 <= len(ufrag) <= 256 and 22 <= len(pwd) <= 256):  # RFC 8839 5.4
@@ -177,7 +221,7 @@ def _transport(media: sdp.MediaDescription) -> Transport | Refused:
         return Refused(400, "a=fingerprint or a=setup is missing: media is encrypted with DTLS-SRTP only")
     if not any(f.algorithm.lower() in DIGESTS for f in dtls.fingerprints):
         return Refused(406, f"a=fingerprint must be of {', '.join(DIGESTS)}")
-    if not media.rtcp_mux:
+    if not (media.rtcp_mux or audio.rtcp_mux):
         return Refused(406, "a=rtcp-mux is missing: RTP and RTCP share one port here")
     fingerprints = tuple((f.algorithm.lower(), f.value) for f in dtls.fingerprints)
     return Transport(ufrag, pwd, fingerprints, dtls.role)
@@ -188,11 +232,12 @@ def _video(named: Named) -> Video | None:
     for media, section in named:
         if media.kind != "video" or (media.direction or "sendrecv") not in LISTENS:
             continue
-        rtx = {c.parameters.get("apt"): c.payloadType for c in media.rtp.codecs if c.name.lower() == "rtx"}
+        repairs = [c for c in media.rtp.codecs if c.name.lower() == "rtx" and _is_free(c.payloadType or 0)]
+        rtx = {c.parameters.get("apt"): c.payloadType for c in repairs}
         found: dict[str, VideoCodec] = {}
         for codec in media.rtp.codecs:
             name = VIDEO_CODECS.get(codec.name.lower())
-            if name is None or name in found or codec.payloadType is None:
+            if name is None or name in found or codec.payloadType is None or not _is_free(codec.payloadType):
                 continue
             if name == "h264" and str(codec.parameters.get("packetization-mode", "0")) != "1":
                 continue
@@ -205,7 +250,10 @@ def _video(named: Named) -> Video | None:
 
 def _data(named: Named) -> Data | None:
     for media, section in named:
-        if media.kind == "application" and media.sctp_port:
+        port = media.sctp_port or 0
+        if media.kind == "application" and 0 < port < 65_536:
             most = media.sctpCapabilities.maxMessageSize if media.sctpCapabilities else 65_536
-            return Data(section.mid, media.sctp_port, most)
+            if most and most < LEAST_MESSAGE_BYTES:  # 0 is any size (RFC 8841 6.1)
+                continue
+            return Data(section.mid, port, most)
     return None

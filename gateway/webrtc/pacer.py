@@ -12,7 +12,7 @@ import asyncio
 import time
 from typing import Protocol
 
-from media.timebase import FRAME_NS, NS_PER_MS, NS_PER_S
+from media.timebase import FRAME_NS, NS_PER_MS
 
 SLOTS = 8
 STEP_NS = FRAME_NS // SLOTS
@@ -69,7 +69,8 @@ class Pacer:
                 step = time.monotonic_ns() // STEP_NS + 1
             while not self._slots[step % SLOTS]:
                 step += 1
-            await asyncio.sleep(max(0, step * STEP_NS - time.monotonic_ns()) / NS_PER_S)
+            wait_ms = -((time.monotonic_ns() - step * STEP_NS) // NS_PER_MS)  # whole ones: less would spin
+            await asyncio.sleep(max(0, wait_ms) / 1000)
             now = time.monotonic_ns() // STEP_NS
             if now - step > MOST_LATE_NS // STEP_NS:
                 self.steps_left_out += now - step

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 import time
-from dataclasses import asdict
 from typing import Protocol
 
 from aiortc import RTCCertificate, RTCDataChannel
@@ -142,10 +141,8 @@ class Peer:
     def counts(self) -> dict[str, int]:
         """Of the camera and the data channel."""
         counted: dict[str, int] = {}
-        if self.sight is not None and self.sight.source is not None:
-            source = self.sight.source
-            counted = asdict(source.assembler.counters) | asdict(source.counters)
-            counted = {f"video_{name}": value for name, value in counted.items()}
+        if self.sight is not None:
+            counted = {f"video_{name}": value for name, value in self.sight.counts().items()}
         if self.channel is not None:
             counted |= {"messages_refused": self.channel.refused, "messages_dropped": self.channel.dropped}
         return counted

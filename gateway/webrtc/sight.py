@@ -6,6 +6,9 @@ packets are asked for again (NACK), and a key frame is asked for when that was i
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import asdict
+
 from gateway.webrtc import rtcp
 from gateway.webrtc.offer import Video
 from gateway.webrtc.video import DecoderThread, VideoSource
@@ -26,6 +29,7 @@ class Sight:
         self._frames_per_chunk = frames_per_chunk
         self._codecs = {codec.payload_type: codec.name for codec in video.codecs}
         self._repairs = {codec.rtx: codec.payload_type for codec in video.codecs if codec.rtx}
+        self._sources: dict[int, VideoSource] = {}
         self._payload_type = 0
         self._ssrc = 0
 
@@ -68,12 +72,24 @@ class Sight:
         return rtcp.bitrate_wanted(our_ssrc, self._ssrc, BUDGET_BIT_S) if self._ssrc else b""
 
     def close(self) -> None:
-        """Free the decoder."""
-        if self.source is not None:
-            self.source.close()
+        """Free the decoders."""
+        for source in self._sources.values():
+            source.close()
+
+    def counts(self) -> dict[str, int]:
+        """Of all its sources."""
+        counted: Counter[str] = Counter()
+        for source in self._sources.values():
+            counted.update(asdict(source.assembler.counters) | asdict(source.counters))
+        return dict(counted)
 
     def _begin(self, payload_type: int) -> None:
-        self.close()
+        """One source a codec, kept with its decoder and its share of the core, however often a sender changes."""
         self._payload_type = payload_type
-        codec = self._codecs[payload_type]
-        self.source = VideoSource(self._thread, codec, VIDEO_SIZE, self._frames_per_chunk)
+        source = self._sources.get(payload_type)
+        if source is None:
+            codec = self._codecs[payload_type]
+            source = VideoSource(self._thread, codec, VIDEO_SIZE, self._frames_per_chunk)
+            self._sources[payload_type] = source
+        source.assembler.restart()
+        self.source = source

@@ -5,10 +5,11 @@ tests/gateway/webrtc/test_aiortc.py:
 
     RTCDtlsTransport   _recv and _send of the ICE transport that it is given, _set_role, _setup_srtp,
                        _handle_rtcp_data, _rx_srtp and _tx_srtp (pylibsrtp sessions)
-    RTCSctpTransport   _data_channel_send by way of RTCDataChannel.send, which is public
+    RTCSctpTransport   _data_channel_send by way of RTCDataChannel.send, which is public; sctp.py has more
 
 RTP never sees aiortc: it goes from the datagram through libsrtp to `Events.rtp`, at once. RTCP and SCTP come
-through aiortc's own loop. Bytes that libsrtp or a parser refuses are counted.
+through aiortc's own loop, behind the doors of dtls_door.py and sctp.py. Bytes that a door, libsrtp or a parser
+refuses are counted.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,14 +29,17 @@ from aiortc import (
     RTCDtlsParameters,
     RTCDtlsTransport,
     RTCSctpCapabilities,
-    RTCSctpTransport,
 )
 
+from gateway.webrtc.dtls_door import MAX_SRTP_BYTES, Sources, records
 from gateway.webrtc.ice_connection import LiteConnection
 from gateway.webrtc.offer import Offer
+from gateway.webrtc.sctp import Sctp
 from media.rtp import BadPacket, RtpPacket, parse_packet
 
 LABEL = "microturn"
+HANDSHAKE_S = 15.0
+"""From the first nominated path to keys; a lost flight is sent again after 1, 2 and 4 s."""
 
 
 @dataclass(slots=True)
@@ -46,6 +51,13 @@ class TransportCounters:
     rtp_malformed: int = 0
     rtcp_malformed: int = 0
     rtp_unsent: int = 0
+    sources_refused: int = 0
+    """Packets of one SSRC too many for one browser."""
+    sctp_refused: int = 0
+    """Packets that are malformed, too many, or more than a channel may hold."""
+    sctp_failed: int = 0
+    """Packets that aiortc raised for."""
+    handshakes_timed_out: int = 0
     channels_refused: int = 0
 
 
@@ -74,8 +86,24 @@ class _Ice:
 
     role = "controlled"
 
-    def __init__(self, connection: LiteConnection) -> None:
-        self._recv, self._send = connection.recv, connection.send
+    def __init__(self, connection: LiteConnection, sources: Sources, counters: TransportCounters) -> None:
+        self._fetch, self._send = connection.recv, connection.send
+        self._sources, self._counters = sources, counters
+        self._records: deque[bytes] = deque()  # of one datagram
+
+    async def _recv(self) -> bytes:
+        """One DTLS record, or one SRTCP packet."""
+        while not self._records:
+            data = await self._fetch()
+            if data[0] < 64:
+                self._records.extend(records(data))
+            elif len(data) > MAX_SRTP_BYTES:
+                self._counters.srtp_refused += 1
+            elif self._sources.admits(data[4:8]):
+                return data
+            else:
+                self._counters.sources_refused += 1
+        return self._records.popleft()
 
 
 class _Dtls(RTCDtlsTransport):
@@ -91,6 +119,7 @@ class _Dtls(RTCDtlsTransport):
             self._owner.keyed(self._rx_srtp, self._tx_srtp)
 
     async def _handle_rtcp_data(self, data: bytes) -> None:
+        self._owner.sources.note(data[4:8])
         self._owner.events.rtcp(data, time.monotonic_ns())
 
 
@@ -106,10 +135,11 @@ class Transport:
         counters: TransportCounters,
     ) -> None:
         self.connection, self.events, self.counters = connection, events, counters
+        self.sources = Sources()
         self._offer = offer
-        self._dtls = _Dtls(_Ice(connection), certificate, self)
+        self._dtls = _Dtls(_Ice(connection, self.sources, counters), certificate, self)
         self._dtls._set_role("client" if offer.transport.setup != "client" else "server")
-        self._sctp = RTCSctpTransport(self._dtls) if offer.data is not None else None
+        self._sctp = Sctp(self._dtls, self._refuse, self._fail) if offer.data is not None else None
         self._protect: Any = None
         self._protect_rtcp: Any = None
         self._unprotect: Any = None
@@ -179,7 +209,12 @@ class Transport:
         self._dtls.on("statechange", self._changed)
         try:
             await self.connection.connect()
-            await self._dtls.start(RTCDtlsParameters(fingerprints=fingerprints))
+            async with asyncio.timeout(HANDSHAKE_S):
+                await self._dtls.start(RTCDtlsParameters(fingerprints=fingerprints))
+        except TimeoutError:
+            self.counters.handshakes_timed_out += 1
+            await self.close("the DTLS handshake took too long")
+            return
         except ConnectionError as wrong:
             await self.close(f"no connection: {wrong}")
             return
@@ -205,12 +240,23 @@ class Transport:
             return
         self.events.channel_opened(channel)
 
+    def _refuse(self) -> None:
+        self.counters.sctp_refused += 1
+
+    def _fail(self) -> None:
+        self.counters.sctp_failed += 1
+
     def _receive(self, datagram: bytes, arrival_ns: int) -> None:
+        ssrc = datagram[8:12]
+        if not self.sources.admits(ssrc):
+            self.counters.sources_refused += 1
+            return
         try:
             data = self._unprotect(datagram)
-        except pylibsrtp.Error:
+        except (pylibsrtp.Error, ValueError):  # the latter: longer than MAX_SRTP_BYTES
             self.counters.srtp_refused += 1
             return
+        self.sources.note(ssrc)
         packet = parse_packet(data)
         if isinstance(packet, BadPacket):
             self.counters.rtp_malformed += 1

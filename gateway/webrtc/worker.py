@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from aiortc import RTCCertificate
 
 from gateway import control
 from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
 from gateway.turns import Turns
 from gateway.webrtc.call import BrowserCall
+from gateway.webrtc.certificate import Certificate
 from gateway.webrtc.ice import IceServer, IceSettings
 from gateway.webrtc.offer import Offer, Refused, read_offer
 from gateway.webrtc.options import WebrtcOptions
@@ -82,7 +82,7 @@ class Worker:
         self.ice = IceServer(_ice_settings(options))
         self.pacer = Pacer()
         self.decoder = DecoderThread()
-        self.certificate = RTCCertificate.generateCertificate()
+        self.certificate = Certificate.generateCertificate()
         self._tally = Tally()
         self._calls: dict[str, BrowserCall] = {}
         self._tasks: set[asyncio.Task[None]] = set()

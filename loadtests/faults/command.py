@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from gateway.sip.pool import ask_library
+from loadtests.faults.browsers import browser_hostile
 from loadtests.faults.churn import churn
 from loadtests.faults.hostile import hostile, worker_struck
 from loadtests.faults.killed import gateway_killed, model_server_killed, sip_worker_killed
@@ -22,6 +23,7 @@ CASES: dict[str, Callable[[Plan], Awaitable[Outcome]]] = {
     "hostile": hostile,
     "worker-struck": worker_struck,
     "churn": churn,
+    "browser-hostile": browser_hostile,
 }
 
 
@@ -36,6 +38,7 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Plan, bool]:
     parser.add_argument("--churn-calls", type=int, default=200)
     parser.add_argument("--hostile-sip", type=int, default=2000, help="mutated SIP messages")
     parser.add_argument("--hostile-rtp", type=int, default=2000, help="mutated RTP packets at live calls")
+    parser.add_argument("--hostile-web", type=int, default=2000, help="mutated offers of browser calls")
     parser.add_argument("--json", action="store_true", help="the last line alone; the others go to stderr")
     given = parser.parse_args(argv)
     cases = tuple(name for name in given.cases.split(",") if name)
@@ -44,11 +47,19 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Plan, bool]:
         raise ValueError(f"--cases {given.cases}: choose from {', '.join(CASES)}")
     if min(given.calls, given.churn_calls) < 1 or min(given.hostile_sip, given.hostile_rtp) < 0:
         raise ValueError("--calls and --churn-calls must be positive")
+    if given.hostile_web < 20:
+        raise ValueError(f"--hostile-web {given.hostile_web}: at least 20, of each class one")
     if given.calls > 60:
         raise ValueError(f"--calls {given.calls}: at most 60, which one process can pace beside the rest")
     wheel = ask_library().is_wheel
     return Plan(
-        cases, given.calls, given.churn_calls, given.hostile_sip, given.hostile_rtp, wheel
+        cases,
+        given.calls,
+        given.churn_calls,
+        given.hostile_sip,
+        given.hostile_rtp,
+        wheel,
+        given.hostile_web,
     ), given.json
 
 

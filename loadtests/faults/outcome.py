@@ -36,3 +36,4 @@ class Plan:
     hostile_sip: int
     hostile_rtp: int
     wheel: bool  # the ready-made pjsua2, four calls a process
+    hostile_web: int = 2000  # mutated offers; five times as many datagrams and packets

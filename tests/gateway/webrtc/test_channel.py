@@ -66,6 +66,7 @@ def test_the_four_messages_of_a_browser() -> None:
     ("data", "code"),
     [
         ("{", "not-json"),
+        ('{"type":"hello","version":1,"x":' + "[" * 2000, "not-json"),
         ("[1]", "unknown-type"),
         ('{"type":"dance"}', "unknown-type"),
         ('{"type":"text"}', "unknown-type"),

@@ -11,7 +11,14 @@ import pytest
 from aioice import Candidate, stun
 
 from gateway.webrtc.ice import IceServer, IceSettings, LiteConnection
-from gateway.webrtc.ice_tcp import MAX_FRAME_BYTES, MAX_UNSENT_BYTES, FrameReader, frame
+from gateway.webrtc.ice_tcp import (
+    MAX_FRAME_BYTES,
+    MAX_FRAMES,
+    MAX_SILENT_FRAMES,
+    MAX_UNSENT_BYTES,
+    FrameReader,
+    frame,
+)
 from tests.support.ice_peer import PATIENCE_S, Bridge, Clock, check, full_agent, reachable, running
 
 RTP = bytes.fromhex("806f0001000000000000000100")
@@ -74,6 +81,27 @@ def test_empty_frames_are_left_out_and_long_ones_break_the_stream() -> None:
     assert reader.feed(b"\0\0\0\0" + frame(b"x")) == [b"x"] and not reader.is_broken
     assert reader.feed(frame(b"y") + (MAX_FRAME_BYTES + 1).to_bytes(2, "big") + frame(b"z")) == [b"y"]
     assert reader.is_broken and reader.feed(frame(b"z")) == []
+
+
+def test_more_frames_at_once_than_a_call_sends_break_the_stream() -> None:
+    assert len(FrameReader().feed(frame(b"x") * MAX_FRAMES)) == MAX_FRAMES
+    for flood in (frame(b"x"), frame(b"")):
+        reader = FrameReader()
+        assert len(reader.feed(flood * 100_000)) <= MAX_FRAMES and reader.is_broken
+
+
+def test_a_stream_that_only_floods_is_closed() -> None:
+    async def story() -> None:
+        async with running(TCP_ONLY) as server:
+            stream = await Stream.to(server)
+            for _ in range(2 * MAX_SILENT_FRAMES):
+                stream.send(b"\0\1")
+            assert await stream.is_closed_by_peer()
+            assert server.counters.tcp_silent == 1
+            assert server.counters.stun_other + server.counters.bad_stun <= MAX_SILENT_FRAMES
+            stream.close()
+
+    asyncio.run(story())
 
 
 def test_a_full_agent_connects_over_tcp_and_datagrams_pass_both_ways(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.webrtc.offer import MAX_BYTES, Offer, Refused, read_offer
+from gateway.webrtc.offer import MAX_BYTES, MAX_LINES, MAX_OF_A_KIND, Offer, Refused, read_offer
 
 CHROMIUM = (Path(__file__).parent / "chromium-156.sdp").read_bytes().decode()
 SEEDS = Path(__file__).resolve().parents[4] / "shared" / "data" / "fuzz" / "sdp"
@@ -57,6 +57,35 @@ def test_video_is_left_out_where_it_is_not_wanted() -> None:
     assert offer.video is None and offer.accepted == ("0", "2")
 
 
+def bundle_only(text: str, kind: str) -> str:
+    """As RFC 8829 5.2.1 has it under max-bundle: that section without a port and what another one tells."""
+    head, *sections = text.split("m=")
+    told = ("a=ice-ufrag", "a=ice-pwd", "a=fingerprint", "a=setup", "a=rtcp-mux", "a=candidate")
+    at = next(i for i, s in enumerate(sections) if s.startswith(kind))
+    bare = without(sections[at], *told).replace(f"{kind} 9 ", f"{kind} 0 ", 1)
+    sections[at] = bare + "a=bundle-only\r\n"
+    return head + "".join(f"m={s}" for s in sections)
+
+
+@pytest.mark.parametrize("kind", ["video", "application"])
+def test_sections_that_are_bundle_only_are_taken(kind: str) -> None:
+    text = bundle_only(CHROMIUM, kind)
+    assert f"m={kind} 0 " in text
+    assert read(text).accepted == ("0", "1", "2")
+    assert read(text).transport == read(CHROMIUM).transport
+    assert read(without(text, "a=bundle-only")).accepted == tuple(
+        mid for mid, other in (("0", "audio"), ("1", "video"), ("2", "application")) if other != kind
+    )
+
+
+def test_a_voice_that_is_bundle_only_has_the_transport_of_the_first_section() -> None:
+    head, audio, video, data = bundle_only(CHROMIUM, "audio").split("m=")
+    head = head.replace("BUNDLE 0 1 2", "BUNDLE 1 0 2")
+    offer = read(head + "".join(f"m={s}" for s in (video, audio, data)))
+    assert offer.transport == read(CHROMIUM).transport
+    assert offer.accepted == ("1", "0", "2")
+
+
 def test_a_voice_alone_is_a_call() -> None:
     offer = read(section(CHROMIUM, "audio"))
     assert offer.video is None and offer.data is None and offer.accepted == ("0",)
@@ -90,11 +119,30 @@ def test_h264_without_packetization_mode_1_is_not_taken() -> None:
         (CHROMIUM.replace("a=mid:1", "a=mid:0"), 400, "same a=mid"),
         (CHROMIUM + section(CHROMIUM, "audio").partition("m=")[1] * 20, 400, ""),
         ("v=0\r\n" + "a=x\r\n" * MAX_BYTES, 413, "at most"),
+        (CHROMIUM + "a=x\r\n" * MAX_LINES, 400, "lines"),
+        (CHROMIUM + "a=rtpmap:1 x/1\r\n" * (MAX_OF_A_KIND + 1), 400, "a=rtpm"),
+        (CHROMIUM + "a=ssrc:1 cname:x\r\n" * (MAX_OF_A_KIND + 1), 400, "a=ssrc"),
+        (CHROMIUM.replace("111", "200"), 406, "opus"),  # eight bits
+        (CHROMIUM.replace("111", "95"), 406, "opus"),  # with its marker bit it would be taken for RTCP
     ],
 )
 def test_what_is_wrong_is_said(text: str, status: int, word: str) -> None:
     answer = refused(text)
     assert (answer.status, word in answer.reason) == (status, True), answer
+
+
+@pytest.mark.parametrize(
+    "line", ["a=sctp-port:70000", "a=sctp-port:-5", "a=max-message-size:10", "a=max-message-size:-1"]
+)
+def test_a_data_section_that_we_cannot_speak_over_is_turned_down(line: str) -> None:
+    name = line.partition(":")[0]
+    offer = read(CHROMIUM.replace("".join(x for x in CHROMIUM.splitlines() if x.startswith(name)), line))
+    assert offer.data is None and offer.accepted == ("0", "1")
+
+
+def test_payload_types_of_video_are_looked_at_too() -> None:
+    offer = read(CHROMIUM.replace(" 96", " 200").replace(":96", ":200"))
+    assert offer.video is not None and [c.name for c in offer.video.codecs] == ["h264"]
 
 
 def test_mutated_offers_never_raise() -> None:
