@@ -5,6 +5,7 @@ tests/gateway/webrtc/test_aiortc.py:
 
     RTCDtlsTransport   _recv and _send of the ICE transport that it is given, _set_role, _setup_srtp,
                        _handle_rtcp_data, _rx_srtp and _tx_srtp (pylibsrtp sessions)
+    RTCCertificate     _create_ssl_context (`certificate.py`)
     RTCSctpTransport   _data_channel_send by way of RTCDataChannel.send, which is public; sctp.py has more
 
 RTP never sees aiortc: it goes from the datagram through libsrtp to `Events.rtp`, at once. RTCP and SCTP come

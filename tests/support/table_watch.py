@@ -1,7 +1,8 @@
 """Looks over the workers' and the engine's shoulders: what is written into the slots, without taking it.
 
 It attaches to the model server as one more worker that never leases a slot, and reads rows that others own. A row
-stays where it is for as many turns as a ring has rows (0.8 s), so it looks every 50 ms and misses none.
+stays where it is for as many turns as a ring has rows (0.8 s), so it looks every 50 ms and misses none. Arrays that
+others write meanwhile are copied before `nonzero`, which raises when they change under it.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class TableWatch:
     def _listen(self) -> None:
         ring = self._table.inbound
         found: list[tuple[int, int, PCM]] = []
-        for slot, row in zip(*ring.seq.nonzero(), strict=True):
+        for slot, row in zip(*ring.seq.copy().nonzero(), strict=True):
             number = int(ring.seq[slot, row])
             key = ("sound", int(slot), number)
             if number == TORN or key in self._seen:
@@ -96,7 +97,7 @@ class TableWatch:
     def _see(self) -> None:
         ring = self._table.inbound
         found: list[tuple[int, int, VideoFrame]] = []
-        for slot, row in zip(*ring.meta["video_frames"].nonzero(), strict=True):
+        for slot, row in zip(*ring.meta["video_frames"].copy().nonzero(), strict=True):
             number = int(ring.seq[slot, row])
             key = ("video", int(slot), number)
             if key in self._seen or number % ring.seq.shape[1] != (int(row) + 1) % ring.seq.shape[1]:
@@ -112,7 +113,7 @@ class TableWatch:
         rows = ring.seq.shape[1]
         cells, size = getattr(ring, what), f"{what}_bytes"
         found: list[tuple[int, str]] = []
-        for slot, row in zip(*ring.meta[size].nonzero(), strict=True):
+        for slot, row in zip(*ring.meta[size].copy().nonzero(), strict=True):
             number = int(ring.seq[slot, row])
             key = (direction, int(slot), number)
             if key in self._seen or number % rows != (int(row) + 1) % rows:
