@@ -36,7 +36,9 @@ class Echo:
         for _ in range(turns):
             for _ in range(10):
                 now_ns = self.frame * FRAME_NS
-                self.leg.intake.receive_frame(self.sent[self.frame * FRAME : (self.frame + 1) * FRAME], now_ns)
+                self.leg.intake.receive_frame(
+                    self.sent[self.frame * FRAME : (self.frame + 1) * FRAME], now_ns
+                )
                 self.heard.append(self.leg.playout.pull())
                 self.frame += 1
             chunk = self.leg.cut(now_ns + CUT_AGE_NS, now_ns + CUT_AGE_NS, now_ns)
