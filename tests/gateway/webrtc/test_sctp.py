@@ -259,7 +259,6 @@ def test_mutated_packets_with_right_checksums_neither_raise_nor_grow() -> None:
 
     async def story(pair: Pair) -> None:
         ours = pair.ours
-        worst_s = 0.0
         for _ in range(3000):
             stream, tsn = chance.randrange(80), chance.randrange(1 << 32)
             bodies = [
@@ -274,11 +273,9 @@ def test_mutated_packets_with_right_checksums_neither_raise_nor_grow() -> None:
             data = bytearray(chance.choice(bodies))
             for _ in range(chance.choice((0, 0, 1, 4))):
                 data[chance.randrange(len(data))] = chance.randrange(256)
-            began = time.thread_time()
             await pair.hand(bytes(data))
-            worst_s = max(worst_s, time.thread_time() - began)
         held = sum(len(stream.reassembly) for stream in ours._inbound_streams.values())
         assert held <= MAX_HELD and len(ours._inbound_streams) <= MAX_STREAMS + 1
-        assert worst_s < 0.1 and pair.refused > 500
+        assert pair.refused > 500
 
     with_pair(story)
