@@ -1,0 +1,221 @@
+"""The command line of the weak-network lab: one profile or all of them, in memory or with real calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from gateway.caller.analysis import Windows
+from loadtests import report
+from loadtests.netem import plots, profiles
+from loadtests.netem.calls import EARLY_S, LEAST_S, LEGS, LivePlan, run
+from loadtests.netem.figures import CHUNK_MS, figures
+from loadtests.netem.lab import Span, digit_accuracy, measure
+from loadtests.netem.score import can_hear_digits
+from media.timebase import NS_PER_S
+
+MEMORY: Final = "memory"
+ALL: Final = (
+    "clean",
+    "loss-5",
+    "loss-10",
+    "loss-20",
+    "burst-20",
+    "loss-5-jitter-60",
+    "jitter-300",
+    "stall-1s",
+    "drift+200ppm",
+    "drift-200ppm",
+    "busy-wifi",
+    "3G",
+    "cellular",
+    "trace-1214",
+    "trace-2307",
+)
+_COLUMNS: Final = (
+    ("profile", "profile"),
+    ("mos", "MOS"),
+    ("mos_clean", "ceiling"),
+    ("mos_caller", "caller"),
+    ("delay_ms.p50", "p50 ms"),
+    ("delay_ms.p95", "p95"),
+    ("delay_ms.max", "max"),
+    ("recovery_ms", "recov. ms"),
+    ("missed_turns", "missed"),
+    ("aiortc.mos", "aiortc"),
+    ("aiortc.delay_ms.p50", "its p50"),
+    ("aiortc.delay_ms.after", "its end"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LabPlan:
+    """One run of the lab, checked. Raises ValueError for what must not or cannot be run."""
+
+    profiles: tuple[str, ...]
+    leg: str
+    seconds: float
+    calls: int
+    codec: str
+    coding: str
+    digits: int
+    seed: int
+    results: Path
+
+    def __post_init__(self) -> None:
+        for name in self.profiles:
+            profiles.find(name)
+        if self.leg != MEMORY:
+            LivePlan(self.profiles[0], self.leg, self.calls, self.seconds, self.codec, self.seed)
+        elif self.digits and not can_hear_digits():
+            raise ValueError("--digits needs pocketsphinx: pip install pocketsphinx")
+        elif self.seconds < LEAST_S:
+            raise ValueError(f"--seconds {self.seconds}: PESQ wants {LEAST_S} or more")
+
+
+def parse_arguments(argv: Sequence[str]) -> LabPlan:
+    """Arguments as a plan. Raises ValueError with what to do instead."""
+    parser = argparse.ArgumentParser(prog="python -m loadtests netem")
+    add = parser.add_argument
+    add("--profile", required=True, help="all, or one of " + ", ".join(profiles.names()))
+    add(
+        "--leg",
+        default="webrtc",
+        choices=(*LEGS, MEMORY),
+        help="real calls of that kind, or receive paths in memory",
+    )
+    add("--seconds", type=float, default=10.0, help="of bad network, for each direction")
+    add("--calls", type=int, default=1, help="at once, each with a line of its own")
+    add("--codec", default="PCMU", help="of telephone calls")
+    add("--coding", default="fec", choices=("celt", "fec", "hybrid"), help="of Opus, in memory")
+    add(
+        "--digits",
+        type=int,
+        default=0,
+        metavar="N",
+        help="in memory: how many of N digit strings are still heard",
+    )
+    add("--seed", type=int, default=1)
+    add("--results", type=Path, default=report.RESULTS, help="folder of the CSV file and the plots")
+    given = vars(parser.parse_args(argv))
+    chosen = given.pop("profile")
+    names = tuple(n for n in ALL if n in profiles.names()) if chosen == "all" else tuple(chosen.split(","))
+    return LabPlan(profiles=names, **given)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the lab. 0 when every profile was measured; 1 when not; 2 for an operator's mistake. Missed goals are in
+    the figures."""
+    try:
+        plan = parse_arguments(argv)
+    except ValueError as error:
+        print(f"loadtests netem: {error}", file=sys.stderr)
+        return 2
+    command = shlex.join(["python", "-m", "loadtests", "netem", *argv])
+    rows: dict[str, dict[str, Any]] = {}
+    failed = 0
+    for name in plan.profiles:
+        try:
+            rows[name] = measure_profile(plan, name)
+        except (OSError, RuntimeError, TimeoutError) as error:
+            print(f"loadtests netem: {name}: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        failed += not rows[name].get("answered", 1)
+        report.append_row(
+            plan.results / "netem.csv", report.surroundings(command) | report.flatten(rows[name])
+        )
+        print(f"{name}: MOS {rows[name]['mos']} of {rows[name]['mos_clean']}", file=sys.stderr, flush=True)
+    if len(plan.profiles) > 1:
+        plots.draw_all(plan.results / f"netem-{plan.leg}.png", rows, f"all profiles, {plan.leg}")
+    if not rows:
+        return 1
+    print(table(rows.values()) if len(plan.profiles) > 1 else report.table(rows[plan.profiles[0]]))
+    last = rows[plan.profiles[-1]] if len(plan.profiles) == 1 else summary(rows)
+    print(json.dumps(last), flush=True)
+    return 1 if failed else 0
+
+
+def measure_profile(plan: LabPlan, name: str) -> dict[str, Any]:
+    """Figures of one profile, and its plot. Raises OSError or RuntimeError where it cannot be measured."""
+    return _in_memory(plan, name) if plan.leg == MEMORY else _with_calls(plan, name)
+
+
+def _in_memory(plan: LabPlan, name: str) -> dict[str, Any]:
+    profile = profiles.find(name)
+    found = measure(profile, plan.coding, plan.seconds, plan.seed)
+    result: dict[str, Any] = {
+        "profile": name,
+        "leg": MEMORY,
+        "codec": f"opus {plan.coding}",
+        "missed_turns": None,
+    }
+    result |= found["ours"].figures | {"aiortc": found["aiortc"].figures}
+    if plan.digits:
+        result["digits"] = digit_accuracy(profile, plan.coding, plan.digits, plan.seed)
+    span = Span.of(plan.seconds)
+    curves = {who: [_curve(row.windows, 0, profile.base_ms)] for who, row in found.items()}
+    spells = {name: (span.from_ns / NS_PER_S, span.until_ns / NS_PER_S)}
+    title = f"{name} in memory: {profile.text}"
+    plots.draw_delay(plan.results / f"netem-memory-{name}.png", curves, spells, title)
+    return result
+
+
+def _with_calls(plan: LabPlan, name: str) -> dict[str, Any]:
+    live = LivePlan(name, plan.leg, plan.calls, plan.seconds, plan.codec, plan.seed)
+    seen = run(live)
+    result, windows = figures(seen, live)
+    result |= {"calls": plan.calls, "seconds": plan.seconds, "seed": plan.seed}
+    for reason in sorted({call.reason for call in seen.calls if call.reason}):
+        print(f"loadtests netem: {name}: {reason}", file=sys.stderr)
+    ways = [profiles.find(name, way) for way in ("up", "down")]
+    beyond_ms = CHUNK_MS + sum(way.base_ms for way in ways)
+    begun = [call.began_ns for call in seen.calls if call.began_ns and call.datagrams]
+    curves = {
+        plan.leg: [_curve(found, at_ns, beyond_ms) for found, at_ns in zip(windows, begun, strict=True)]
+    }
+    spells = {
+        f"{spell.name} bad": (spell.from_s - EARLY_S, spell.until_s) for spell in live.timeline.spells[1:]
+    }
+    title = f"{name}, {plan.leg}: {ways[0].text}"
+    plots.draw_delay(plan.results / f"netem-{plan.leg}-{name}.png", curves, spells, title)
+    return result
+
+
+def _curve(windows: Windows, began_ns: int, beyond_ms: float) -> plots.Curve:
+    return (windows.sent_ns - began_ns) / NS_PER_S, windows.delay_ms - beyond_ms
+
+
+def summary(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The last line of several profiles: the worst of each figure, and all of them by profile."""
+    scores = [row["mos"] for row in rows.values() if row["mos"] is not None]
+    ceilings = [row["mos_clean"] for row in rows.values() if row["mos_clean"] is not None]
+    recoveries = [row["recovery_ms"] for row in rows.values()]
+    delays = [row["delay_ms"] for row in rows.values()]
+    keys = ("p50", "p95", "max")
+    return {
+        "mos": min(scores, default=None),
+        "mos_clean": max(ceilings, default=None),
+        "delay_ms": {key: max((d[key] for d in delays if d[key] is not None), default=None) for key in keys},
+        "recovery_ms": None if None in recoveries else max(recoveries),
+        "missed_turns": sum(row["missed_turns"] or 0 for row in rows.values()),
+        "profiles": dict(rows),
+    }
+
+
+def table(rows: Sequence[Mapping[str, Any]] | Any) -> str:
+    """One line a profile; columns that nobody has are left out."""
+    flat = [report.flatten(row) for row in rows]
+    columns = [(key, head) for key, head in _COLUMNS if any(row.get(key) is not None for row in flat)]
+    cells = [[head for _, head in columns]]
+    cells += [["-" if row.get(key) is None else str(row[key]) for key, _ in columns] for row in flat]
+    widths = [max(len(line[at]) for line in cells) for at in range(len(columns))]
+    return "\n".join(
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)) for line in cells
+    )
