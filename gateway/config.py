@@ -105,6 +105,9 @@ class GatewaySettings(BaseSettings):
     resume_s: int = Field(
         30, ge=0, le=600, description="a browser that was lost may come back to its call for so long"
     )
+    red: Literal["off", "on"] = Field(
+        "off", description="redundant audio of browser calls: survives loss at twice the bytes"
+    )
     video: Literal["off", "on"] = Field("on", description="whether browsers may send a camera")
     video_frames_per_chunk: int = Field(2, ge=0, le=2, description="newest frames that a chunk carries")
 

@@ -6,7 +6,7 @@ gets (and follows the sender's clock, +-200 ppm being 2 ms in 10 s); what lies a
     target = GUARD_MS + the smaller of
         the 98th percentile of the jitter over 10 s: one packet in 50 may be later. Of ten packets of a chunk
             only the last has to hurry, so that costs one concealed frame in 10 s, and less after FEC;
-        the most jitter in the last second: when a jittery time is over, it is over.
+        the most jitter in the last 0.8 s: when a jittery time is over, it is over.
 
 Knows nothing of chunks or sound. Its one rule: what no buffer should follow is not learned. A stall that ends
 in a burst is one late packet, not 50; and beyond `MAX_MS` the line did not jitter, it stood still.
@@ -21,7 +21,7 @@ from media.timebase import NS_PER_MS, NS_PER_S
 GUARD_MS = 4
 """Slack kept against the jitter of our own threads, as in `media/chunker.py`."""
 MAX_MS = 250
-WINDOW_NS, RECENT_NS = 10 * NS_PER_S, NS_PER_S
+WINDOW_NS, RECENT_NS = 10 * NS_PER_S, 800 * NS_PER_MS
 PERCENTILE = 0.98
 BURST_NS = 5 * NS_PER_MS
 """Packets that come closer together than this were held back by the same thing."""

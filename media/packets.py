@@ -44,6 +44,10 @@ class PacketAccount:
     """Neither of the stream nor the start of another one."""
     skipped: int = 0
     """In order, and left out to be on time again: a long stall's oldest, or beyond `MAX_WAITING`."""
+    revived: int = 0
+    """Of `received`: lost, and carried once more by another packet (RED)."""
+    redundant: int = 0
+    """Carried once more, and not needed; no packets."""
     restarts: int = 0
     """Changes of SSRC or time line; no packets."""
 
@@ -94,6 +98,11 @@ class PacketStore:
     def highest_sequence(self) -> int:
         """As a receiver report carries it: extended by the wraps (RFC 3550 6.4.1); 0 before the first packet."""
         return self._highest.sequence - self._sequence_shift & 0xFFFFFFFF if self._highest else 0
+
+    @property
+    def highest(self) -> Packet | None:
+        """The packet of the highest sequence number so far."""
+        return self._highest
 
     @property
     def expected(self) -> int:
@@ -164,6 +173,18 @@ class PacketStore:
             if self._follows(packet, newest):
                 return self._accept(packet)
         return self._try(ssrc, Packet(sequence, timestamp, ticks, payload, arrival_ns))
+
+    def lacks(self, ssrc: int, sequence: int, timestamp: int) -> bool:
+        """Whether that packet, with counters as on the wire, is of the stream, never came, and is not late."""
+        newest = self._highest
+        if newest is None or ssrc != self._ssrc:
+            return False
+        sequence = _nearest(sequence + self._sequence_shift, newest.sequence, 16)
+        timestamp = _nearest(timestamp + self._timestamp_shift, newest.timestamp, 32)
+        steps = newest.sequence - sequence
+        if steps > MAX_MISORDER or steps < -MAX_DROPOUT or steps >= 0 and self._seen >> steps & 1:
+            return False
+        return timestamp not in self._waiting and (self._passed is None or timestamp >= self._passed)
 
     def _follows(self, packet: Packet, newest: Packet) -> bool:
         """Both counters went the same way, and no further than the stream can have gone."""

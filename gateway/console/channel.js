@@ -25,6 +25,7 @@ const SHAPES = {
   cut: (m) => isTurn(m.turn) && isNumber(m.heard_ms),
   action: (m) => isTurn(m.turn) && isText(m.action),
   turns: (m) => isTurn(m.first) && Array.isArray(m.turns) && m.turns.every(isRow),
+  notice: (m) => isText(m.code),
   error: (m) => isText(m.code),
   bye: (m) => isText(m.reason),
 };

@@ -122,6 +122,11 @@ export const GOODBYES = {
   lost: note('The call has ended', 'The gateway lost the call. Call again to start a new one.', 'call', 'dismiss'),
 };
 
+/** What the gateway says while a call goes on; codes that are not here are ignored. */
+export const NOTICES = {
+  'weak-line': note('The connection is weak', 'Much of what is said is lost on the way. The camera is left out to save what can be saved. Another network, or a place nearer to the access point, may help.', 'dismiss'),
+};
+
 /** Codes after which the same call may well succeed in a moment: it is placed again by itself. */
 export const PASSING = new Set(['full', 'not-ready', 'too-fast']);
 

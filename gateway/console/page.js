@@ -9,7 +9,7 @@ import { Captions } from './captions.js';
 import { MAX_TEXT_BYTES, textBytes } from './channel.js';
 import * as devices from './devices.js';
 import * as memory from './memory.js';
-import { Failure, GOODBYES, PASSING, RESUMING, noticeOf } from './messages.js';
+import { Failure, GOODBYES, NOTICES, PASSING, RESUMING, noticeOf } from './messages.js';
 import { Monitor } from './monitor.js';
 import { Notice } from './notice.js';
 import { Settings } from './settings.js';
@@ -139,6 +139,13 @@ class Page {
     memory.keepCall(token, this.#wantsPicture);
   }
 
+  /** A word of the gateway's about the line; whatever else the page has to say goes first. */
+  #told({ code }) {
+    const shown = this.#notice.code;
+    if (NOTICES[code] && !shown) this.#notice.show({ ...NOTICES[code], code });
+    else if (code === 'good-line' && shown === 'weak-line') this.#notice.hide();
+  }
+
   #heard(message) {
     const { type } = message;
     if (type === 'hello') this.#greeted(message);
@@ -146,6 +153,7 @@ class Page {
     else if (type === 'cut') this.#cut(message);
     else if (type === 'turns') this.#monitor.turns(message);
     else if (type === 'action') this.#captions.event(`The model chose: ${message.action}`, this.#monitor.ageMs);
+    else if (type === 'notice') this.#told(message);
     else if (type === 'error') this.#fail(new Failure('text-refused', { detail: message.message ?? message.code }));
   }
 

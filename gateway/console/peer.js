@@ -9,6 +9,12 @@ import { Channel } from './channel.js';
 import { Failure } from './messages.js';
 import { fragmentOf, isLite, withFragment } from './sdpfrag.js';
 
+/** The offer with generic NACK (RFC 4585) for Opus. */
+const withRepeats = (sdp) =>
+  sdp.replace(/^a=rtpmap:(\d+) opus\/48000.*$/m, (line, type) =>
+    sdp.includes(`a=rtcp-fb:${type} nack\r`) ? line : `${line.trimEnd()}\r\na=rtcp-fb:${type} nack`,
+  );
+
 const CONNECTED = new Set(['connected', 'completed']);
 
 export class Peer {
@@ -59,7 +65,7 @@ export class Peer {
 
   /** Offer, answer, connection. Gives the new resume token; throws a Failure. */
   async connect(resume, limitMs) {
-    await this.#wire.setLocalDescription(await this.#wire.createOffer());
+    await this.#offer();
     const answer = await this.#whip.offer(this.#wire.localDescription.sdp, resume);
     await this.#accept(answer.sdp);
     this.#wantsCandidates = !isLite(answer.sdp);
@@ -71,7 +77,7 @@ export class Peer {
   /** ICE restart: the same keys and streams over another path. Throws a Failure. */
   async restart(limitMs) {
     this.#candidates = [];
-    await this.#wire.setLocalDescription(await this.#wire.createOffer({ iceRestart: true }));
+    await this.#offer({ iceRestart: true });
     try {
       const fragment = await this.#whip.restart(fragmentOf(this.#wire.localDescription.sdp));
       await this.#accept(withFragment(this.#wire.currentRemoteDescription.sdp, fragment));
@@ -89,6 +95,16 @@ export class Peer {
     this.#told = true;
     this.#wire.close();
     this.#changed(() => {});
+  }
+
+  /** Some browsers repeat lost speech only when their offer says that they can; one that minds offers as it likes. */
+  async #offer(options) {
+    const offer = await this.#wire.createOffer(options);
+    try {
+      await this.#wire.setLocalDescription({ type: 'offer', sdp: withRepeats(offer.sdp) });
+    } catch {
+      await this.#wire.setLocalDescription(offer);
+    }
   }
 
   async #accept(sdp) {

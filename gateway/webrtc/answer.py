@@ -29,6 +29,8 @@ class Local:
     sctp_port: int
     ssrc: int
     cname: str
+    red: bool = False
+    """Redundant audio is preferred where it is offered."""
     video_kbps: int = 300
     """What a camera may send at most."""
 
@@ -70,11 +72,16 @@ def _section(section: Section, offer: Offer, local: Local) -> list[str]:
 
 def _audio(section: Section, offer: Offer, local: Local) -> list[str]:
     pt, listens = offer.audio.payload_type, offer.audio.listens
-    lines = [f"m=audio {_port(local)} {section.profile} {pt}", *_transport(section, offer, local)]
+    red = offer.audio.red if local.red else 0
+    types = f"{red} {pt}" if red else f"{pt}"  # the first one is sent
+    lines = [f"m=audio {_port(local)} {section.profile} {types}", *_transport(section, offer, local)]
+    if red:
+        lines += [f"a=rtpmap:{red} red/48000/2", f"a=fmtp:{red} {pt}/{pt}"]
     lines += [
         "a=sendrecv" if listens else "a=recvonly",
         "a=rtcp-mux",
         f"a=rtpmap:{pt} opus/48000/2",
+        *[f"a=rtcp-fb:{pt} nack"] * offer.audio.repeats,
         f"a=fmtp:{pt} {OPUS}",
         "a=ptime:20",
     ]

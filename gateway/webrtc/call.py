@@ -34,6 +34,8 @@ log = structlog.get_logger()
 
 AWAY = ("away", "back")
 """Events that tell the model."""
+WEAK, GOOD = "line weak", "line good"
+"""More of them, with the loss each way and the delay: docs/protocol.md."""
 
 
 class BrowserCall:
@@ -50,6 +52,8 @@ class BrowserCall:
         self.is_over = False
         self.was_live = False
         self.away_since_ns: int | None = None
+        self.is_weak = False
+        self.weak_times = 0
         self.video_size = VIDEO_SIZE
         self.engine = ""
         self._live, self._ended = live, ended
@@ -199,9 +203,11 @@ class BrowserCall:
                 self.end("hangup")
 
     def report(self, now_ns: int) -> None:
-        """Once a second: RTCP."""
+        """Once a second: RTCP, and what the line is like when that has changed."""
         if self.peer is not None and self.away_since_ns is None:
             self.peer.report(now_ns)
+            if self.peer.line.is_weak != self.is_weak:
+                self._tell_of_line(self.peer)
 
     def counts(self) -> dict[str, int]:
         """Of its jitter buffer, and of all its peers."""
@@ -211,9 +217,22 @@ class BrowserCall:
         counted.update({f"jitter_samples_{name}": value for name, value in asdict(intake.account).items()})
         if self.peer is not None:
             counted.update(self.peer.counts())
+        counted["lines_weak"] = self.weak_times
         return dict(counted)
 
     # -- inside
+
+    def _tell_of_line(self, peer: Peer) -> None:
+        """Once at each change, to the model and to the page."""
+        self.is_weak = peer.line.is_weak
+        self.weak_times += self.is_weak
+        loss, sent = round(peer.line.inward.loss, 2), round(peer.line.outward.loss, 2)
+        delay = round(self.leg.intake.delay_ms + (peer.round_trip_ms or 0.0) / 2)
+        self.leg.receive_event(
+            f"{WEAK if self.is_weak else GOOD} loss={loss} loss_sent={sent} delay_ms={delay}"
+        )
+        code = "weak-line" if self.is_weak else "good-line"
+        self._send("notice", code=code, loss=loss, loss_sent=sent, delay_ms=delay)
 
     def _go_away(self) -> None:
         if self.away_since_ns is None and not self.is_over:

@@ -53,6 +53,10 @@ class Audio:
     mid: str
     payload_type: int
     listens: bool
+    repeats: bool = False
+    """Lost packets may be asked for again (generic NACK, RFC 4585)."""
+    red: int = 0
+    """Payload type of packets that carry those before them once more (RFC 2198); 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,10 +202,22 @@ def _audio(named: Named) -> Audio | Refused:
         for codec in media.rtp.codecs:
             is_opus = codec.mimeType.lower() == "audio/opus" and codec.clockRate == 48_000
             if is_opus and codec.payloadType is not None and _is_free(codec.payloadType):
-                return Audio(section.mid, codec.payloadType, LISTENS[direction])
+                repeats = any(f.type == "nack" and not f.parameter for f in codec.rtcpFeedback)
+                red = _red(media, codec.payloadType)
+                return Audio(section.mid, codec.payloadType, LISTENS[direction], repeats, red)
         offered = ", ".join(sorted({c.name for c in media.rtp.codecs})) or "none that is named"
         return Refused(406, f"the offer's audio codecs are {offered[:100]}: one must be opus/48000/2")
     return Refused(422, "the offer's audio is not sent: make it sendrecv or sendonly")
+
+
+def _red(media: sdp.MediaDescription, opus: int) -> int:
+    """Of RED whose blocks are all of that payload type: `a=fmtp:63 111/111`, as RFC 2198 section 5 has it."""
+    for codec in media.rtp.codecs:
+        if codec.name.lower() == "red" and codec.clockRate == 48_000 and _is_free(codec.payloadType or 0):
+            blocks = [kind for kinds in codec.parameters for kind in kinds.split("/")]
+            if len(blocks) > 1 and set(blocks) == {str(opus)}:
+                return codec.payloadType or 0
+    return 0
 
 
 def _is_free(payload_type: int) -> bool:

@@ -36,5 +36,7 @@ class WebrtcOptions:
     """No UDP at all: media over TURN's TCP or our TCP port."""
     bitrate: int = 32_000
     """Of Opus towards the browser, bit/s."""
+    red: bool = False
+    """Redundant audio (RFC 2198) both ways where a browser offers it."""
     retry_after_s: int = 2
     """What a refused browser is asked to wait."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from dataclasses import asdict
 from typing import Protocol
 
 from aiortc import RTCCertificate, RTCDataChannel
@@ -18,13 +19,18 @@ from gateway.webrtc.answer import Local, write_answer
 from gateway.webrtc.channel import Channel, Message
 from gateway.webrtc.ice import LiteConnection
 from gateway.webrtc.offer import Offer
+from gateway.webrtc.rtcp import Heard
 from gateway.webrtc.sight import Sight
 from gateway.webrtc.transport import Transport, TransportCounters
 from gateway.webrtc.voice import CLOCK_HZ, Voice
 from media.jitter import JitterBuffer
+from media.ladder import Line
 from media.leg import Leg
+from media.nack import Gaps, Repeats
+from media.red import Block, parse_red
 from media.reports import Reception
 from media.rtp import RtpPacket
+from media.timebase import NS_PER_MS
 
 MAX_STREAMS = 8
 """SSRCs that are reported on; a browser has one or two."""
@@ -58,10 +64,14 @@ class Peer:
         counters: TransportCounters,
         *,
         bitrate: int,
+        red: bool = False,
     ) -> None:
         self.offer = offer
         self.leg = owner.leg
-        self.voice = Voice(owner.leg.playout, offer.audio.payload_type, bitrate)
+        self.red = offer.audio.red if red else 0
+        """Payload type of redundant audio; 0 when there is none."""
+        self.red_malformed = 0
+        self.voice = Voice(owner.leg.playout, offer.audio.payload_type, bitrate, self.red)
         self.sight = sight
         self.transport = Transport(connection, certificate, offer, self, counters)
         self.channel: Channel | None = None
@@ -69,11 +79,15 @@ class Peer:
         self.loss_told = 0.0
         """What the browser said last: the part of our packets that did not come, 0 to 1."""
         self.round_trip_ms: float | None = None
+        self.line = Line()
+        self.gaps = Gaps()
+        self.repeats = Repeats()
         self._owner = owner
         self._cname = secrets.token_hex(8)
         self._certificate = certificate
         self._frames = 0
-        self._video_ssrc = 0
+        self._voice_ssrc = 0
+        self._reckoned = (0, 0)  # packets expected and lost, by the report before
 
     async def answer(self, video_kbps: int) -> str:
         """Be reachable, and say how; `ConnectionError` when there is no room."""
@@ -88,6 +102,7 @@ class Peer:
             sctp_port=self.transport.sctp_port,
             ssrc=self.voice.ssrc,
             cname=self._cname,
+            red=bool(self.red),
             video_kbps=video_kbps,
         )
         text = write_answer(self.offer, local)
@@ -116,13 +131,20 @@ class Peer:
     # -- what goes out
 
     def speak(self, due_ns: int) -> None:
-        """The next 20 ms of the playout, and feedback on pictures."""
-        self.transport.send_rtp(self.voice.next_packet(due_ns))
+        """The next 20 ms of the playout, and feedback."""
+        packet = self.voice.next_packet(due_ns)
+        datagram = self.transport.send_rtp(packet)
+        if self.offer.audio.repeats and datagram:
+            self.repeats.keep(int.from_bytes(packet[2:4], "big"), datagram, due_ns)
         self.look(due_ns)
 
     def look(self, due_ns: int) -> None:
-        """What the camera's sender has to be asked for."""
+        """What the browser has to be asked for."""
         self._frames += 1
+        if self.offer.audio.repeats:
+            missing = self.gaps.wanted(due_ns, self._round_trip_ns, self.leg.intake.place_ns)
+            if missing:
+                self.transport.send_rtcp(rtcp.nack(self.voice.ssrc, self._voice_ssrc, missing))
         if self.sight is not None and self._frames % FEEDBACK_FRAMES == 0:
             for packet in self.sight.feedback(self.voice.ssrc, due_ns):
                 self.transport.send_rtcp(packet)
@@ -132,6 +154,7 @@ class Peer:
         if not self.transport.is_connected:
             return
         blocks = {ssrc: reception.block(now_ns) for ssrc, reception in self.receptions.items()}
+        self._watch_line(now_ns)
         listens = self.offer.audio.listens
         packet = rtcp.report(self.voice.sent(now_ns), self._cname, blocks, sending=listens)
         if self.sight is not None:
@@ -139,10 +162,13 @@ class Peer:
         self.transport.send_rtcp(packet)
 
     def counts(self) -> dict[str, int]:
-        """Of the camera and the data channel."""
-        counted: dict[str, int] = {}
+        """Of repairs, rungs, the camera and the data channel."""
+        counted = {f"gaps_{name}": value for name, value in asdict(self.gaps.counters).items()}
+        counted |= self.line.counts()
+        counted["red_malformed"] = self.red_malformed
+        counted |= {f"repeats_{name}": value for name, value in asdict(self.repeats.counters).items()}
         if self.sight is not None:
-            counted = {f"video_{name}": value for name, value in self.sight.counts().items()}
+            counted |= {f"video_{name}": value for name, value in self.sight.counts().items()}
         if self.channel is not None:
             counted |= {"messages_refused": self.channel.refused, "messages_dropped": self.channel.dropped}
         return counted
@@ -162,10 +188,14 @@ class Peer:
 
     def rtp(self, packet: RtpPacket, arrival_ns: int) -> None:
         if packet.payload_type == self.offer.audio.payload_type:
-            self._receive_report(packet, CLOCK_HZ, arrival_ns)
-            self.leg.intake.receive_packet(
-                packet.ssrc, packet.sequence, packet.timestamp, packet.payload, arrival_ns
-            )
+            self._receive_voice(packet, packet.payload, [], arrival_ns)
+        elif self.red and packet.payload_type == self.red:
+            blocks = parse_red(packet.payload, self.offer.audio.payload_type)
+            if blocks is None:
+                self.red_malformed += 1
+                return
+            *older, newest = blocks
+            self._receive_voice(packet, newest.payload, older, arrival_ns)
         elif self.sight is not None and self.sight.receive(packet, arrival_ns):
             self._receive_report(packet, 90_000, arrival_ns)
 
@@ -181,8 +211,8 @@ class Peer:
                 self.receptions[report[0]].receive_report(report[1], arrival_ns)
             heard = rtcp.heard(packet, self.voice.ssrc, now_ntp)
             if heard is not None:
-                self.loss_told, self.round_trip_ms = heard.loss, heard.round_trip_ms
-                self.voice.tune(heard.loss, arrival_ns)
+                self._told(heard, arrival_ns)
+            self._repeat(rtcp.repeats_wanted(packet, self.voice.ssrc), arrival_ns)
 
     def channel_opened(self, wire: RTCDataChannel) -> None:
         if self.channel is not None:
@@ -201,6 +231,50 @@ class Peer:
 
     def closed(self, reason: str) -> None:
         self._owner.closed(self, reason)
+
+    def _told(self, heard: Heard, now_ns: int) -> None:
+        self.loss_told = heard.loss
+        if heard.round_trip_ms is not None:
+            self.round_trip_ms = heard.round_trip_ms
+        self.line.outward.update(heard.loss, heard.round_trip_ms, now_ns)
+        self.voice.tune(heard.loss, self.line.opus_bit_s, now_ns)
+
+    def _watch_line(self, now_ns: int) -> None:
+        """By all that came since the last report; where nothing came nothing is known."""
+        sums = [(reception.expected, reception.lost) for reception in self.receptions.values()]
+        before, self._reckoned = self._reckoned, (sum(s[0] for s in sums), sum(s[1] for s in sums))
+        expected, lost = (now - then for now, then in zip(self._reckoned, before, strict=True))
+        if expected <= 0:
+            return
+        loss = min(1.0, max(0.0, lost / expected))
+        if self.line.inward.update(loss, self.round_trip_ms, now_ns) and self.sight is not None:
+            self.sight.ask(self.line.camera)
+
+    @property
+    def _round_trip_ns(self) -> int | None:
+        return None if self.round_trip_ms is None else int(self.round_trip_ms * NS_PER_MS)
+
+    def _receive_voice(self, packet: RtpPacket, payload: bytes, older: list[Block], arrival_ns: int) -> None:
+        """What was repeated for us was lost on the way all the same: the browser's reports and FEC go by that."""
+        self._voice_ssrc = packet.ssrc
+        repeated = self.gaps.receive(packet.ssrc, packet.sequence, arrival_ns)
+        if not repeated:
+            self._receive_report(packet, CLOCK_HZ, arrival_ns)
+        intake = self.leg.intake
+        for block in older:
+            sequence, timestamp = packet.sequence - block.behind, packet.timestamp - block.offset
+            if intake.receive_redundant(
+                packet.ssrc, sequence & 0xFFFF, timestamp & 0xFFFFFFFF, block.payload, arrival_ns
+            ):
+                self.gaps.mend(sequence & 0xFFFF)
+        intake.receive_packet(
+            packet.ssrc, packet.sequence, packet.timestamp, payload, arrival_ns, repeated=repeated
+        )
+
+    def _repeat(self, sequences: list[int], now_ns: int) -> None:
+        if self.offer.audio.repeats and self.transport.is_connected:
+            for datagram in self.repeats.again(sequences, now_ns, self._round_trip_ns):
+                self.transport.repeat_rtp(datagram)
 
     def _receive_report(self, packet: RtpPacket, clock_hz: int, arrival_ns: int) -> None:
         reception = self.receptions.get(packet.ssrc)

@@ -310,6 +310,7 @@ def plan_webrtc(settings: GatewaySettings) -> list[WebrtcOptions]:
             max_calls=settings.webrtc_calls // workers + (index < settings.webrtc_calls % workers),
             video=settings.video == "on",
             video_frames_per_chunk=settings.video_frames_per_chunk if settings.video == "on" else 0,
+            red=settings.red == "on",
             resume_s=settings.resume_s,
             realtime=settings.realtime,
             log_level=settings.log_level,

@@ -108,6 +108,13 @@ def heard(packet: rtp.AnyRtcpPacket, ssrc: int, now_ntp: int) -> Heard | None:
     return None
 
 
+def repeats_wanted(packet: rtp.AnyRtcpPacket, ssrc: int) -> list[int]:
+    """Sequence numbers of our stream `ssrc` that a NACK asks for again, RFC 4585 6.2.1."""
+    if not isinstance(packet, rtp.RtcpRtpfbPacket) or packet.fmt != rtp.RTCP_RTPFB_NACK:
+        return []
+    return [number & 0xFFFF for number in packet.lost] if packet.media_ssrc == ssrc else []  # it may wrap
+
+
 def sender_report_of(packet: rtp.AnyRtcpPacket) -> tuple[int, int] | None:
     """SSRC and NTP time stamp of a sender report; None of another packet."""
     if isinstance(packet, rtp.RtcpSrPacket):

@@ -13,9 +13,10 @@ from gateway.webrtc import rtcp
 from gateway.webrtc.offer import Video
 from gateway.webrtc.video import DecoderThread, VideoSource
 from media.chunk import VIDEO_SIZE, VideoFrame
+from media.ladder import CAMERA, Camera
 from media.rtp import RtpPacket
 
-BUDGET_BIT_S = 300_000
+BUDGET_BIT_S = CAMERA[0].bit_s
 """640x480 at 15 frames a second looks well at it; the model sees 320x240."""
 
 
@@ -26,7 +27,8 @@ class Sight:
         self.source: VideoSource | None = None
         """Of the codec that is being sent; None before the first packet."""
         self._thread = thread
-        self._frames_per_chunk = frames_per_chunk
+        self._frames_per_chunk = self._most_frames = frames_per_chunk
+        self._bit_s = BUDGET_BIT_S
         self._codecs = {codec.payload_type: codec.name for codec in video.codecs}
         self._repairs = {codec.rtx: codec.payload_type for codec in video.codecs if codec.rtx}
         self._sources: dict[int, VideoSource] = {}
@@ -50,6 +52,15 @@ class Sight:
         )
         return True
 
+    def ask(self, camera: Camera) -> None:
+        """Of the camera no more than this from now on; at 0 pictures its packets are not looked at."""
+        self._bit_s = camera.bit_s
+        frames = min(camera.frames, self._most_frames)
+        if frames != self._frames_per_chunk:
+            self._frames_per_chunk = frames
+            for source in self._sources.values():
+                source.frames_per_chunk = frames
+
     def take(self, now_ns: int, size: tuple[int, int]) -> tuple[VideoFrame, ...]:
         """The pictures of this turn, RGB in `size` (width, height)."""
         if self.source is None:
@@ -69,7 +80,7 @@ class Sight:
 
     def budget(self, our_ssrc: int) -> bytes:
         """REMB, to be sent once a second; nothing before the first packet."""
-        return rtcp.bitrate_wanted(our_ssrc, self._ssrc, BUDGET_BIT_S) if self._ssrc else b""
+        return rtcp.bitrate_wanted(our_ssrc, self._ssrc, self._bit_s) if self._ssrc else b""
 
     def close(self) -> None:
         """Free the decoders."""

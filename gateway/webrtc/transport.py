@@ -168,12 +168,17 @@ class Transport:
         """Wait for the browser, shake hands, and go on until closed."""
         self._starting = asyncio.get_running_loop().create_task(self._start())
 
-    def send_rtp(self, packet: bytes) -> bool:
-        """One RTP packet, sent now or not at all."""
-        if self._protect is None or not self.connection.send_now(self._protect(packet)):
+    def send_rtp(self, packet: bytes) -> bytes:
+        """One RTP packet, sent now or not at all; as it went out, b"" when it did not."""
+        datagram: bytes = self._protect(packet) if self._protect is not None else b""
+        if not datagram or not self.connection.send_now(datagram):
             self.counters.rtp_unsent += 1
-            return False
-        return True
+            return b""
+        return datagram
+
+    def repeat_rtp(self, datagram: bytes) -> bool:
+        """What `send_rtp` gave, once more: encrypting a packet anew would look like a replay to libsrtp."""
+        return self.connection.send_now(datagram)
 
     def send_rtcp(self, packet: bytes) -> bool:
         """One compound packet, sent now or not at all."""

@@ -14,6 +14,7 @@ import numpy as np
 from gateway.webrtc.rtcp import Sent
 from media.codecs.opus import OpusEncoder
 from media.playout import Playout
+from media.red import pack_red
 from media.timebase import FRAME_MS, NS_PER_S
 
 CLOCK_HZ = 48_000
@@ -25,7 +26,8 @@ _MARKER = 0x80
 class Voice:
     """One stream of Opus, for one transport."""
 
-    def __init__(self, playout: Playout, payload_type: int, bitrate: int) -> None:
+    def __init__(self, playout: Playout, payload_type: int, bitrate: int, red: int = 0) -> None:
+        """`red` is the payload type of packets that carry the one before them once more; 0 for none."""
         self.ssrc = secrets.randbits(32) or 1
         self.packets = 0
         self.octets = 0
@@ -35,6 +37,8 @@ class Voice:
         self._encoder = OpusEncoder(playout.rate_hz, bitrate)
         self._bitrate = bitrate
         self._payload_type = payload_type
+        self._red = red
+        self._before = (b"", 0)  # the payload before, and its frame
         self._sequence = secrets.randbits(15)
         self._offset = secrets.randbits(32) - playout.next_frame * _FRAME_TICKS
         self._due_ns = 0
@@ -44,10 +48,14 @@ class Voice:
         number = self._playout.next_frame
         self.last_frame = frame = self._playout.pull()
         payload = self._encoder.encode(np.frombuffer(frame, np.int16))
+        if self._red:
+            before, its_number = self._before
+            self._before = (payload, number)
+            payload = pack_red(self._payload_type, payload, before, (number - its_number) * _FRAME_TICKS)
         marker = 0 if self.packets else _MARKER  # RFC 3551 4.1: the first after silence
         header = _HEADER.pack(
             0x80,
-            self._payload_type | marker,
+            (self._red or self._payload_type) | marker,
             self._sequence,
             (self._offset + number * _FRAME_TICKS) & 0xFFFFFFFF,
             self.ssrc,
@@ -64,6 +72,6 @@ class Voice:
         newest = self._offset + (self._playout.next_frame - 1) * _FRAME_TICKS
         return Sent(self.ssrc, (newest + since) & 0xFFFFFFFF, self.packets, self.octets)
 
-    def tune(self, loss: float, now_ns: int) -> None:
-        """The browser reports so much loss (0 to 1): redundancy is added or taken back."""
-        self._encoder.tune(loss * 100, self._bitrate, now_ns)
+    def tune(self, loss: float, bit_s: int, now_ns: int) -> None:
+        """The browser reports so much loss (0 to 1), and the line bears so much: rate and redundancy follow."""
+        self._encoder.tune(loss * 100, min(bit_s, self._bitrate), now_ns)

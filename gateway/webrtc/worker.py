@@ -185,7 +185,7 @@ class Worker:
         connection = self.ice.new_connection()
         peer = Peer(
             call, connection, self.certificate, offer, sight, self.transport_counters,
-            bitrate=self.options.bitrate,
+            bitrate=self.options.bitrate, red=self.options.red,
         )  # fmt: skip
         try:
             sdp = await peer.answer(BUDGET_BIT_S // 1000)

@@ -39,7 +39,8 @@ def test_one_packet_in_fifty_may_be_later_than_the_target() -> None:
     late = rng.random(500) * 12
     for ms in late:
         line.hear(float(ms))
-    assert line.target_ms() - GUARD_MS == pytest.approx(np.quantile(late, 0.98) - late.min(), abs=0.3)
+    usual, of_late = np.quantile(late, 0.98), late[-40:].max()
+    assert line.target_ms() - GUARD_MS == pytest.approx(min(usual, of_late) - late.min(), abs=0.3)
 
 
 def test_rare_spikes_are_not_followed_and_frequent_ones_are() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import importlib.metadata
 import inspect
 import random
+import struct
 from pathlib import Path
 
 import pylibsrtp
@@ -118,6 +119,17 @@ def test_what_we_ask_for() -> None:
     assert isinstance(remb, rtp.RtcpPsfbPacket)
     bit_s, ssrcs = rtp.unpack_remb_fci(remb.fci)
     assert ssrcs == [9] and abs(bit_s - 300_000) < 1000
+
+
+def test_what_is_asked_of_us() -> None:
+    (packet,) = rtp.RtcpPacket.parse(rtcp.nack(7, 9, [65534, 65535, 0, 3]))
+    assert sorted(rtcp.repeats_wanted(packet, 9)) == [0, 3, 65534, 65535]
+    assert rtcp.repeats_wanted(packet, 7) == []  # of another stream
+    wrapping = struct.pack("!BBHIIHH", 0x81, 205, 3, 7, 9, 65535, 0b101)
+    (packet,) = rtp.RtcpPacket.parse(wrapping)
+    assert rtcp.repeats_wanted(packet, 9) == [65535, 0, 2]
+    (other,) = rtp.RtcpPacket.parse(rtcp.key_frame_wanted(7, 9))
+    assert rtcp.repeats_wanted(other, 9) == []
 
 
 def test_a_report_on_us_gives_loss_and_round_trip() -> None:

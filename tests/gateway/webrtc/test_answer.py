@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from aiortc import sdp
@@ -22,6 +23,12 @@ LOCAL = Local(
     ssrc=77,
     cname="c",
 )
+
+
+def read(text: str) -> Offer:
+    offer = read_offer(text, want_video=True)
+    assert isinstance(offer, Offer)
+    return offer
 
 
 def answered(text: str = CHROMIUM, *, want_video: bool = True) -> tuple[str, sdp.SessionDescription]:
@@ -51,6 +58,27 @@ def test_opus_is_asked_for_as_the_model_hears_it() -> None:
     assert codec.parameters["useinbandfec"] == 1 and codec.parameters["maxplaybackrate"] == 16000
     assert answer.media[0].direction == "sendrecv"
     assert [s.ssrc for s in answer.media[0].ssrc] == [77]
+
+
+def test_repeats_are_agreed_on_where_they_are_offered() -> None:
+    text, _ = answered()
+    assert "a=rtcp-fb:111" not in text
+    text, answer = answered(CHROMIUM.replace("a=rtcp-fb:111 ", "a=rtcp-fb:111 nack\r\na=rtcp-fb:111 ", 1))
+    assert [(f.type, f.parameter) for f in answer.media[0].rtp.codecs[0].rtcpFeedback] == [("nack", None)]
+
+
+def test_redundant_audio_is_preferred_where_we_want_it_and_it_is_offered() -> None:
+    wanting = replace(LOCAL, red=True)
+    for text, types in (
+        (CHROMIUM, [63, 111]),
+        (CHROMIUM.replace("111/111", "111/9"), [111]),
+        (CHROMIUM.replace("111/111", "111"), [111]),
+        (CHROMIUM.replace("red/48000", "red/8000"), [111]),
+    ):
+        media = sdp.SessionDescription.parse(write_answer(read(text), wanting)).media[0]
+        assert media.fmt == types and [c.payloadType for c in media.rtp.codecs] == types
+    assert "a=fmtp:63 111/111" in write_answer(read(CHROMIUM), wanting).splitlines()
+    assert "red/" not in answered()[0]
 
 
 def test_pictures_come_in_at_a_stated_rate_and_none_go_out() -> None:
