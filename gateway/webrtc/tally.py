@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 
 from gateway.webrtc.call import BrowserCall
 
 
 class Tally:
-    """Sums that never fall while calls come and go."""
+    """Sums that never fall while calls come and go. A call is asked when there is time for it, not when all are."""
 
     def __init__(self) -> None:
         self._over: Counter[str] = Counter()
+        self._live: dict[BrowserCall, dict[str, int]] = {}
+
+    def note(self, call: BrowserCall) -> None:
+        """What a live call has counted up to now; 100 us."""
+        self._live[call] = call.counts()
 
     def close(self, call: BrowserCall) -> None:
         """A call is over: keep what it counted."""
+        self._live.pop(call, None)
         self._over.update(call.counts())
 
-    def sums(self, calls: Iterable[BrowserCall]) -> dict[str, int]:
-        """Over all calls so far."""
+    def sums(self) -> dict[str, int]:
+        """Over all calls, as last noted."""
         sums = Counter(self._over)
-        for call in calls:
-            sums.update(call.counts())
+        for counted in self._live.values():
+            sums.update(counted)
         return dict(sums)

@@ -239,9 +239,9 @@ class Worker:
     async def _look_after(self) -> None:
         while True:
             await asyncio.sleep(LOOK_AFTER_S)
-            now_ns = time.monotonic_ns()
             for call in list(self._calls.values()):
-                self._look_after_one(call, now_ns)
+                self._look_after_one(call, time.monotonic_ns())
+                await asyncio.sleep(0)  # a turn may be due
             self.link.tell(control.Report(self._sums(), self._gauges()))
             self._sweep()
 
@@ -255,12 +255,14 @@ class Worker:
             call.report(now_ns)
         except Exception as wrong:  # the edge of a call
             call.fail(wrong)
+        if not call.is_over:
+            self._tally.note(call)
 
     def _sums(self) -> dict[str, int]:
         sums = dataclasses.asdict(self.counters) | self.turns.report()
         for kind, counters in (("transport", self.transport_counters), ("ice", self.ice.counters)):
             sums |= {f"{kind}_{name}": value for name, value in dataclasses.asdict(counters).items()}
-        sums |= self._tally.sums(self._calls.values())
+        sums |= self._tally.sums()
         sums["pacer_steps_left_out"] = self.pacer.steps_left_out
         return sums
 
