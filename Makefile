@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 SHELL  := /bin/bash
 
-.PHONY: run test setup pjsip report clean help
+.PHONY: run test lab setup pjsip report clean help
 
 run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
 	@exec $(BIN)/microturn up
@@ -17,6 +17,9 @@ test: setup           ## set up, then every check: ruff, mypy, pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+lab: setup            ## interface changes, blocked UDP, TURN and lossy lines around a real Chromium (root, 4 minutes)
+	$(BIN)/python -m pytest -m lab
 
 setup: $(STAMP)       ## virtual environment and packages, nothing else
 

@@ -26,7 +26,7 @@ from tests.support.netns import GATEWAY, RELAY, Internet, laid_out, needs_namesp
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-pytestmark = [pytest.mark.processes, pytest.mark.browser]
+pytestmark = [pytest.mark.lab, pytest.mark.processes, pytest.mark.browser]
 
 SECRET = "a secret of the tests, at least 32 bytes long"
 TURN_SECRET = "what coturn and the gateway share"

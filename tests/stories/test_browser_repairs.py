@@ -18,7 +18,7 @@ from tests.support.lossy_relay import LossyRelay
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
 
-pytestmark = [pytest.mark.processes, pytest.mark.browser]
+pytestmark = [pytest.mark.lab, pytest.mark.processes, pytest.mark.browser]
 
 LOSS = 0.1
 NACK, RED = "a=rtcp-fb:111 nack", "a=fmtp:63 111/111"
