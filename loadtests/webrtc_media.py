@@ -30,7 +30,7 @@ BITRATE = 32_000  # what a browser takes for speech
 FIRST_HEARD_MS = 1_000  # a speech decoder that came late has caught up by then
 VOICE_S = 30.0  # longer than any delay that is looked for
 VIDEO_FPS, VIDEO_WIDTH, VIDEO_HEIGHT = 15, 640, 480
-VIDEO_BITRATE = 500_000
+VIDEO_BITRATE = 300_000  # what `b=AS` and REMB of the answer ask a browser for
 VP8_CHUNK_BYTES = 1_100  # of a frame in one packet
 
 
