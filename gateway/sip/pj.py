@@ -9,13 +9,16 @@ The library's traps, met with both builds, that the shape of this file answers:
 - a callback that raises is printed and forgotten by SWIG: each one here is `_guarded`, which logs it;
 - members of a temporary dangle: parents (`getInfo()`, `getStreamStat()`, `rdata`) are bound to a local first;
 - a call object that outlives its call hangs up the next call of its number: `sweep` says when it dies;
+- the clock thread calls a port until the library's half of it is destroyed: a Python half that is gone by then is
+  called in its last breath, and crashes the process (once in some thousand calls), so `sweep` destroys that half
+  while the other still lives;
 - a transfer that is accepted without a call object of ours leaves one that nobody owns: `newCall` is always
   given, and is buried by the worker if the library then does not dial;
 - the process ends by `os._exit` after `libDestroy`: leaving otherwise hangs or crashes.
 
 Names that are no API of the library and are leaned on: `ByteVector.this` (address of a libstdc++ vector);
-`_vectors_are_fast` tests it at start and falls back to plain copies. `Call.__swig_destroy__`, SWIG's own
-destructor, which also takes the object out of Python's hands.
+`_vectors_are_fast` tests it at start and falls back to plain copies. `__swig_destroy__` of calls and ports, SWIG's
+own destructor, which also takes the object out of Python's hands.
 """
 
 from __future__ import annotations
@@ -159,6 +162,11 @@ class _Port(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
         frame.type = pj.PJMEDIA_FRAME_TYPE_AUDIO
         _put(frame.buf, data)
         frame.size = len(data)
+
+    def destroy(self) -> None:
+        """The library's half, in the owner's thread. It waits for a callback that is under way, so who calls this
+        holds the other half until it returns."""
+        pj.AudioMediaPort.__swig_destroy__(self)
 
 
 class SipCall(pj.Call):  # type: ignore[misc]
@@ -402,7 +410,9 @@ class Endpoint:
         """
         waiting = []
         for call in self._buried:
-            call.port, call.pull = None, None
+            port, call.port, call.pull = call.port, None, None
+            if port is not None:
+                port.destroy()
             if call.isActive():
                 waiting.append(call)
             else:
