@@ -1,0 +1,104 @@
+"""Attention of one layer: grouped heads, normalised queries and keys, a bias learned against distance.
+
+    B T S   calls, new positions, keys          d     hidden
+    H G D   query heads, KV heads, head width   r R'  profiles of bias, distances that have one
+
+    score[h, t, s] = (q[t, h] . k[s, g]) / D + bias[t, h, t - s]          g = h // (H / G)
+    bias[t, h, e]  = sum over j of rho[t, h, j] * profiles[j, e]          for e < R', else 0
+    global layers:   both are multiplied by tau(t) = 1 + alpha * ln(max(1, (t + 1) / floor))
+
+There is no rotary position, and the scale is 1 / D, not 1 / sqrt(D).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from model_server.model.band import blocks
+from model_server.model.config import ModelConfig
+from model_server.model.convolution import ShortConvolution
+from model_server.model.matrix import times
+from model_server.model.norm import RMSNorm
+from model_server.model.piece import Piece
+from model_server.model.state import LayerState
+
+
+class Attention(nn.Module):
+    """Of layer `layer`; what it sees is decided by the kind of the layer."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.config, self.is_global = config, config.is_global(layer)
+        self.heads, self.kv_heads, self.width = config.heads, config.kv_heads_of(layer), config.head_dim
+        self.extent = config.bias_extent_of(layer)
+        kv = 2 * self.kv_heads * self.width
+        self.sizes = [self.heads * self.width, kv, self.heads * config.bias_rank]
+        self.inputs = nn.Linear(config.hidden, sum(self.sizes), bias=False)
+        """Queries, keys, values and rho, in this order."""
+        self.kv_convolution = ShortConvolution(kv, config.conv_kernel)
+        """Over the keys' channels, then the values'."""
+        self.q_norm = RMSNorm(self.width, config.norm_eps)
+        self.k_norm = RMSNorm(self.width, config.norm_eps)
+        self.profiles = nn.Parameter(torch.empty(config.bias_rank, self.extent))
+        self.output = nn.Linear(self.heads * self.width, config.hidden, bias=False)
+
+    def append(self, x_BTD: Tensor, piece: Piece, state: LayerState) -> Tensor:
+        """T new positions of the piece's calls, whose keys and values are added to their state."""
+        past = state.kv_rows.read(piece)
+        q, k, v, rho, rows = self._project(x_BTD, past, piece.positions_BT)
+        state.kv_rows.write(piece, rows)
+        state.attended.write(piece, k, v)
+        keys, values = state.attended.read(piece)
+        index = piece.index_of(self.is_global)
+        bias = self._bias_columns(rho).gather(-1, index.expand(-1, self.heads, -1, -1))
+        return self._attend(q, keys, values, bias)
+
+    def whole(self, x_BTD: Tensor) -> Tensor:
+        """Conversations from their first position on, [B, T, d] -> [B, T, d]; differentiable."""
+        positions = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
+        q, k, v, rho, _ = self._project(x_BTD, None, positions)
+        k, v = k.transpose(1, 2), v.transpose(1, 2)
+        window = None if self.is_global else self.config.window
+        out = []
+        for block in blocks(x_BTD.shape[1], window, self.config.global_first, self.config.global_budget):
+            reversed_profiles = self.profiles[:, : block.reach].flip(1)
+            bias = block.skew(rho[:, :, block.queries] @ reversed_profiles)
+            out.append(self._attend(q[:, :, block.queries], k[:, :, block.keys], v[:, :, block.keys], bias))
+        return torch.cat(out, 1)
+
+    def _project(
+        self, x_BTD: Tensor, past: Tensor | None, positions_BT: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, D], keys and values [B, T, G, D], rho [B, H, T, r], rows of the convolution."""
+        queries, kv, rho = times(self.inputs.weight, x_BTD).split(self.sizes, -1)
+        kv, rows = self.kv_convolution(kv, past)
+        k, v = kv.unflatten(-1, (2, self.kv_heads, self.width)).unbind(2)
+        q = self.q_norm(queries.unflatten(-1, (self.heads, self.width))).transpose(1, 2)
+        rho = rho.unflatten(-1, (self.heads, self.config.bias_rank)).transpose(1, 2)
+        if self.is_global and self.config.log_floor is not None:
+            reach = (positions_BT + 1).float() / self.config.log_floor
+            tau = (1 + self.config.log_alpha * reach.clamp(min=1).log())[:, None, :, None]
+            q, rho = (q.float() * tau).to(q.dtype), (rho.float() * tau).to(rho.dtype)
+        return q, self.k_norm(k), v, rho, rows
+
+    def _bias_columns(self, rho_BHTr: Tensor) -> Tensor:
+        """[B, H, T, R' + 2]: a column a distance, then one of 0 (beyond), then one of -inf (not to be seen)."""
+        bias = rho_BHTr @ F.pad(self.profiles, (0, 2))
+        bias[..., -1] = -torch.inf
+        return bias
+
+    def _attend(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, bias_BHTS: Tensor) -> Tensor:
+        """[B, T, d]. The query heads of a KV head become rows of one attention: no key is repeated."""
+        batch, heads, count, width = q_BHTD.shape
+        group = (batch, self.kv_heads, heads // self.kv_heads * count)
+        out = F.scaled_dot_product_attention(
+            q_BHTD.reshape(*group, width),
+            k_BGSD,
+            v_BGSD,
+            attn_mask=bias_BHTS.reshape(*group, -1).to(q_BHTD.dtype),
+            scale=1 / width,
+        )
+        out = out.reshape(batch, heads, count, width).transpose(1, 2).flatten(2)
+        return times(self.output.weight, out)
