@@ -1,0 +1,103 @@
+"""Conversations: the same from the same seed, our voice heard a turn later, targets within the grid's limits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from media.timebase import TURN_SAMPLES
+from model_server.model.config import DIGITS
+from model_server.model.vocabulary import IDS
+from model_server.training.bank import WordBank
+from model_server.training.batches import SCENES, Length, Source, example_of
+from model_server.training.channel import Codec, Line
+from model_server.training.conversation import Conversation, Surroundings, rendered
+from model_server.training.mouth import VoiceTable
+from model_server.training.partner import SAY_LIMIT
+from model_server.training.skills.read_back import ReadBack
+from tests.model_server.training.scenes import scored, tone
+
+CLEAN = Line(Codec.OPUS, -20.0, 90.0)
+AROUND = Surroundings([tone(3000, 2.0)], [], [tone(700, 3.0)])
+LENGTH = Length(40, 60)
+
+
+def _source(bank: WordBank, table: VoiceTable) -> Source:
+    return Source(bank, table, AROUND, DIGITS)
+
+
+def _same(a: Conversation, b: Conversation) -> bool:
+    return (
+        a.turns == b.turns
+        and np.array_equal(a.caller, b.caller)
+        and np.array_equal(a.own, b.own)
+        and np.array_equal(a.made_up, b.made_up)
+    )
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_the_same_seed_gives_the_same_conversation_and_another_another(
+    bank: WordBank, table: VoiceTable, scene: str
+) -> None:
+    source = _source(bank, table)
+    first = source.conversation(5, 2, LENGTH, scene)
+    assert _same(first, _source(bank, table).conversation(5, 2, LENGTH, scene))
+    assert not _same(first, source.conversation(5, 3, LENGTH, scene))
+
+
+@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("number", range(4))
+def test_targets_keep_to_the_vocabulary_and_to_the_voice(
+    bank: WordBank, table: VoiceTable, scene: str, number: int
+) -> None:
+    conversation = _source(bank, table).conversation(1, number, LENGTH, scene)
+    assert len(conversation.caller) == len(conversation.own) == len(conversation.turns) * TURN_SAMPLES
+    assert conversation.made_up.shape == (len(conversation.turns) * 4,)
+    before = (-1, 0)
+    for turn in conversation.turns:
+        assert len(turn.say) <= SAY_LIMIT and set(turn.say) | set(turn.inject) <= set(IDS)
+        said = [token for token in turn.say if token.startswith("say:")]
+        row, at = turn.voice
+        if said:
+            assert (table.rows[said[0]], 0) == turn.voice and len(said) == 1
+        elif row >= 0:
+            assert (row, at) == (before[0], before[1] + 1) and at < table.turns(row)
+        before = turn.voice
+
+
+def test_what_is_said_in_a_turn_is_heard_in_the_next(bank: WordBank, table: VoiceTable) -> None:
+    score = scored(bank, table, [ReadBack(1)], [("seven", 0.5, 0.9)], 12)
+    conversation = rendered(score, table, np.random.default_rng(0), Surroundings(), CLEAN)
+    assert conversation.turns[4].say == ("heard:7", "say:7")
+    heard = conversation.own.reshape(12, TURN_SAMPLES)
+    word = table.sounds[table.rows["say:7"]].reshape(2, TURN_SAMPLES)
+    assert np.array_equal(heard[5:7], word) and not heard[:5].any() and not heard[7:].any()
+
+
+def test_positions_are_those_of_the_conversation(bank: WordBank, table: VoiceTable) -> None:
+    source = _source(bank, table)
+    conversation = source.conversation(1, 0, LENGTH, "stop")
+    example = example_of(conversation, DIGITS)
+    assert [turn.say for turn in example.turns] == [
+        tuple(IDS[token] for token in turn.say) for turn in conversation.turns
+    ]
+    assert example.turns[0].text == tuple(IDS[token] for token in conversation.turns[0].inject)
+    assert example.voice.tolist() == [list(turn.voice) for turn in conversation.turns]
+
+
+def test_batches_are_numbered_so_that_a_run_can_resume(bank: WordBank, table: VoiceTable) -> None:
+    source = _source(bank, table)
+    stream = source.batches(3, 0, 2, LENGTH)
+    next(stream)
+    second, again = next(stream), source.batch(3, 1, 2, LENGTH)
+    assert second.scenes == again.scenes and second.inputs.kinds.equal(again.inputs.kinds)
+    assert second.inputs.heard.equal(again.inputs.heard) and second.voice.equal(again.voice)
+    assert len(second.voice) * 4 == len(second.inputs.heard) == int((second.inputs.kinds == 4).sum())
+
+
+def test_a_camera_gives_patches_every_turn(bank: WordBank, table: VoiceTable) -> None:
+    source = _source(bank, table)
+    example = example_of(source.conversation(1, 0, Length(8, 8), "count"), DIGITS)
+    patches = [turn.patches for turn in example.turns]
+    assert all(picture is not None and picture.dtype == np.float32 for picture in patches)
+    assert len({picture.shape for picture in patches if picture is not None}) == 1
