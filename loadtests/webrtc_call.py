@@ -22,6 +22,7 @@ from aiortc.sdp import MediaDescription, SessionDescription
 
 from loadtests import aiortc_taps as taps
 from loadtests.webrtc_media import OPUS_HZ, Clip, Samples, Voice, first_heard
+from loadtests.webrtc_repairs import Asking, offered
 from loadtests.webrtc_streams import ArrivalStatistics, AudioStream, Losses, Pacer, RtpSlot, VideoStream
 
 SETUP_TIMEOUT_S = 15.0
@@ -44,6 +45,7 @@ class CallPlan:
     loss: float
     seed: int
     channel: bool  # open the data channel, as the page does
+    repair: str = "nack"  # see `webrtc_repairs.py`
 
     @property
     def name(self) -> str:
@@ -73,6 +75,10 @@ class CallLog:
     send_errors: int = 0
     datagrams: list[bytes] = field(default_factory=list)  # RTP, unprotected, in order of arrival
     arrivals_ns: array[int] = field(default_factory=lambda: array("q"))
+    repeated: list[int] = field(default_factory=list)  # of datagrams: those that we had asked for
+    red: int = 0  # payload type of redundant audio among them; 0 for none
+    asked: int = 0  # packets, each as often as we asked for it
+    resent: int = 0  # packets of sound, because a NACK asked for them
     forged: int = 0  # not from our peer's keys
     video_frames: int = 0
     video_restarts: int = 0  # key frames sent because they were asked for
@@ -97,6 +103,7 @@ class WebrtcCall:
         self._resource = ""
         self._path: taps.MediaPath | None = None
         self._audio: AudioStream | None = None
+        self._asking: Asking | None = None
         self._video: VideoStream | None = None
 
     async def run(self, until_s: float) -> None:
@@ -140,7 +147,7 @@ class WebrtcCall:
         if self._plan.channel:
             self._open_channel()
         await self._connection.setLocalDescription(await self._connection.createOffer())
-        answer = await self._post(self._connection.localDescription.sdp)
+        answer = await self._post(offered(self._connection.localDescription.sdp, self._plan.repair))
         if not answer:
             return
         await self._connection.setRemoteDescription(RTCSessionDescription(answer, "answer"))
@@ -191,7 +198,11 @@ class WebrtcCall:
         assert audio is not None
         self._path = path = taps.MediaPath(taps.transport_of(audio))
         slot = _agreed(described, "audio", "audio/opus", audio.sender, rng)
+        self.log.red = slot.red
         self._audio = AudioStream(path, slot, plan.voice, plan.offset, Losses(plan.loss, f"{plan.name} a"))
+        if plan.repair == "nack":
+            taps.answer_feedback(audio.sender, self._audio)
+            self._asking = Asking(path, slot.ssrc)
         video = taps.find_transceiver(connection, "video")
         if video is not None and plan.clip is not None:
             slot = _agreed(described, "video", "video/VP8", video.sender, rng)
@@ -199,8 +210,9 @@ class WebrtcCall:
             taps.answer_feedback(video.sender, self._video)
         self._pacer.watch(path.port)
         self._pacer.add(self._audio)
-        if self._video is not None:
-            self._pacer.add(self._video)
+        for stream in (self._video, self._asking):
+            if stream is not None:
+                self._pacer.add(stream)
 
     async def _talk(self, until_s: float) -> None:
         """Until it is time, keeping aiortc's reports filled."""
@@ -209,11 +221,17 @@ class WebrtcCall:
         while (left_s := until_s - time.monotonic()) > 0 and not self._over.is_set():
             await asyncio.sleep(min(left_s, REPORT_S))
             self._fill_sender_reports()
+            self._learn_round_trip()
             if not reporting and self._path.port.datagrams:
                 reporting = True
                 self._fill_receiver_reports()
         self._path.port.read()
         self.log.ended_by = "peer" if self._over.is_set() else "us"
+
+    def _learn_round_trip(self) -> None:
+        audio = taps.find_transceiver(self._connection, "audio")
+        if audio is not None and self._asking is not None and self._audio is not None:
+            self._asking.round_trip_ns = self._audio.round_trip_ns = taps.round_trip_ns(audio.sender)
 
     def _fill_sender_reports(self) -> None:
         for kind, stream in (("audio", self._audio), ("video", self._video)):
@@ -230,7 +248,7 @@ class WebrtcCall:
         taps.fill_receiver_reports(audio.receiver, ssrc, ArrivalStatistics(self._path.port, OPUS_HZ))
 
     def _stop_sending(self) -> None:
-        for stream in (self._audio, self._video):
+        for stream in (self._audio, self._video, self._asking):
             if stream is not None:
                 self._pacer.remove(stream)
 
@@ -254,6 +272,10 @@ class WebrtcCall:
             plain, arrivals_ns = self._path.take_all()
             log.first_rtp_ns = arrivals_ns[0] if arrivals_ns else 0
             log.datagrams = [packet for packet in plain if packet is not None]
+            if self._asking is not None:
+                places = np.cumsum([packet is not None for packet in plain]) - 1
+                log.repeated = [int(places[at]) for at in self._asking.repeated if plain[at] is not None]
+                log.asked = self._asking.gaps.counters.asked
             log.arrivals_ns = array(
                 "q", (at for packet, at in zip(plain, arrivals_ns, strict=True) if packet)
             )
@@ -262,6 +284,7 @@ class WebrtcCall:
             log.sent_ns, log.left = self._audio.sent_ns, self._audio.left
             log.dropped = log.left.count(0) - self._audio.refused
             log.send_errors = self._audio.refused
+            log.resent = self._audio.repeats.counters.repeated
             log.head = first_heard(self._plan.voice, self._plan.offset)
         if self._video is not None:
             log.video_frames, log.video_restarts = self._video.frames, self._video.restarts
@@ -277,6 +300,7 @@ def _agreed(
     if media is None or not codecs:
         raise ValueError(f"the answer has no {mime}")
     assert codecs[0].payloadType is not None
+    red = [codec.payloadType for codec in media.rtp.codecs if codec.mimeType.lower() == "audio/red"]
     numbers = [extension.id for extension in media.rtp.headerExtensions if extension.uri == MID]
     return RtpSlot(
         payload_type=codecs[0].payloadType,
@@ -285,4 +309,5 @@ def _agreed(
         mid_extension=numbers[0] if numbers else 0,
         sequence=rng.randrange(1 << 15),  # libsrtp's index must not wrap before it was seen once
         timestamp=rng.randrange(1 << 32),
+        red=red[0] or 0 if red else 0,
     )

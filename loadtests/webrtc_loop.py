@@ -10,16 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import struct
-import time
 from array import array
 from collections.abc import Callable
 from typing import Any
 
-# Linux, from asm-generic/socket.h; the socket module of 3.11 does not name it.
-_SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("@qq")
-_OLDEST_NS = 1_000_000_000  # a kernel time older than this was taken across a step of the wall clock
+from gateway.caller.arrival import arrival_ns, ask_for_arrivals, wall_to_monotonic_ns
 
 
 def is_rtp(data: bytes) -> bool:
@@ -51,7 +46,7 @@ class DatagramPort(asyncio.DatagramTransport):
 
     def read(self) -> None:
         """Take every datagram that waits."""
-        to_monotonic_ns = time.monotonic_ns() - time.time_ns()
+        to_monotonic_ns = wall_to_monotonic_ns()
         receive = self._sock.recvmsg
         while True:
             try:
@@ -59,7 +54,7 @@ class DatagramPort(asyncio.DatagramTransport):
             except OSError:  # nothing more waits, the peer's port is closed, or ours
                 return
             if is_rtp(data):
-                self.arrivals_ns.append(_arrival_ns(ancillary, to_monotonic_ns))
+                self.arrivals_ns.append(arrival_ns(ancillary, to_monotonic_ns))
                 self.datagrams.append(data)
             elif data:
                 self._protocol.datagram_received(data, address)
@@ -112,20 +107,10 @@ class CallerLoop(asyncio.SelectorEventLoop):
         try:
             sock.setblocking(False)
             with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+                ask_for_arrivals(sock)
             sock.bind(local_addr)
         except OSError:
             sock.close()
             raise
         protocol = protocol_factory()
         return DatagramPort(self, sock, protocol), protocol
-
-
-def _arrival_ns(ancillary: list[tuple[int, int, bytes]], to_monotonic_ns: int) -> int:
-    """The kernel's time on the monotonic clock, or now."""
-    now_ns = time.monotonic_ns()
-    if not ancillary:
-        return now_ns
-    seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
-    arrival_ns = int(seconds * 1_000_000_000 + nanoseconds + to_monotonic_ns)
-    return arrival_ns if now_ns - _OLDEST_NS < arrival_ns <= now_ns else now_ns

@@ -22,6 +22,8 @@ from typing import Protocol
 
 from loadtests.webrtc_loop import DatagramPort
 from loadtests.webrtc_media import OPUS_HZ, VIDEO_FPS, Clip, Voice
+from media.nack import Repeats
+from media.red import pack_red
 from media.rtp import JitterEstimator, sequence_unwrapper, timestamp_unwrapper
 
 VIDEO_HZ = 90_000  # RFC 7741 section 4.1
@@ -48,6 +50,7 @@ class RtpSlot:
     mid_extension: int  # its number, 1..14; 0 when not agreed on
     sequence: int  # of the first packet
     timestamp: int
+    red: int = 0  # payload type of redundant audio; 0 when not agreed on
 
     def header_end(self) -> bytes:
         """All of the header behind the time stamp: SSRC, and the mid as RFC 9143 section 15 and RFC 8285
@@ -89,6 +92,9 @@ class AudioStream:
         self.octets = self.refused = 0
         self._path, self._slot, self._losses = path, slot, losses
         self._packets, self._offset = voice.packets, offset
+        self.round_trip_ns: int | None = None
+        self.repeats = Repeats()
+        self._before = b""  # the payload before, for redundant audio
         self._interval_ns = voice.ptime_ms * 1_000_000
         self._step = voice.ptime_ms * OPUS_HZ // 1000
         self._end = slot.header_end()
@@ -102,17 +108,32 @@ class AudioStream:
         """The packet whose turn it is."""
         index = len(self.sent_ns)
         payload = self._packets[(self._offset + index) % len(self._packets)]
-        second = self._slot.payload_type | (0x80 if index == 0 else 0)  # RFC 7587 section 4.1: talk begins
+        if self._slot.red:
+            plain, self._before = self._before, payload
+            payload = pack_red(self._slot.payload_type, payload, plain, self._step)
+        second = self._slot.red or self._slot.payload_type
+        second |= 0x80 if index == 0 else 0  # RFC 7587 section 4.1: talk begins
         sequence = (self._slot.sequence + index) & 0xFFFF
         header = _HEADER.pack(self._slot.first_byte, second, sequence, self.timestamp)
         self.due_ns += self._interval_ns
         self.sent_ns.append(time.monotonic_ns())
+        packet = header + self._end + payload
         taken = not self._losses.takes()
-        if taken and not self._path.send(header + self._end + payload):
+        if taken and not self._path.send(packet):
             self.refused += 1
             taken = False
+        self.repeats.keep(sequence, packet, self.sent_ns[-1])
         self.left.append(taken)
         self.octets += len(payload)
+
+    def resend(self, sequence: int) -> None:
+        """A packet was asked for (generic NACK); without RTX it goes as it was."""
+        for packet in self.repeats.again([sequence & 0xFFFF], time.monotonic_ns(), self.round_trip_ns):
+            if not self._losses.takes():
+                self._path.send(packet)
+
+    def restart(self) -> None:
+        """Nobody asks sound for a key frame."""
 
 
 class VideoStream:

@@ -5,8 +5,8 @@ at the rate that the turn wants. A turn ends best at the end of the newest packe
 time to come (`media/delay.py`). What is missing, and what is too much:
 
     a packet is missing, later ones are here     lost: given back by the next one's FEC, else concealed
-    FEC gave back what was lost of late          the target is a packet or more: the last one of a chunk needs
-                                                 the first of the next to be given back
+    much is lost, and FEC or repeats mend it     the target leaves a packet's length, or a repeat's way, of time
+                                                 (`media/repairs.py`)
     the sequence goes on, the time stamp jumps   silence suppressed (DTX): comfort noise, not concealment
     nothing is here                              comfort noise after a DTX mark, up to 1 s; else concealed, silent
                                                  after 120 ms. The stream does not move meanwhile: what comes late
@@ -22,12 +22,11 @@ the accounts in those two files.
 from __future__ import annotations
 
 import math
-from collections import deque
-from typing import NamedTuple
 
 from media.chunker import Cut
 from media.delay import GUARD_MS, DelayEstimator
 from media.packets import Packet, PacketAccount, PacketStore
+from media.repairs import Repairs
 from media.rtp import JitterEstimator
 from media.sound import Decoder, SampleAccount, Sound
 from media.timebase import FRAME_MS, NS_PER_MS, NS_PER_S, TURN_MS, TURN_NS, samples_of
@@ -41,18 +40,6 @@ the 2 s that a call may take: 1.6 to 1.8 s after 300 ms of jitter or a cellular 
 DEAD_MS, PLAY_MS = 10, 2
 """Behind by less than `DEAD_MS` is left alone, and what moves the target by less than `PLAY_MS` either way moves
 nothing. A packet's length of phase is free anyway, so a steady line is never corrected."""
-LOSS_TURNS = 50
-REPAIR_LOSS, REPAIR_TURNS = 0.03, 9
-"""From 3 % on, when FEC gives back at least half of it, loss is worth a packet of delay: at 5 % by chance PESQ
-rises from 3.59 to 3.74 (`loadtests netem`). After 1.8 s without loss the delay goes back: within 2 s in all."""
-
-
-class _Repairs(NamedTuple):
-    """Of one turn: packets found lost, packets decoded, samples given back by FEC."""
-
-    lost: int
-    decoded: int
-    recovered: int
 
 
 class JitterBuffer:
@@ -69,6 +56,7 @@ class JitterBuffer:
         self._clock_hz = clock_hz
         self._ticks = clock_hz // rate_hz  # of one sample
         self._turn = samples_of(TURN_MS, rate_hz)
+        self._rush, self._stretch = samples_of(RUSH_MS, rate_hz), samples_of(STRETCH_MS, rate_hz)
         self._packets = PacketStore(clock_hz)
         self._sound = Sound(decoder, rate_hz)
         self._delay = DelayEstimator(clock_hz)
@@ -81,9 +69,9 @@ class JitterBuffer:
         self._ahead = 0  # samples made up beyond `_next` while nothing was here
         self._excess = 0  # samples that this cut still has to take out; negative: to put in
         self._skipped = 0  # samples, since the last cut
-        self._told = (0, 0, 0, 0, 0)  # concealed, shortened, recovered, lost packets, decoded packets
-        self._losses: deque[_Repairs] = deque(maxlen=LOSS_TURNS)
-        self._repair_wait = False
+        self._told = (0, 0, 0, 0)  # concealed, shortened, recovered, lost packets
+        self._repairs = Repairs()
+        self._wait_ms = 0.0  # for repair
         self._cut_ns = 0
 
     @property
@@ -119,9 +107,7 @@ class JitterBuffer:
     @property
     def target_ms(self) -> float:
         """Delay beyond the network's best path that the line asks for, guard and wait for repair included."""
-        if not self._repair_wait:
-            return self._delay.target_ms
-        return max(self._delay.target_ms, GUARD_MS + self._step * 1000 / self._clock_hz)
+        return max(self._delay.target_ms, GUARD_MS + self._wait_ms)
 
     @property
     def jitter_ms(self) -> float:
@@ -131,9 +117,7 @@ class JitterBuffer:
     @property
     def loss(self) -> float:
         """Share of the packets lost over the last 10 s, 0..1, before FEC; late ones count as lost."""
-        lost = sum(turn.lost for turn in self._losses)
-        heard = sum(turn.decoded for turn in self._losses)
-        return lost / (lost + heard) if lost else 0.0
+        return self._repairs.loss
 
     def receive_packet(
         self,
@@ -149,10 +133,13 @@ class JitterBuffer:
 
         A repeated one was asked for again: when it comes says nothing about the line.
         """
-        joined = self._put(ssrc, sequence, timestamp, payload, arrival_ns)
-        for packet in joined if not repeated else ():
-            self._delay.update(packet.arrival_ns, packet.timestamp)
-            self._arrival_jitter.update(packet.arrival_ns, packet.timestamp)
+        for packet in self._put(ssrc, sequence, timestamp, payload, arrival_ns, repeated=repeated):
+            if packet.repeated:
+                self._delay.update_repeat(packet.arrival_ns, packet.timestamp)
+                self._repairs.come_again()
+            else:
+                self._delay.update(packet.arrival_ns, packet.timestamp)
+                self._arrival_jitter.update(packet.arrival_ns, packet.timestamp)
 
     def receive_redundant(
         self, ssrc: int, sequence: int, timestamp: int, payload: bytes, arrival_ns: int
@@ -162,15 +149,23 @@ class JitterBuffer:
             self.packets.redundant += 1
             return False
         self.packets.revived += 1
+        self._repairs.revive()
         self._put(ssrc, sequence, timestamp, payload, arrival_ns)
         return True
 
     def _put(
-        self, ssrc: int, sequence: int, timestamp: int, payload: bytes, arrival_ns: int
+        self,
+        ssrc: int,
+        sequence: int,
+        timestamp: int,
+        payload: bytes,
+        arrival_ns: int,
+        *,
+        repeated: bool = False,
     ) -> tuple[Packet, ...]:
         """Into the store, whose bounds are kept; gives the packets that joined the stream by it."""
         ticks = self._decoder.duration(payload) * self._ticks
-        joined = self._packets.put(ssrc, sequence, timestamp, ticks, payload, arrival_ns)
+        joined = self._packets.put(ssrc, sequence, timestamp, ticks, payload, arrival_ns, repeated=repeated)
         if self._packets.account.restarts != self._restarts:
             self._restarts = self._packets.account.restarts
             self._delay.reset()
@@ -215,7 +210,11 @@ class JitterBuffer:
         """Exactly one turn, as of now."""
         self._cut_ns = now_ns
         self._delay.estimate()
-        self._repair_wait = self._waits_for_repair()
+        self._wait_ms = self._repairs.wait_ms(
+            self._step * 1000 / self._clock_hz,
+            self._delay.repeat_ms,
+            has_fec=self._step <= samples_of(FRAME_MS, self._clock_hz),  # of a long packet it has a part only
+        )
         self._excess = 0
         if not self._started:
             self._start(now_ns)
@@ -316,16 +315,6 @@ class JitterBuffer:
         """What was sent by then, in the time of the stream, has had its time to come."""
         return now_ns - self._delay.floor_ns - int(self.target_ms * NS_PER_MS)
 
-    def _waits_for_repair(self) -> bool:
-        """Whether what is lost now would come back if the packet after it had time to come."""
-        if self._step > samples_of(FRAME_MS, self._clock_hz):
-            return False  # FEC has one frame: of a long packet a part, for all of its delay
-        if not any(turn.lost for turn in list(self._losses)[-REPAIR_TURNS:]):
-            return False
-        lost = sum(turn.lost for turn in self._losses) * self._step // self._ticks
-        repaired = 2 * sum(turn.recovered for turn in self._losses) >= lost
-        return repaired and (self._repair_wait or self.loss >= REPAIR_LOSS)
-
     def _ripe_end(self, media_ns: int) -> int:
         """How far the packets go that begin at `media_ns` or before.
 
@@ -335,8 +324,7 @@ class JitterBuffer:
         return self._next + ((media_ns * self._clock_hz // NS_PER_S - self._next) // grid + 1) * grid
 
     def _surplus(self) -> int:
-        most, least = samples_of(RUSH_MS, self.rate_hz), -samples_of(STRETCH_MS, self.rate_hz)
-        return max(least, min(self._excess, most))
+        return max(-self._stretch, min(self._excess, self._rush))
 
     def _skip_to(self, timestamp: int) -> None:
         """Leaves out the packets that end at `timestamp` or before."""
@@ -366,6 +354,9 @@ class JitterBuffer:
     def _decode(self, packet: Packet) -> None:
         self._packets.take(packet)
         self._pass(packet)
+        self._repairs.decode(
+            repeated=packet.repeated, fec=lambda: self._decoder.recoverable(packet.payload) > 0
+        )
         if self._sound.decode(packet.payload, packet.ticks // self._ticks):
             self.packets.decoded += 1
         else:
@@ -390,7 +381,7 @@ class JitterBuffer:
 
     def _repair(self, following: Packet, samples: int, *, is_last: bool) -> None:
         """One lost packet; the last before `following` may be found there once more."""
-        self.lost_packets += 1
+        self._lose(1)
         self._sequence += 1
         self._advance(samples)
         if is_last:
@@ -400,16 +391,19 @@ class JitterBuffer:
 
     def _pass(self, packet: Packet) -> None:
         """The stream is at the end of `packet`; what is missing before it is lost."""
-        self._move_to(packet, max(0, packet.sequence - self._sequence - 1))
-        self._step = packet.ticks
-        self._sequence = packet.sequence
-        self._advance(packet.ticks // self._ticks)
+        self._lose(max(0, packet.sequence - self._sequence - 1))
+        self._step, self._sequence, self._next = packet.ticks, packet.sequence, packet.end
+        self._packets.pass_to(self._next)
 
     def _move_to(self, packet: Packet, lost: int = 0) -> None:
-        self.lost_packets += lost
+        self._lose(lost)
         self._sequence = packet.sequence - 1
         self._next = packet.timestamp
         self._packets.pass_to(self._next)
+
+    def _lose(self, packets: int) -> None:
+        self.lost_packets += packets
+        self._repairs.lose(packets)
 
     def _advance(self, samples: int) -> None:
         self._next += samples * self._ticks
@@ -424,13 +418,10 @@ class JitterBuffer:
     def _tell(self) -> tuple[int, int, int]:
         """Concealed and dropped samples and lost packets since the last cut."""
         account = self._sound.account
-        packets = (self.lost_packets, self.packets.decoded)
-        now = (account.concealed, account.shortened, account.recovered, *packets)
-        concealed, shortened, recovered, lost, decoded = (
-            new - old for new, old in zip(now, self._told, strict=True)
-        )
+        now = (account.concealed, account.shortened, account.recovered, self.lost_packets)
+        concealed, shortened, recovered, lost = (new - old for new, old in zip(now, self._told, strict=True))
         over = max(0, concealed - self._turn)  # made up in advance: said in the next turn
         self._told = (account.concealed - over, *now[1:])
-        self._losses.append(_Repairs(lost, decoded, recovered))
+        self._repairs.end_turn(recovered * self._ticks // self._step)
         skipped, self._skipped = self._skipped, 0
         return concealed - over, shortened + skipped, lost

@@ -12,7 +12,8 @@ Knows no codec and no clock. Its one rule: no packet is lost from the account. A
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from media.timebase import NS_PER_S
 
@@ -52,8 +53,7 @@ class PacketAccount:
     """Changes of SSRC or time line; no packets."""
 
 
-@dataclass(frozen=True, slots=True)
-class Packet:
+class Packet(NamedTuple):
     """`timestamp` and `ticks` (how long it lasts) are in the payload's clock, both counters unwrapped."""
 
     sequence: int
@@ -61,6 +61,8 @@ class Packet:
     ticks: int
     payload: bytes
     arrival_ns: int
+    repeated: bool = False
+    """It came because it was asked for again."""
 
     @property
     def end(self) -> int:
@@ -148,7 +150,15 @@ class PacketStore:
             self.account.late += 1
 
     def put(
-        self, ssrc: int, sequence: int, timestamp: int, ticks: int, payload: bytes, arrival_ns: int
+        self,
+        ssrc: int,
+        sequence: int,
+        timestamp: int,
+        ticks: int,
+        payload: bytes,
+        arrival_ns: int,
+        *,
+        repeated: bool = False,
     ) -> tuple[Packet, ...]:
         """A packet with its counters as on the wire, `ticks` 0 if it is not of the codec.
 
@@ -169,6 +179,7 @@ class PacketStore:
                 ticks,
                 payload,
                 arrival_ns,
+                repeated,
             )
             if self._follows(packet, newest):
                 return self._accept(packet)
@@ -224,8 +235,7 @@ class PacketStore:
         if held is None:
             return ()
         if held[0] == ssrc and packet.sequence == (held[1].sequence + 1) & 0xFFFF:
-            second = replace(
-                packet,
+            second = packet._replace(
                 sequence=held[1].sequence + 1,
                 timestamp=_nearest(packet.timestamp, held[1].timestamp, 32),
             )
@@ -249,8 +259,7 @@ class PacketStore:
         return tuple(packet for accepted in joined for packet in accepted)
 
     def _shifted(self, packet: Packet) -> Packet:
-        return replace(
-            packet,
+        return packet._replace(
             sequence=packet.sequence + self._sequence_shift,
             timestamp=packet.timestamp + self._timestamp_shift,
         )

@@ -2,9 +2,10 @@
 
     emulator.py   one direction of a network: pure and seeded (loss, jitter, bottleneck, traces)
     profiles.py   networks by name
-    lab.py        receive paths side by side in memory
+    way.py        a stream, its link, and repeats that are asked for, in virtual time
+    lab.py        receive paths side by side in memory; listener.py is ours
     wire.py       the same emulator between two network namespaces, by TUN devices
-    calls.py      real calls through it, and figures.py of them
+    calls.py      real calls through it, browser.py those of a Chromium, and figures.py of them
 
 One rule: what is lost, late, twice or out of order is decided in `emulator.py` alone.
 """

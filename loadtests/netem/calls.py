@@ -1,5 +1,6 @@
 """Real calls over the wire: SIP by our own caller, with pjmedia behind the gateway's door; WebRTC by aiortc's
-transport, with `media/jitter.py` behind it. The gateway runs the echo engine, so a call hears itself.
+transport, with `media/jitter.py` behind it, or by Chromium (`browser.py`) with NetEq. The gateway runs the echo
+engine, so a call hears itself.
 
     3 s | clean: X | 5 s | up bad: X | 5 s | down bad: X | 5 s        X the same sentences each time
 
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -33,12 +34,16 @@ from gateway.api.tokens import mint
 from gateway.caller import calls as sip
 from gateway.priority import keeping_time
 from loadtests import processes, report, webrtc_figures
+from loadtests.aiortc_taps import check_as_browsers_do
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
-from loadtests.netem import namespaces, speech
+from loadtests.netem import browser, namespaces, speech
+from loadtests.netem.cpu import CpuWatch
+from loadtests.netem.score import Heard
 from loadtests.netem.wire import WirePlan
 from loadtests.webrtc_call import CallLog, CallPlan, WebrtcCall
 from loadtests.webrtc_loop import CallerLoop
 from loadtests.webrtc_media import Voice, encode_opus
+from loadtests.webrtc_repairs import REPAIRS
 from loadtests.webrtc_streams import Pacer
 from loadtests.webrtc_systems import System
 from media.timebase import NS_PER_S
@@ -51,7 +56,7 @@ LEAST_S: Final = 4.0
 STOP_TIMEOUT_S: Final = 10.0
 WORKERS_TIMEOUT_S: Final = 20.0
 CALL_TIMEOUT_S: Final = 60.0  # beyond the length of the call
-LEGS: Final = ("sip", "webrtc")
+LEGS: Final = ("sip", "webrtc", "chromium")
 CODECS: Final = ("PCMU", "PCMA")
 
 
@@ -114,6 +119,7 @@ class LivePlan:
     seconds: float
     codec: str  # of a SIP leg
     seed: int
+    repair: str = "nack"
     engine: str = "echo"
 
     def __post_init__(self) -> None:
@@ -121,6 +127,10 @@ class LivePlan:
             raise ValueError(f"--leg {self.leg!r}: choose from {', '.join(LEGS)}")
         if self.codec not in CODECS:
             raise ValueError(f"--codec {self.codec!r}: choose from {', '.join(CODECS)}")
+        if self.repair not in REPAIRS:
+            raise ValueError(f"--repair {self.repair!r}: choose from {', '.join(REPAIRS)}")
+        if self.leg == "chromium" and (self.calls > 1 or self.repair == "fec"):
+            raise ValueError("--leg chromium: one call, and its page always offers repeats (nack, red)")
         if self.calls < 1 or self.seconds < LEAST_S:
             raise ValueError(
                 f"--calls must be positive, and --seconds {LEAST_S} or more: PESQ wants that much"
@@ -139,6 +149,16 @@ class LiveCall:
     datagrams: list[bytes]
     arrivals_ns: list[int]
     reason: str
+    repeated: frozenset[int] = frozenset()
+    """Which of them came because they were asked for."""
+    red: int = 0
+    """Payload type of redundant audio; 0 for none."""
+    said_ns: int = 0
+    """When its first sample was said; 0: with the first packet, which takes 20 ms."""
+    counted: Mapping[str, float] = field(default_factory=dict)
+    """By the caller itself."""
+    heard: Heard | None = None
+    """What the caller's own receive path made of it; None: of `datagrams` ours makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +171,8 @@ class LiveRun:
     counted: Mapping[str, int]
     wire: Mapping[str, Any]
     cpu_percent: Mapping[str, float]
+    watch: CpuWatch
+    """Of the workers that carry calls of this leg."""
 
 
 def run(plan: LivePlan) -> LiveRun:
@@ -160,13 +182,13 @@ def run(plan: LivePlan) -> LiveRun:
         port = int(gateway.uri.rpartition(":")[2].partition(";")[0])
         with _wire(_wire_plan(plan, port), (caller.tun, gateway_end.tun)) as told:
             before, first, began_s = _metrics(gateway), _sample(gateway), time.monotonic()
-            with caller.entered():
-                calls = (
-                    _sip_calls(plan, gateway.uri, said)
-                    if plan.leg == "sip"
-                    else _web_calls(plan, gateway, said)
-                )
+            kind = "sip-worker" if plan.leg == "sip" else "webrtc-worker"
+            watch = CpuWatch([process.pid for process in first if process.kind == kind])
+            with caller.entered(), watch:
+                calls = _made(plan, gateway, said)
             after, last, ended_s = _metrics(gateway), _sample(gateway), time.monotonic()
+    if plan.leg == "chromium":
+        calls = [dataclasses.replace(call, began_ns=told.pop("began_ns", 0)) for call in calls]
     usage = processes.usage_by_kind(first, last)
     cpu = {
         kind: round(100 * used.cpu_s / (ended_s - began_s) / plan.calls, 2) for kind, used in usage.items()
@@ -175,7 +197,17 @@ def run(plan: LivePlan) -> LiveRun:
         *(webrtc_figures.parse_counters(text) for text in (before, after))
     )
     turns = report.turns_between(report.parse_turns(before), report.parse_turns(after))
-    return LiveRun(calls, said, turns, counted, told, cpu)
+    return LiveRun(calls, said, turns, counted, told, cpu, watch)
+
+
+def _made(plan: LivePlan, gateway: GatewayUnderTest, said: speech.Samples) -> list[LiveCall]:
+    """The calls, when they are over."""
+    if plan.leg == "sip":
+        return _sip_calls(plan, gateway.uri, said)
+    if plan.leg == "chromium":
+        found = browser.call(gateway.http.rstrip("/"), mint(SECRET, "netem", 3600), said)
+        return [LiveCall(0, [], [], "", said_ns=found.said_ns, counted=found.statistics, heard=found.heard)]
+    return _web_calls(plan, gateway, said)
 
 
 # -- gateway and wire
@@ -189,14 +221,13 @@ def _gateway(plan: LivePlan) -> Iterator[GatewayUnderTest]:
     """`microturn up` at the gateway's end of the wire, ready for this kind of leg."""
     host = namespaces.GATEWAY
     settings = {"rtp_host": host, "webrtc_host": host, "http_host": host, "jwt_secret": SECRET}
-    if plan.leg == "webrtc":
+    if plan.leg != "sip":
         settings["webrtc_calls"] = str(plan.calls)
+        settings["red"] = "on" if plan.repair == "red" else "off"
     wish = GatewayWish(calls=max(2, plan.calls), engine=plan.engine, host=host, settings=settings)
     with GatewayUnderTest.start(wish) as gateway:
         deadline_s = time.monotonic() + WORKERS_TIMEOUT_S
-        while plan.leg == "webrtc" and "webrtc-worker" not in {
-            process.kind for process in gateway.processes()
-        }:
+        while plan.leg != "sip" and "webrtc-worker" not in {process.kind for process in gateway.processes()}:
             if time.monotonic() > deadline_s:
                 raise RuntimeError(
                     "microturn up has no webrtc-worker:\n" + "".join(list(gateway.lines)[-12:])
@@ -275,7 +306,7 @@ def _web_calls(plan: LivePlan, gateway: GatewayUnderTest, said: speech.Samples) 
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     url, token = f"{gateway.http.rstrip('/')}/whip", mint(SECRET, "netem", 3600)
-    process = context.Process(target=work, args=(theirs, url, token, said, plan.calls, plan.seed))
+    process = context.Process(target=work, args=(theirs, url, token, said, plan))
     process.start()
     theirs.close()
     try:
@@ -295,19 +326,23 @@ def _web_calls(plan: LivePlan, gateway: GatewayUnderTest, said: speech.Samples) 
     return calls
 
 
-def work(parent: Connection, url: str, token: str, said: speech.Samples, calls: int, seed: int) -> None:
+def work(parent: Connection, url: str, token: str, said: speech.Samples, plan: LivePlan) -> None:
     """The browsers' process: encodes, calls, talks once through, hands over what came."""
     packets = encode_opus(soxr.resample(said, speech.RATE, speech.OPUS_HZ), 20, speech.EXPECTED_LOSS / 100)
     voice = Voice(np.zeros(0, np.int16), tuple(packets), 20)
+    check_as_browsers_do()
     try:
         with asyncio.Runner(loop_factory=CallerLoop) as runner:
-            parent.send(runner.run(_all_web_calls(url, token, voice, calls, seed)))
+            parent.send(runner.run(_all_web_calls(url, token, voice, plan)))
     except (OSError, ValueError) as error:
         parent.send(f"{type(error).__name__}: {error}")
 
 
-async def _all_web_calls(url: str, token: str, voice: Voice, count: int, seed: int) -> list[LiveCall]:
-    plans = [CallPlan(index, url, token, voice, 0, 0, None, 0.0, seed, False) for index in range(count)]
+async def _all_web_calls(url: str, token: str, voice: Voice, plan: LivePlan) -> list[LiveCall]:
+    plans = [
+        CallPlan(index, url, token, voice, 0, 0, None, 0.0, plan.seed, False, plan.repair)
+        for index in range(plan.calls)
+    ]
     async with Pacer() as pacer, aiohttp.ClientSession() as http:
         calls = [WebrtcCall(plan, pacer, http) for plan in plans]
         until_s = time.monotonic() + len(voice.packets) * 0.02 + 1.0
@@ -318,14 +353,23 @@ async def _all_web_calls(url: str, token: str, voice: Voice, count: int, seed: i
 
 def _live(log: CallLog) -> LiveCall:
     began_ns = log.sent_ns[0] if len(log.sent_ns) else 0
-    return LiveCall(began_ns, log.datagrams, list(log.arrivals_ns), log.reason)
+    return LiveCall(
+        began_ns,
+        log.datagrams,
+        list(log.arrivals_ns),
+        log.reason,
+        repeated=frozenset(log.repeated),
+        red=log.red,
+        counted={"asked": log.asked, "repeated": len(log.repeated), "resent": log.resent},
+    )
 
 
 def spell_ns(call: LiveCall, spell: Spell) -> tuple[int, int]:
     """When it was said, monotonic ns."""
-    return call.began_ns + round(spell.from_s * NS_PER_S), call.began_ns + round(spell.until_s * NS_PER_S)
+    first_ns = call.said_ns or call.began_ns
+    return first_ns + round(spell.from_s * NS_PER_S), first_ns + round(spell.until_s * NS_PER_S)
 
 
 def ended(calls: Sequence[LiveCall]) -> list[LiveCall]:
     """Those that came about and heard something."""
-    return [call for call in calls if call.began_ns and call.datagrams]
+    return [call for call in calls if call.began_ns and (call.datagrams or call.heard)]

@@ -14,9 +14,9 @@ from typing import Any, Final
 from gateway.caller.analysis import Windows
 from loadtests import report
 from loadtests.netem import plots, profiles
-from loadtests.netem.calls import EARLY_S, LEAST_S, LEGS, LivePlan, run
+from loadtests.netem.calls import EARLY_S, LEAST_S, LEGS, LivePlan, ended, run
 from loadtests.netem.figures import CHUNK_MS, figures
-from loadtests.netem.lab import Span, digit_accuracy, measure
+from loadtests.netem.lab import REPAIRS, Sending, digit_accuracy, measure, span_of
 from loadtests.netem.score import can_hear_digits
 from media.timebase import NS_PER_S
 
@@ -64,6 +64,7 @@ class LabPlan:
     calls: int
     codec: str
     coding: str
+    repair: str
     digits: int
     seed: int
     results: Path
@@ -72,7 +73,7 @@ class LabPlan:
         for name in self.profiles:
             profiles.find(name)
         if self.leg != MEMORY:
-            LivePlan(self.profiles[0], self.leg, self.calls, self.seconds, self.codec, self.seed)
+            LivePlan(self.profiles[0], self.leg, self.calls, self.seconds, self.codec, self.seed, self.repair)
         elif self.digits and not can_hear_digits():
             raise ValueError("--digits needs pocketsphinx: pip install pocketsphinx")
         elif self.seconds < LEAST_S:
@@ -94,6 +95,12 @@ def parse_arguments(argv: Sequence[str]) -> LabPlan:
     add("--calls", type=int, default=1, help="at once, each with a line of its own")
     add("--codec", default="PCMU", help="of telephone calls")
     add("--coding", default="fec", choices=("celt", "fec", "hybrid"), help="of Opus, in memory")
+    add(
+        "--repair",
+        default="nack",
+        choices=REPAIRS,
+        help="of browser calls, and in memory: in-band FEC alone, repeats as our page has them, redundant audio",
+    )
     add(
         "--digits",
         type=int,
@@ -149,17 +156,19 @@ def measure_profile(plan: LabPlan, name: str) -> dict[str, Any]:
 
 def _in_memory(plan: LabPlan, name: str) -> dict[str, Any]:
     profile = profiles.find(name)
-    found = measure(profile, plan.coding, plan.seconds, plan.seed)
+    sending = Sending(profile, plan.coding, plan.repair, plan.seed)
+    found = measure(sending, plan.seconds)
     result: dict[str, Any] = {
         "profile": name,
         "leg": MEMORY,
         "codec": f"opus {plan.coding}",
+        "repair": plan.repair,
         "missed_turns": None,
     }
-    result |= found["ours"].figures | {"aiortc": found["aiortc"].figures}
+    result |= found["ours"].figures | {name: row.figures for name, row in found.items() if name != "ours"}
     if plan.digits:
-        result["digits"] = digit_accuracy(profile, plan.coding, plan.digits, plan.seed)
-    span = Span.of(plan.seconds)
+        result["digits"] = digit_accuracy(sending, plan.digits)
+    span = span_of(plan.seconds)
     curves = {who: [_curve(row.windows, 0, profile.base_ms)] for who, row in found.items()}
     spells = {name: (span.from_ns / NS_PER_S, span.until_ns / NS_PER_S)}
     title = f"{name} in memory: {profile.text}"
@@ -168,7 +177,7 @@ def _in_memory(plan: LabPlan, name: str) -> dict[str, Any]:
 
 
 def _with_calls(plan: LabPlan, name: str) -> dict[str, Any]:
-    live = LivePlan(name, plan.leg, plan.calls, plan.seconds, plan.codec, plan.seed)
+    live = LivePlan(name, plan.leg, plan.calls, plan.seconds, plan.codec, plan.seed, plan.repair)
     seen = run(live)
     result, windows = figures(seen, live)
     result |= {"calls": plan.calls, "seconds": plan.seconds, "seed": plan.seed}
@@ -176,7 +185,7 @@ def _with_calls(plan: LabPlan, name: str) -> dict[str, Any]:
         print(f"loadtests netem: {name}: {reason}", file=sys.stderr)
     ways = [profiles.find(name, way) for way in ("up", "down")]
     beyond_ms = CHUNK_MS + sum(way.base_ms for way in ways)
-    begun = [call.began_ns for call in seen.calls if call.began_ns and call.datagrams]
+    begun = [call.began_ns for call in ended(seen.calls)]
     curves = {
         plan.leg: [_curve(found, at_ns, beyond_ms) for found, at_ns in zip(windows, begun, strict=True)]
     }

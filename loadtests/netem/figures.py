@@ -7,7 +7,7 @@ browser by P.862.2 at 16 kHz; the two scales are not the same.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -17,73 +17,45 @@ from numpy.typing import NDArray
 from gateway.caller.analysis import Windows
 from gateway.caller.codec import find_codec
 from loadtests.netem import profiles, score, speech
-from loadtests.netem.calls import LiveCall, LivePlan, LiveRun, ended, spell_ns
+from loadtests.netem.calls import LiveCall, LivePlan, LiveRun, Spell, ended, spell_ns
+from loadtests.netem.listener import Listener
+from media.codecs.g711 import G711Decoder, decode_alaw, decode_mulaw
 from media.codecs.opus import OpusDecoder
-from media.conceal import extend
-from media.jitter import JitterBuffer
 from media.quality import estimate_mos
 from media.rtp import BadPacket, parse_packet
 from media.sound import Decoder
 from media.timebase import FRAME_NS, NS_PER_MS, NS_PER_S, TURN_NS
 
 CHUNK_MS: Final = 200.0
-
-
-class TelephoneDecoder:
-    """G.711 with the concealment of its Appendix I: a telephone's receiving half."""
-
-    def __init__(self, codec: str) -> None:
-        self._codec = find_codec(codec)
-        self._history = np.zeros(0, np.int16)
-        self._made_up = 0
-
-    def decode(self, payload: bytes) -> speech.Samples:
-        pcm = self._codec.decode(payload)
-        self._made_up = 0
-        self._history = np.concatenate((self._history, pcm))[-self._codec.rate_hz // 20 :]
-        return pcm
-
-    def recover(self, following: bytes, samples: int) -> speech.Samples:
-        return self.conceal(samples)
-
-    def conceal(self, samples: int) -> speech.Samples:
-        pcm = extend(self._history, samples, self._codec.rate_hz, self._made_up)
-        self._made_up += samples
-        return pcm
-
-    def duration(self, payload: bytes) -> int:
-        return len(payload) * self._codec.samples_per_tick
-
-    def recoverable(self, payload: bytes) -> int:
-        return 0
-
-    def is_pause(self, payload: bytes) -> bool:
-        return False
+FAR_ENDS: Final = {
+    "webrtc": "media/jitter.py",
+    "sip": "media/jitter.py, G.711 Appendix I",
+    "chromium": "NetEq",
+}
+"""What hears at the caller's end."""
+LAWS: Final = {"PCMU": decode_mulaw, "PCMA": decode_alaw}
 
 
 def heard_by_caller(call: LiveCall, decoder: Decoder, rate_hz: int, clock_hz: int) -> score.Heard:
-    """The call's RTP through our `JitterBuffer` in its own time, at `speech.RATE`."""
-    buffer = JitterBuffer(decoder, rate_hz, clock_hz)
-    begin_ns = call.arrivals_ns[0] + TURN_NS
-    at_ns, parts = begin_ns, []
-    for datagram, arrival_ns in zip(call.datagrams, call.arrivals_ns, strict=True):
-        while at_ns < arrival_ns:
-            parts.append(buffer.cut(at_ns).pcm)
-            at_ns += TURN_NS
+    """The call's RTP through our receive path in its own time, at `speech.RATE`."""
+    listener = Listener(decoder, rate_hz, clock_hz, call.arrivals_ns[0] + TURN_NS, call.red)
+    for index, (datagram, arrival_ns) in enumerate(zip(call.datagrams, call.arrivals_ns, strict=True)):
         packet = parse_packet(datagram)
         if not isinstance(packet, BadPacket) and packet.payload:
-            buffer.receive_packet(packet.ssrc, packet.sequence, packet.timestamp, packet.payload, arrival_ns)
-    pcm = np.concatenate(parts) if parts else np.zeros(0, np.int16)
-    if rate_hz != speech.RATE:
-        pcm = soxr.resample(pcm, rate_hz, speech.RATE)
-    return score.Heard(pcm, begin_ns - TURN_NS)
+            listener.receive(packet, arrival_ns, repeated=index in call.repeated)
+    heard = listener.heard()
+    if rate_hz == speech.RATE:
+        return heard
+    return score.Heard(soxr.resample(heard.pcm, rate_hz, speech.RATE), heard.start_ns)
 
 
 def _heard(call: LiveCall, plan: LivePlan) -> score.Heard:
+    if call.heard is not None:
+        return call.heard
     if plan.leg == "webrtc":
         return heard_by_caller(call, OpusDecoder(speech.RATE), speech.RATE, speech.OPUS_HZ)
     rate_hz = find_codec(plan.codec).rate_hz
-    return heard_by_caller(call, TelephoneDecoder(plan.codec), rate_hz, rate_hz)
+    return heard_by_caller(call, G711Decoder(LAWS[plan.codec]), rate_hz, rate_hz)
 
 
 def call_figures(call: LiveCall, plan: LivePlan, said: speech.Samples) -> tuple[dict[str, Any], Windows]:
@@ -91,7 +63,7 @@ def call_figures(call: LiveCall, plan: LivePlan, said: speech.Samples) -> tuple[
     narrow = plan.leg == "sip"
     up, down = (profiles.find(plan.profile, way) for way in ("up", "down"))
     beyond_ms = CHUNK_MS + up.base_ms + down.base_ms
-    heard, said_ns = _heard(call, plan), call.began_ns - FRAME_NS
+    heard, said_ns = _heard(call, plan), call.said_ns or call.began_ns - FRAME_NS
     windows = score.windows_of(said, said_ns, heard)
     found: dict[str, Any] = {}
     spells = {spell.name: spell_ns(call, spell) for spell in plan.timeline.spells}
@@ -101,12 +73,19 @@ def call_figures(call: LiveCall, plan: LivePlan, said: speech.Samples) -> tuple[
         lag_ms = _median(delays) if delays.size else floor_ms
         found[f"mos_{name}"] = score.mos(said, said_ns, heard, lag_ms, from_ns, until_ns, narrow=narrow)
         found[f"delay_{name}"] = delays - beyond_ms
-    ends = {"up": _events(up, *spells["up"]), "down": _events(down, *spells["down"])}
-    until = {"up": spells["down"][0] - NS_PER_S, "down": call.arrivals_ns[-1] - NS_PER_S}
+    network = {spell.name: _network_ns(call, spell) for spell in plan.timeline.spells}
+    ends = {"up": _events(up, *network["up"]), "down": _events(down, *network["down"])}
+    last_ns = heard.start_ns + len(heard.pcm) * NS_PER_S // speech.RATE - round(floor_ms * NS_PER_MS)
+    until = {"up": network["down"][0] - NS_PER_S, "down": last_ns - NS_PER_S}
     for way, events in ends.items():
         times = [score.recovery_ms(windows, floor_ms, at_ns, until[way]) for at_ns in events]
         found[f"recovery_{way}"] = None if None in times else max(time for time in times if time is not None)
     return found, windows
+
+
+def _network_ns(call: LiveCall, spell: Spell) -> tuple[int, int]:
+    """When the wire, which counts from the first packet, took it to be said."""
+    return call.began_ns + round(spell.from_s * NS_PER_S), call.began_ns + round(spell.until_s * NS_PER_S)
 
 
 def _events(profile: profiles.Profile, from_ns: int, until_ns: int) -> list[int]:
@@ -134,6 +113,8 @@ def figures(run: LiveRun, plan: LivePlan) -> tuple[dict[str, Any], list[Windows]
         "profile": plan.profile,
         "leg": plan.leg,
         "codec": plan.codec if plan.leg == "sip" else "opus",
+        "far_end": FAR_ENDS[plan.leg],
+        "repair": None if plan.leg == "sip" else plan.repair,
         "answered": len(up),
         "failed": plan.calls - len(up),
         "mos": _mean([row["mos_up"] for row in rows]),
@@ -154,6 +135,9 @@ def figures(run: LiveRun, plan: LivePlan) -> tuple[dict[str, Any], list[Windows]
         "wire": dict(run.wire),
         "link": "tun",
         "cpu_percent_per_call": dict(run.cpu_percent),
+        "cpu_us_per_turn": _cpu_us(run, plan, "up"),
+        "cpu_us_per_turn_clean": _cpu_us(run, plan, "clean"),
+        "caller": _sums([call.counted for call in up]),
     }
     return result, windows
 
@@ -168,6 +152,20 @@ def _expected(run: LiveRun, plan: LivePlan, delays: NDArray[np.float64]) -> floa
     profile = profiles.find(plan.profile)
     round_trip_ms = float(np.median(delays)) + CHUNK_MS + 2 * profile.base_ms
     return round(estimate_mos(plan.codec, round_trip_ms / 2, min(100.0, 100 * gone / bad_packets)), 2)
+
+
+def _cpu_us(run: LiveRun, plan: LivePlan, name: str) -> float | None:
+    """Of the workers for 200 ms of one call, both ways and all else of it, while X was said under `name`."""
+    spell = next(spell for spell in plan.timeline.spells if spell.name == name)
+    spent = [run.watch.cpu_s(*spell_ns(call, spell)) for call in ended(run.calls)[:1]]
+    if not spent or spent[0] is None:
+        return None
+    return round(1e6 * spent[0] / (plan.seconds * NS_PER_S / TURN_NS) / plan.calls, 1)
+
+
+def _sums(counted: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = dict.fromkeys(name for one in counted for name in one)
+    return {name: sum(one.get(name, 0) for one in counted) for name in names}
 
 
 def _together(parts: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:

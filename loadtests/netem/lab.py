@@ -8,6 +8,7 @@ wrong for all the time: the ceiling of codec and path.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -16,58 +17,41 @@ import numpy as np
 
 from gateway.caller.analysis import Windows
 from loadtests.netem import score, speech
-from loadtests.netem.emulator import Link, LinkAccount
 from loadtests.netem.profiles import Profile
-from loadtests.netem.receivers import RECEIVERS, Arrival, Received
+from loadtests.netem.receivers import Received, Receiver, aiortc_as_it_comes, ours
+from loadtests.netem.way import Span, Way
 from media.timebase import FRAME_NS, NS_PER_MS, NS_PER_S
 
 BEFORE_S: Final = 6.0
 AFTER_S: Final = 6.0
-HEADERS_BYTES: Final = 20 + 8 + 12 + 10
-"""IPv4, UDP, RTP, and SRTP's tag."""
+REPAIRS: Final = ("fec", "nack", "red")
+"""What mends losses: in-band FEC alone, with repeats (a browser with our page), or with redundant audio."""
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
-    """One stream's packets at the far end of a link."""
+class Sending:
+    """A stream as it is coded, what mends it, and the network that it goes through."""
 
-    arrivals: list[Arrival]
-    account: LinkAccount
+    profile: Profile
+    coding: str
+    repair: str
+    seed: int
 
+    def payloads(self, pcm: speech.Samples) -> list[bytes]:
+        """As they are on the wire."""
+        packets = speech.CODINGS[self.coding](pcm)
+        return speech.redundant(packets) if self.repair == "red" else packets
 
-@dataclass(frozen=True, slots=True)
-class Span:
-    """When the profile holds, ns of virtual time; before and after it the way is clean."""
+    def receivers(self) -> dict[str, Receiver]:
+        """Those that understand it: aiortc knows no redundant audio."""
+        mine = functools.partial(ours, repeats=self.repair == "nack", red=self.repair == "red")
+        return {"ours": mine} | ({"aiortc": aiortc_as_it_comes} if self.repair != "red" else {})
 
-    from_ns: int
-    until_ns: int
-
-    @classmethod
-    def of(cls, seconds: float) -> Span:
-        begin_ns = round(BEFORE_S * NS_PER_S)
-        return cls(begin_ns, begin_ns + round(seconds * NS_PER_S))
-
-
-def carry(profile: Profile, seed: int, payloads: Sequence[bytes], span: Span | None) -> Carried:
-    """A packet every 20 ms, each leaving when its last sample was said. `span` None: nothing is ever wrong."""
-    link: Link[int] = Link(profile.recovered, seed)
-    arrivals: list[Arrival] = []
-    for index, payload in enumerate(payloads):
-        now_ns = (index + 1) * FRAME_NS
-        _collect(link, now_ns, arrivals)
-        if span is not None:
-            for at_ns, change in ((span.from_ns, profile), (span.until_ns, profile.recovered)):
-                if now_ns - FRAME_NS < at_ns <= now_ns:
-                    link.become(change, now_ns)
-        link.send(index, len(payload) + HEADERS_BYTES, now_ns)
-    _collect(link, None, arrivals)
-    return Carried(arrivals, link.account)
-
-
-def _collect(link: Link[int], until_ns: int | None, arrivals: list[Arrival]) -> None:
-    """All that arrives until then, each at its own time."""
-    while (at_ns := link.next_deadline()) is not None and (until_ns is None or at_ns <= until_ns):
-        arrivals += [Arrival(index, at_ns) for index in link.poll(at_ns)]
+    def heard(
+        self, receive: Receiver, payloads: Sequence[bytes], span: Span | None, until_ns: int
+    ) -> Received:
+        """What a receive path makes of the packets; `span` None: of all of them, on a clean way."""
+        return receive(payloads, Way(self.profile, self.seed, payloads, span), until_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,18 +62,21 @@ class Measured:
     windows: Windows
 
 
-def measure(profile: Profile, coding: str, seconds: float, seed: int) -> dict[str, Measured]:
+def span_of(seconds: float) -> Span:
+    """When the profile holds."""
+    return Span.of(BEFORE_S, seconds)
+
+
+def measure(sending: Sending, seconds: float) -> dict[str, Measured]:
     """Figures of every receive path, by its name. Raises OSError without speech."""
     said = speech.joined(speech.sentences(), BEFORE_S + seconds + AFTER_S)
-    payloads = speech.CODINGS[coding](said)
-    span = Span.of(seconds)
-    bad, good = carry(profile, seed, payloads, span), carry(profile, seed, payloads, None)
+    payloads, span = sending.payloads(said), span_of(seconds)
     until_ns = len(payloads) * FRAME_NS
     found = {}
-    for name, receive in RECEIVERS.items():
-        clean = receive(payloads, good.arrivals, until_ns)
-        dirty = receive(payloads, bad.arrivals, until_ns)
-        found[name] = _figures(profile, said, span, clean, dirty)
+    for name, receive in sending.receivers().items():
+        clean = sending.heard(receive, payloads, None, until_ns)
+        dirty = sending.heard(receive, payloads, span, until_ns)
+        found[name] = _figures(sending.profile, said, span, clean, dirty)
     return found
 
 
@@ -119,6 +106,7 @@ def _figures(
         "shortened_ms": dirty.shortened_ms,
         "silent_ms": dirty.silent_ms,
         "lost_packets": dirty.lost_packets,
+        "repaired_packets": dirty.repaired_packets,
         "late_packets": dirty.late_packets,
         "skipped_packets": dirty.skipped_packets,
         "cpu_us_per_turn": _cpu_us(dirty, span),
@@ -154,22 +142,21 @@ def _cpu_us(received: Received, span: Span) -> float:
     return round(float(np.mean(received.cpu_us[first:last])), 1)
 
 
-def digit_accuracy(profile: Profile, coding: str, strings: int, seed: int) -> dict[str, dict[str, float]]:
+def digit_accuracy(sending: Sending, strings: int) -> dict[str, dict[str, float]]:
     """Percent of digits that pocketsphinx hears, under the profile all the time and clean, for every path."""
     chosen = speech.digit_strings()[:strings]
     gap = np.zeros(speech.RATE // 2, np.int16)
     pcm = np.concatenate([gap] + [part for one in chosen for part in (one.pcm, gap)])
     said = [one.text.split() for one in chosen]
-    payloads = speech.CODINGS[coding](pcm)
+    payloads = sending.payloads(pcm)
     until_ns = (len(payloads) + 100) * FRAME_NS
-    whole = Span(1, until_ns)
     found: dict[str, dict[str, float]] = {
         "said": {"clean": score.accuracy(said, _hear(pcm, 0, chosen, gap.size))}
     }
-    for name, receive in RECEIVERS.items():
+    for name, receive in sending.receivers().items():
         row = {}
-        for word, span in (("clean", None), (profile.name, whole)):
-            heard = receive(payloads, carry(profile, seed, payloads, span).arrivals, until_ns).heard
+        for word, span in (("clean", None), (sending.profile.name, Span(1, until_ns))):
+            heard = sending.heard(receive, payloads, span, until_ns).heard
             lag = np.median(score.windows_of(pcm, 0, heard).delay_ms) * NS_PER_MS - heard.start_ns
             row[word] = score.accuracy(
                 said, _hear(heard.pcm, int(lag) * speech.RATE // NS_PER_S, chosen, gap.size)

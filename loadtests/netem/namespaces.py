@@ -1,4 +1,4 @@
-"""Two network namespaces and the only way between them: a TUN device in each, whose packets are ours to carry.
+"""Network namespaces; and two with the only way between them, a TUN device in each, whose packets we carry.
 
     caller 10.88.0.1 -- tun -- (file descriptors, see wire.py) -- tun -- 10.88.0.2 gateway
 
@@ -15,6 +15,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Final
 
@@ -27,10 +28,9 @@ _OURS: Final = "/proc/thread-self/ns/net"
 
 
 class Namespace:
-    """One network namespace with its loopback, and one end of the wire."""
+    """One network namespace, with its loopback up. Raises OSError where none can be made."""
 
-    def __init__(self, address: str, peer: str) -> None:
-        self.address = address
+    def __init__(self) -> None:
         home = os.open(_OURS, os.O_RDONLY)
         try:
             _call("unshare", CLONE_NEWNET)
@@ -38,15 +38,8 @@ class Namespace:
             _call("setns", home, CLONE_NEWNET)
         finally:
             os.close(home)
-        self.tun = -1
-        with self.entered():
-            self.tun = open_tun(DEVICE)
-        for command in (
-            "link set lo up",
-            f"address add {address} peer {peer} dev {DEVICE}",
-            f"link set {DEVICE} up txqueuelen 1000",
-        ):
-            self._ip(command)
+        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
+        self.ip("link set lo up")
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[None]:
@@ -59,38 +52,59 @@ class Namespace:
             _call("setns", home, CLONE_NEWNET)
             os.close(home)
 
-    def close(self) -> None:
-        """It is gone with the last process in it."""
-        os.close(self._descriptor)
-        if self.tun >= 0:
-            os.close(self.tun)
-
-    def _ip(self, arguments: str) -> None:
+    def ip(self, arguments: str) -> str:
+        """What `ip` says in it; RuntimeError when it fails."""
         with self.entered():
             done = subprocess.run(["ip", *arguments.split()], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"ip {arguments}: {done.stderr.strip()}")
+        return done.stdout
+
+    def close(self) -> None:
+        """It is gone with the last process in it."""
+        os.close(self._descriptor)
+
+
+class End(Namespace):
+    """A namespace with one end of the wire."""
+
+    def __init__(self, address: str, peer: str) -> None:
+        super().__init__()
+        self.address = address
+        with self.entered():
+            self.tun = open_tun(DEVICE)
+        self.ip(f"address add {address} peer {peer} dev {DEVICE}")
+        self.ip(f"link set {DEVICE} up txqueuelen 1000")
+
+    def close(self) -> None:
+        os.close(self.tun)
+        super().close()
 
 
 @contextlib.contextmanager
-def wired() -> Iterator[tuple[Namespace, Namespace]]:
+def wired() -> Iterator[tuple[End, End]]:
     """(caller, gateway), gone when the block is left. Raises RuntimeError where they cannot be made."""
-    if missing := why_not():
+    if missing := why_not() or why_no_wire():
         raise RuntimeError(missing)
     with contextlib.ExitStack() as stack:
         ends = []
         for address, peer in ((CALLER, GATEWAY), (GATEWAY, CALLER)):
-            ends.append(Namespace(address, peer))
+            ends.append(End(address, peer))
             stack.callback(ends[-1].close)
         yield ends[0], ends[1]
 
 
 def why_not() -> str:
-    """What this machine lacks; "" when nothing."""
-    if os.geteuid() != 0:
-        return "network namespaces need root"
+    """What this machine lacks for namespaces; "" when nothing."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        return "network namespaces need Linux and root"
     if shutil.which("ip") is None:
         return "the program ip (iproute2) is not on PATH"
+    return ""
+
+
+def why_no_wire() -> str:
+    """What it lacks for TUN devices; "" when nothing."""
     if not os.access(TUN, os.R_OK | os.W_OK):
         return f"{TUN} cannot be opened: load the module tun, or give the container that device"
     return ""

@@ -18,13 +18,14 @@ import numpy as np
 import soxr
 from aiortc.codecs.opus import OpusDecoder as AiortcOpusDecoder
 from aiortc.jitterbuffer import JitterBuffer as AiortcJitterBuffer
-from aiortc.rtp import RtpPacket
+from aiortc.rtp import RtpPacket as AiortcRtpPacket
 
+from loadtests.netem.listener import Listener
 from loadtests.netem.score import Heard
-from loadtests.netem.speech import OPUS_HZ, RATE
+from loadtests.netem.speech import OPUS_HZ, OPUS_TYPE, RATE, RED_TYPE
+from loadtests.netem.way import Arrival, Way
 from media.codecs.opus import OpusDecoder
-from media.jitter import JitterBuffer
-from media.sound import Decoder
+from media.rtp import RtpPacket
 from media.timebase import FRAME_MS, FRAME_NS, FRAMES_PER_TURN, NS_PER_MS, TURN_NS
 
 PHASE_NS: Final = 7 * NS_PER_MS
@@ -32,14 +33,6 @@ PHASE_NS: Final = 7 * NS_PER_MS
 FIRST_SEQUENCE, FIRST_TIMESTAMP, SSRC = 65_000, 2**32 - 48_000, 7
 """Both counters wrap within the first seconds."""
 TICKS: Final = OPUS_HZ * FRAME_MS // 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Arrival:
-    """Packet `index` of the stream comes."""
-
-    index: int
-    at_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,37 +49,42 @@ class Received:
     late_packets: int = 0
     skipped_packets: int = 0
     lost_packets: int = 0
+    repaired_packets: int = 0
+    """Come again because they were asked for, or in another packet."""
     silent_ms: float = 0.0
     """Played while nothing was there."""
     inner_delay_ms: list[float] = field(default_factory=list)
     """What the path itself says of its delay, at each cut."""
 
 
-Receiver = Callable[[Sequence[bytes], Sequence[Arrival], int], Received]
-"""(payloads, arrivals in their order, when to stop in ns) -> what was heard."""
+Receiver = Callable[[Sequence[bytes], Way, int], Received]
+"""(payloads, their way, when to stop in ns) -> what was heard."""
 
 
 def ours(
-    payloads: Sequence[bytes], arrivals: Sequence[Arrival], until_ns: int, decoder: Decoder | None = None
+    payloads: Sequence[bytes], way: Way, until_ns: int, *, repeats: bool = False, red: bool = False
 ) -> Received:
-    """Our packet door with libopus at 16 kHz."""
-    buffer = JitterBuffer(decoder or OpusDecoder(RATE), RATE, OPUS_HZ)
-    waiting = deque(arrivals)
-    parts, cpu_us, inner = [], [], []
+    """Our packet door with libopus at 16 kHz; with `repeats` it asks for what is missing, as a worker does each
+    20 ms."""
     begin_ns = TURN_NS + PHASE_NS
-    for now_ns in range(begin_ns, until_ns, TURN_NS):
+    listener = Listener(OpusDecoder(RATE), RATE, OPUS_HZ, begin_ns, RED_TYPE if red else 0)
+    cpu_us, spent_ns = [], 0
+    for now_ns in range(begin_ns - TURN_NS + FRAME_NS, until_ns, FRAME_NS):
+        arrivals = way.until(now_ns)
         before_ns = time.thread_time_ns()
-        while waiting and waiting[0].at_ns <= now_ns:
-            arrival = waiting.popleft()
-            sequence = (FIRST_SEQUENCE + arrival.index) & 0xFFFF
-            timestamp = (FIRST_TIMESTAMP + arrival.index * TICKS) & 0xFFFFFFFF
-            buffer.receive_packet(SSRC, sequence, timestamp, payloads[arrival.index], arrival.at_ns)
-        parts.append(buffer.cut(now_ns).pcm)
-        cpu_us.append((time.thread_time_ns() - before_ns) / 1000)
-        inner.append(buffer.delay_ms)
-    account, packets = buffer.account, buffer.packets
+        for arrival in arrivals:
+            listener.receive(_packet(arrival.index, payloads, RED_TYPE if red else OPUS_TYPE), arrival.at_ns)
+        listener.until(now_ns)
+        wanted = listener.wanted(now_ns, way.round_trip_ns) if repeats else []
+        spent_ns += time.thread_time_ns() - before_ns
+        way.ask([_index(sequence, now_ns) for sequence in wanted], now_ns)
+        if (now_ns - begin_ns) % TURN_NS == 0:
+            cpu_us.append(spent_ns / 1000)
+            spent_ns = 0
+    buffer = listener.buffer
+    account, packets, gaps = buffer.account, buffer.packets, listener.gaps.counters
     return Received(
-        Heard(np.concatenate(parts), begin_ns - TURN_NS),
+        listener.heard(),
         cpu_us,
         concealed_ms=_ms(account.concealed),
         recovered_ms=_ms(account.recovered),
@@ -95,22 +93,39 @@ def ours(
         late_packets=packets.late,
         skipped_packets=packets.skipped,
         lost_packets=buffer.lost_packets,
-        inner_delay_ms=inner,
+        repaired_packets=gaps.repaired + packets.revived,
+        inner_delay_ms=listener.delays_ms,
     )
 
 
-def aiortc_as_it_comes(payloads: Sequence[bytes], arrivals: Sequence[Arrival], until_ns: int) -> Received:
+def _packet(index: int, payloads: Sequence[bytes], payload_type: int) -> RtpPacket:
+    return RtpPacket(
+        payload_type,
+        (FIRST_SEQUENCE + index) & 0xFFFF,
+        (FIRST_TIMESTAMP + index * TICKS) & 0xFFFFFFFF,
+        SSRC,
+        payloads[index],
+    )
+
+
+def _index(sequence: int, now_ns: int) -> int:
+    """Of the newest packet so far that bears that number."""
+    sent = now_ns // FRAME_NS
+    return sent - ((FIRST_SEQUENCE + sent - sequence) & 0xFFFF)
+
+
+def aiortc_as_it_comes(payloads: Sequence[bytes], way: Way, until_ns: int) -> Received:
     """aiortc 1.16's jitter buffer and decoder, and a sink that plays 20 ms every 20 ms."""
     buffer, decoder = AiortcJitterBuffer(capacity=16, prefetch=4), AiortcOpusDecoder()
     frames: deque[Any] = deque()  # of aiortc's track, which has no bound either
-    waiting = deque(arrivals)
     parts: list[np.ndarray[Any, Any]] = []
     cpu_us: list[float] = []
     spent_us, silent, now_ns, begun_ns = 0.0, 0, 0, 0
     while now_ns < until_ns:
+        arrivals = way.until(now_ns)
         before_ns = time.thread_time_ns()
-        while waiting and waiting[0].at_ns <= now_ns:
-            frames.extend(_through_aiortc(buffer, decoder, payloads, waiting.popleft()))
+        for arrival in arrivals:
+            frames.extend(_through_aiortc(buffer, decoder, payloads, arrival))
         if frames and not begun_ns:
             begun_ns = now_ns
         if begun_ns:
@@ -129,8 +144,8 @@ def _through_aiortc(
     buffer: AiortcJitterBuffer, decoder: AiortcOpusDecoder, payloads: Sequence[bytes], arrival: Arrival
 ) -> list[Any]:
     """What `RTCRtpReceiver._handle_rtp_packet` and its decoder's thread do with an audio packet."""
-    packet = RtpPacket(
-        payload_type=111,
+    packet = AiortcRtpPacket(
+        payload_type=OPUS_TYPE,
         sequence_number=(FIRST_SEQUENCE + arrival.index) & 0xFFFF,
         timestamp=(FIRST_TIMESTAMP + arrival.index * TICKS) & 0xFFFFFFFF,
         ssrc=SSRC,
@@ -149,6 +164,3 @@ def _left(frame: Any) -> np.ndarray[Any, Any]:
 
 def _ms(samples: int) -> float:
     return round(1000 * samples / RATE, 1)
-
-
-RECEIVERS: Final[dict[str, Receiver]] = {"ours": ours, "aiortc": aiortc_as_it_comes}

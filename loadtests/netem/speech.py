@@ -19,6 +19,7 @@ import soxr
 from numpy.typing import NDArray
 
 from media.codecs.opus import OpusEncoder
+from media.red import pack_red
 from media.timebase import FRAME_MS
 
 Samples = NDArray[np.int16]
@@ -27,6 +28,8 @@ DATA: Final = Path(__file__).parents[3] / "shared/data"  # beside the checkout
 RATE: Final = 16_000
 FRAME: Final = RATE * FRAME_MS // 1000
 OPUS_HZ: Final = 48_000
+OPUS_TYPE, RED_TYPE = 111, 63
+"""Payload types, as Chromium has them."""
 EXPECTED_LOSS: Final = 10
 """Percent that an encoder with FEC is told."""
 
@@ -99,6 +102,12 @@ CODINGS: Final[dict[str, Callable[[Samples], list[bytes]]]] = {
     "fec": fec_opus,
     "hybrid": hybrid_opus,
 }
+
+
+def redundant(packets: Sequence[bytes]) -> list[bytes]:
+    """Each with the one before it once more (RFC 2198), as Chromium sends them."""
+    ticks = OPUS_HZ * FRAME_MS // 1000
+    return [pack_red(OPUS_TYPE, new, old, ticks) for old, new in zip([b"", *packets], packets, strict=False)]
 
 
 def _ours(encoder: OpusEncoder, pcm: Samples) -> list[bytes]:

@@ -86,22 +86,22 @@ class Line:
         seeds = (2 * (1000 * plan.seed + number), 2 * (1000 * plan.seed + number) + 1)
         pairs = zip(self._bad, seeds, strict=True)
         self.links: list[Link[bytes]] = [Link(bad.recovered, seed, now_ns) for bad, seed in pairs]
-        self._began_ns: int | None = None
+        self.began_ns: int | None = None
         self._done = 0
         self._is_bad = [False, False]
 
     def send(self, packet: bytes, way: int, now_ns: int) -> None:
         """`way` 0 is up: from the caller, whose first RTP packet starts the script."""
-        if self._began_ns is None and way == 0 and is_rtp(packet):
-            self._began_ns = now_ns
+        if self.began_ns is None and way == 0 and is_rtp(packet):
+            self.began_ns = now_ns
         self._follow_script(now_ns)
         self.links[way].send(packet, len(packet), now_ns)
 
     def _follow_script(self, now_ns: int) -> None:
         script = self._plan.script
-        while self._began_ns is not None and self._done < len(script):
+        while self.began_ns is not None and self._done < len(script):
             at_s, *wanted = script[self._done]
-            if now_ns < self._began_ns + round(at_s * NS_PER_S):
+            if now_ns < self.began_ns + round(at_s * NS_PER_S):
                 return
             self._done += 1
             for way in (0, 1):
@@ -184,6 +184,7 @@ class Wire:
             sums[name] = {field: sum(getattr(account, field) for account in accounts) for field in fields}
         late_ms = round(self.max_late_ns / 1e6, 2)
         rest = {"lines": len(self._lines), "untouched": self.passed, "refused": self.refused}
+        rest["began_ns"] = min((line.began_ns for line in self._lines.values() if line.began_ns), default=0)
         return {**sums, **rest, "unwritten": self.unwritten, "late_ms": late_ms}
 
 

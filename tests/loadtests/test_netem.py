@@ -22,8 +22,10 @@ from loadtests.netem.calls import LivePlan, Timeline
 from loadtests.netem.command import main, parse_arguments, table
 from loadtests.netem.emulator import MAX_WAITING, Link
 from loadtests.netem.jitter import GammaDelay, HeldDelay, UniformDelay
+from loadtests.netem.lab import Sending
 from loadtests.netem.loss import BurstLoss, TraceLoss, UniformLoss
 from loadtests.netem.profiles import Profile
+from loadtests.netem.way import Span, Way
 from loadtests.netem.wire import WirePlan, call_port, is_rtp
 from media.timebase import FRAME_NS, NS_PER_MS, NS_PER_S
 
@@ -289,7 +291,9 @@ def test_pesq_of_the_same_is_the_best_and_of_silence_the_worst() -> None:
 
 @needs_speech
 def test_side_by_side_ours_comes_back_and_aiortc_keeps_the_delay_of_one_stall() -> None:
-    found = lab.measure(replace(profiles.find("stall-1s"), stalls=((1.0, 600.0),)), "fec", 4.0, 1)
+    found = lab.measure(
+        Sending(replace(profiles.find("stall-1s"), stalls=((1.0, 600.0),)), "fec", "nack", 1), 4.0
+    )
     ours, theirs = found["ours"].figures, found["aiortc"].figures
     assert ours["mos_clean"] > 3.9 and theirs["mos_clean"] > 3.9
     assert ours["recovery_ms"] is not None and ours["recovery_ms"] <= 2_000
@@ -300,8 +304,8 @@ def test_side_by_side_ours_comes_back_and_aiortc_keeps_the_delay_of_one_stall() 
 
 @needs_speech
 def test_five_percent_of_loss_and_jitter_of_60_ms_cost_little_with_fec_and_the_same_every_time() -> None:
-    profile = profiles.find("loss-5-jitter-60")
-    first, again = (lab.measure(profile, "hybrid", 10.0, 2)["ours"].figures for _ in range(2))
+    sending = Sending(profiles.find("loss-5-jitter-60"), "hybrid", "fec", 2)
+    first, again = (lab.measure(sending, 10.0)["ours"].figures for _ in range(2))
     for figures in (first, again):
         figures.pop("cpu_us_per_turn"), figures.pop("cpu_us_per_turn_clean")
     assert first == again
@@ -311,14 +315,55 @@ def test_five_percent_of_loss_and_jitter_of_60_ms_cost_little_with_fec_and_the_s
 
 
 @needs_speech
+def test_bursts_that_fec_cannot_mend_are_mended_by_repeats_and_the_wait_for_them_ends_with_them() -> None:
+    bursts = profiles.find("burst-20")
+    fec, nack = (
+        lab.measure(Sending(bursts, "fec", repair, 1), 8.0)["ours"].figures for repair in ("fec", "nack")
+    )
+    assert nack["repaired_packets"] > 60 and fec["repaired_packets"] == 0
+    assert nack["concealed_ms"] < 0.5 * fec["concealed_ms"]
+    assert nack["mos"] > fec["mos"] + 0.5
+    assert nack["recovery_ms"] <= 2_000
+    assert nack["delay_ms"]["after"] == pytest.approx(nack["delay_ms"]["floor"], abs=1)
+
+
+@needs_speech
+def test_redundant_audio_brings_lost_packets_back_and_aiortc_is_left_out() -> None:
+    found = lab.measure(Sending(profiles.find("loss-5"), "celt", "red", 1), 4.0)
+    assert list(found) == ["ours"]
+    figures = found["ours"].figures
+    assert figures["repaired_packets"] > 3 + 4 * figures["lost_packets"]
+    assert figures["mos_clean"] > 3.6
+
+
+def test_a_repeat_comes_a_round_trip_after_it_was_asked_for_and_only_once() -> None:
+    packets = [b"x"] * 100
+    way = Way(replace(PLAIN, loss=UniformLoss(0.1)), 3, packets, Span(0, 10**12))
+    arrived = {arrival.index for arrival in way.until(50 * FRAME_NS)}
+    lost = min(set(range(40)) - arrived)
+    way.ask([lost, lost], 50 * FRAME_NS)
+    later = way.until(None)
+    again = [arrival.at_ns for arrival in later if arrival.index == lost]
+    assert again == [50 * FRAME_NS + way.round_trip_ns]
+    assert way.account.sent == len(packets) + 1
+
+
+def test_a_packet_of_long_ago_is_not_repeated() -> None:
+    way = Way(PLAIN, 3, [b"x"] * 200, None)
+    way.until(150 * FRAME_NS)
+    way.ask([3], 150 * FRAME_NS)
+    assert way.until(None)[-1].index == 199 and way.account.sent == 200
+
+
+@needs_speech
 def test_every_coding_is_packets_of_20_ms() -> None:
     pcm = speech.joined(speech.sentences(), 1.0)
     for coding in speech.CODINGS.values():
         packets = coding(pcm)
         assert len(packets) in (50, 51) and all(packets)
-        clean = lab.carry(PLAIN, 1, packets, None)
-        assert [arrival.index for arrival in clean.arrivals] == list(range(len(packets)))
-        heard = receivers.ours(packets, clean.arrivals, len(packets) * FRAME_NS)
+        arrivals = Way(PLAIN, 1, packets, None).until(None)
+        assert [arrival.index for arrival in arrivals] == list(range(len(packets)))
+        heard = receivers.ours(packets, Way(PLAIN, 1, packets, None), len(packets) * FRAME_NS)
         assert heard.concealed_ms == heard.lost_packets == heard.late_packets == 0
 
 
@@ -390,9 +435,9 @@ def test_two_namespaces_hear_each_other_through_the_wire_as_the_profile_says() -
     assert told["down"]["delivered"] == 1 and told["lines"] == 1 and told["untouched"] >= 1
 
 
-def needs_wire(stack: contextlib.ExitStack) -> tuple[namespaces.Namespace, namespaces.Namespace]:
+def needs_wire(stack: contextlib.ExitStack) -> tuple[namespaces.End, namespaces.End]:
     """(caller, gateway); skips the test where they cannot be made."""
-    if missing := namespaces.why_not():
+    if missing := namespaces.why_not() or namespaces.why_no_wire():
         pytest.skip(missing)
     try:
         return stack.enter_context(namespaces.wired())
@@ -400,7 +445,7 @@ def needs_wire(stack: contextlib.ExitStack) -> tuple[namespaces.Namespace, names
         pytest.skip(f"no TUN device between namespaces here: {error.strerror}")
 
 
-def bound(stack: contextlib.ExitStack, end: namespaces.Namespace, port: int) -> socket.socket:
+def bound(stack: contextlib.ExitStack, end: namespaces.End, port: int) -> socket.socket:
     """A UDP socket at one end."""
     with end.entered():
         sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
@@ -416,6 +461,7 @@ def test_arguments_are_checked_before_anything_runs(capsys: pytest.CaptureFixtur
     assert main(["--profile", "4G"]) == 2 and "choose from" in capsys.readouterr().err
     assert main(["--profile", "clean", "--leg", "sip", "--codec", "G729"]) == 2
     assert main(["--profile", "clean", "--seconds", "1"]) == 2
+    assert main(["--profile", "clean", "--leg", "chromium", "--repair", "fec"]) == 2
     everything = parse_arguments(["--profile", "all", "--leg", "memory"])
     assert {"clean", "burst-20", "jitter-300", "drift-200ppm"} <= set(everything.profiles)
     with pytest.raises(ValueError, match="--leg"):

@@ -7,61 +7,35 @@ both accounts after every cut.
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from media.codecs import opus
 from media.codecs.opus import OpusDecoder
-from media.jitter import LATE_BOUND_MS, PLAY_MS
-from media.packets import MAX_PAYLOAD_BYTES, MAX_WAITING
+from media.jitter import LATE_BOUND_MS
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS
 from tests.support.virtual_line import (
-    CLOCK,
+    FLOOR_MS,
     FRAME,
+    NUMBERS,
     PATH_NS,
     RATE,
-    SPEECH,
     TICKS,
     TURN,
-    CountingDecoder,
     Listener,
-    Sent,
+    counting,
     delayed,
     jittery,
+    lag_samples,
     lossy,
+    needs_speech,
     numbered,
     packed,
     speech,
     spoken,
-    stalled,
     stream,
 )
-
-needs_speech = pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recorded speech at {SPEECH}")
-NUMBERS = [numbered(index) for index in range(30_000)]
-FLOOR_MS = 4 + 20 + PLAY_MS
-"""Guard, a packet's length of phase, and what is left alone: a steady line is never cut older than this."""
-
-
-def counting() -> Listener:
-    return Listener(CountingDecoder())
-
-
-def lag_samples(heard: np.ndarray, said: np.ndarray, at: int, length: int = RATE // 2) -> tuple[int, float]:
-    """By how much `heard` is behind `said` at sample `at` of `heard` (-100 ms..600 ms), and how alike they are."""
-    piece = heard[at : at + length].astype(float)
-    around = said[at - 9_600 : at + length + 1_600].astype(float)
-    products = np.correlate(around, piece, "valid")
-    power = np.convolve(around**2, np.ones(length), "valid")
-    likeness = products / np.sqrt(power * (piece @ piece) + 1.0)
-    best = int(np.argmax(likeness))
-    return 9_600 - best, float(likeness[best])
-
 
 # A clean line.
 
@@ -171,7 +145,7 @@ def test_where_fec_mends_the_line_a_chunk_waits_for_the_packet_that_mends_its_la
     assert np.median(while_lossy) == pytest.approx(floor_ms + 20, abs=0.001)
     assert max(while_lossy) < floor_ms + 20.001
     assert listener.delays_ms[310:] == pytest.approx([floor_ms] * len(listener.delays_ms[310:]))  # 2 s later
-    monkeypatch.setattr("media.jitter.REPAIR_LOSS", 1.0)
+    monkeypatch.setattr("media.repairs.REPAIR_LOSS", 1.0)
     hasty = Listener().hear(sent)
     assert hasty.buffer.lost_packets == listener.buffer.lost_packets
     assert hasty.delays_ms == pytest.approx([floor_ms] * len(hasty.delays_ms))
@@ -189,7 +163,7 @@ def test_no_chunk_waits_for_packets_that_mend_nothing() -> None:
 def test_a_lost_frame_given_back_by_fec_is_nearer_to_the_speech_than_a_concealed_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("media.jitter.REPAIR_LOSS", 1.0)  # both are heard at the same lag
+    monkeypatch.setattr("media.repairs.REPAIR_LOSS", 1.0)  # both are heard at the same lag
 
     class WithoutFec(OpusDecoder):
         def recoverable(self, payload: bytes) -> int:
@@ -277,255 +251,3 @@ def test_an_hour_of_drift_is_taken_in_a_packet_at_a_time(ppm: float) -> None:
     assert abs(moved - drifted) <= 3 * FRAME
     assert (account.stretched if ppm > 0 else account.shortened) == account.concealed == 0
     assert max(listener.delays_ms) <= FLOOR_MS + 20 + 3 and min(listener.delays_ms) >= 1
-
-
-# Stalls and silence.
-
-
-@pytest.mark.parametrize("length_ms", [30, 100, 300, 1_000, 5_000])
-def test_after_a_stall_the_delay_is_at_its_floor_within_two_seconds(length_ms: int) -> None:
-    from_ns = 4 * NS_PER_S + 130 * NS_PER_MS
-    listener = counting().hear(stalled(stream(NUMBERS, 1_000), from_ns, length_ms * NS_PER_MS))
-    after = (from_ns + length_ms * NS_PER_MS) // TURN_NS
-    p, account = listener.buffer.packets, listener.buffer.account
-    assert max(listener.delays_ms[after + 10 :]) <= FLOOR_MS
-    assert max(listener.delays_ms) <= FLOOR_MS + LATE_BOUND_MS
-    assert p.late == 0 and listener.buffer.lost_packets == 0
-    assert p.skipped * 20 <= max(0, length_ms - LATE_BOUND_MS)
-    assert account.concealed == sum(cut.concealed for cut in listener.cuts)
-    dropped = sum(cut.dropped for cut in listener.cuts)
-    assert dropped == account.shortened + p.skipped * FRAME
-    assert abs(dropped - account.concealed) <= FRAME  # what was made up for it, and no more
-
-
-def test_a_single_stall_does_not_teach_a_delay() -> None:
-    listener = counting().hear(stalled(stream(NUMBERS, 600), 4 * NS_PER_S, NS_PER_S))
-    assert listener.buffer.target_ms < 5
-
-
-def paused_stream(*, clock_stands: bool) -> list[Sent]:
-    """10 s of packets, 10.1 s of none, 10 s of packets."""
-    sent = stream(NUMBERS, 1_000)
-    skip, muted_ns = 0 if clock_stands else 505 * TICKS, 10_100 * NS_PER_MS
-    after = [
-        replace(p, timestamp=(p.timestamp + skip) % 2**32, arrival_ns=(p.arrival_ns or 0) + muted_ns)
-        for p in sent[500:]
-    ]
-    return [*sent[:500], *after]
-
-
-@pytest.mark.parametrize("clock_stands", [False, True])
-def test_a_muted_sender_is_silence_that_is_said_and_comes_back_without_delay(clock_stands: bool) -> None:
-    listener = counting().hear(paused_stream(clock_stands=clock_stands))
-    p, pcm = listener.buffer.packets, listener.pcm
-    assert not pcm[int(10.2 * RATE) : int(19.8 * RATE)].any()
-    assert [cut.concealed for cut in listener.cuts[52:98]] == [TURN] * 46
-    assert listener.buffer.lost_packets == p.late == p.skipped == p.stray == 0
-    heard = pcm[pcm > 0]
-    assert set(np.diff(heard)) == {0, 1} or set(np.diff(heard)) == {0, 1, 2}
-    back = next(cut.pcm for cut in listener.cuts[60:] if cut.pcm.any())
-    assert not back[0] and back[-1]  # no hole behind the first words
-    assert max(listener.delays_ms[110:]) <= FLOOR_MS
-    assert listener.buffer.account.shortened <= LATE_BOUND_MS * RATE // 1000
-
-
-def dtx(pcm: np.ndarray, *, marks: bool) -> list[Sent]:
-    """What a browser sends with DTX: of the frames without voice the first mark and one in 400 ms."""
-    lib, error = opus.library(), ctypes.c_int()
-    encoder = lib.opus_encoder_create(RATE, 1, 2048, ctypes.byref(error))
-    set_dtx, set_rate = 4016, 4002
-    for request, value in ((set_dtx, 1), (set_rate, 24_000)):
-        assert lib.opus_encoder_ctl(ctypes.c_void_p(encoder), request, ctypes.c_int32(value)) == 0
-    out, sent, quiet = ctypes.create_string_buffer(1275), [], False
-    for index in range(len(pcm) // FRAME):
-        frame = pcm[index * FRAME : (index + 1) * FRAME].tobytes()
-        size = lib.opus_encode(encoder, frame, FRAME, ctypes.addressof(out), 1275)
-        assert size > 0
-        silent, quiet = size <= 2 and (quiet or not marks), size <= 2
-        if not silent:
-            arrival_ns = index * 20 * NS_PER_MS + PATH_NS
-            sent.append(Sent(len(sent) % 2**16, index * TICKS, bytes(out.raw[:size]), arrival_ns))
-    lib.opus_encoder_destroy(encoder)
-    return sent
-
-
-@needs_speech
-@pytest.mark.parametrize("marks", [True, False])
-def test_suppressed_silence_is_neither_loss_nor_delay(marks: bool) -> None:
-    rng = np.random.default_rng(1)
-    hush = rng.normal(0, 6, 10 * RATE).astype(np.int16)
-    said = np.concatenate((speech(12.0)[: 6 * RATE], hush, speech(12.0)[6 * RATE :]))
-    sent = dtx(said, marks=marks)
-    assert len(sent) < 0.75 * len(said) / FRAME  # the encoder did fall silent
-    listener = Listener().hear(sent)
-    account, buffer = listener.buffer.account, listener.buffer
-    assert buffer.lost_packets == 0 and buffer.packets.decoded + buffer.waiting_packets == len(sent)
-    assert account.comfort > (8 * RATE if marks else 2 * RATE)
-    assert marks is (account.concealed == 0)  # nothing said that there would be no packet
-    lags = [lag_samples(listener.pcm, said, at * RATE)[0] for at in (2, 4, 18, 20)]
-    assert max(lags) - min(lags) <= 8 and max(listener.delays_ms) <= FLOOR_MS
-
-
-@needs_speech
-def test_a_pause_of_more_than_a_second_is_absence_and_said() -> None:
-    sent = stream((*spoken(4.0)[:199], b"\x48"), 200)  # ends with a DTX mark, and nothing follows
-    listener = Listener().hear(sent, until_ns=9 * NS_PER_S)
-    account = listener.buffer.account
-    assert RATE <= account.comfort <= RATE + FRAME * 10
-    assert 3.5 * RATE < account.concealed < 4 * RATE and not listener.cuts[-1].pcm.any()
-
-
-def test_concealment_made_in_advance_is_said_in_the_turn_that_has_it() -> None:
-    payloads = [numbered(index, 6 * FRAME) for index in range(200)]
-    sent = jittery(stream(payloads, 200, ticks=6 * TICKS), 240.0, seed=9)
-    listener = counting().hear([*sent[:100], *sent[106:]])
-    concealed = [cut.concealed for cut in listener.cuts]
-    assert sum(concealed) == listener.buffer.account.concealed >= 5 * 6 * FRAME
-    assert TURN in concealed
-
-
-def test_a_gap_in_the_time_stamps_without_one_in_the_sequence_is_comfort_noise() -> None:
-    sent = stream(NUMBERS, 60)
-    later = [
-        replace(p, timestamp=p.timestamp + 5 * TICKS, arrival_ns=(p.arrival_ns or 0) + 100 * NS_PER_MS)
-        for p in stream(NUMBERS, 200, timestamp=0)[60:]
-    ]
-    sent = [*stream(NUMBERS, 200, timestamp=0)[:60], *later]
-    listener = counting().hear(sent)
-    assert listener.buffer.account.comfort == 5 * FRAME
-    assert listener.buffer.account.concealed == listener.buffer.lost_packets == 0
-
-
-# Senders that change their mind.
-
-
-@pytest.mark.parametrize(
-    "changed",
-    [
-        {"ssrc": 2, "sequence": 17, "timestamp": 3_000_000_000},
-        {"ssrc": 2, "sequence": 65_535, "timestamp": 2**32 - 1},
-        {"ssrc": 1, "sequence": 64_964, "timestamp": 77},  # the time line only
-        {"ssrc": 1, "sequence": 9_000, "timestamp": 2**31},
-    ],
-)
-def test_a_new_stream_goes_on_where_the_old_one_ends(changed: dict[str, int]) -> None:
-    before = stream(NUMBERS, 500)
-    after = [
-        replace(p, arrival_ns=(p.arrival_ns or 0) + 10 * NS_PER_S)
-        for p in stream(NUMBERS[500:], 500, **changed)
-    ]
-    listener = counting().hear([*before, *after])
-    p = listener.buffer.packets
-    assert p.restarts == 1 and p.decoded + listener.buffer.waiting_packets == p.received
-    assert listener.buffer.lost_packets == listener.buffer.account.concealed == 0
-    heard = listener.pcm[listener.pcm > 0]
-    assert set(np.diff(heard)) == {0, 1}
-    assert max(listener.delays_ms) <= FLOOR_MS
-
-
-def test_stragglers_of_the_stream_before_are_strays() -> None:
-    before = stream(NUMBERS, 500)
-    held = delayed(before[495:], lambda p: 200 * NS_PER_MS)
-    after = [replace(p, arrival_ns=(p.arrival_ns or 0) + 10 * NS_PER_S) for p in stream(NUMBERS, 500, ssrc=9)]
-    listener = counting().hear([*before[:495], *held, *after])
-    assert listener.buffer.packets.restarts == 1 and listener.buffer.packets.stray == 5
-
-
-@pytest.mark.parametrize("seconds", [0.5, 3.0, 3_600.0, 40_000.0])
-def test_a_jump_of_the_time_stamps_forward_is_not_concealed_away(seconds: float) -> None:
-    sent = stream(NUMBERS, 500, timestamp=1_000)
-    jumped = [
-        replace(p, timestamp=(p.timestamp + int(seconds * CLOCK)) % 2**32)
-        for p in stream(NUMBERS, 1_000, timestamp=1_000)[500:]
-    ]
-    listener = counting().hear([*sent, *jumped])
-    account, p = listener.buffer.account, listener.buffer.packets
-    assert account.concealed + account.comfort <= TURN
-    assert p.decoded + p.skipped + listener.buffer.waiting_packets == p.received and p.skipped <= 1
-    assert max(listener.delays_ms[65:]) <= FLOOR_MS
-
-
-def test_one_stray_packet_changes_nothing() -> None:
-    rng, sent = np.random.default_rng(8), stream(NUMBERS, 1_000)
-    for at in range(50, 1_000, 50):
-        stray = Sent(
-            int(rng.integers(2**16)),
-            int(rng.integers(2**32)),
-            numbered(7),
-            sent[at].arrival_ns,
-            ssrc=int(rng.integers(1, 4)),
-        )
-        sent.insert(at, stray)
-    listener = counting().hear(sent)
-    p = listener.buffer.packets
-    assert p.restarts == 0 and p.stray + p.late + p.duplicate >= 17
-    assert p.decoded >= 980
-    assert listener.buffer.account.concealed == listener.buffer.lost_packets == 0
-
-
-def test_a_leg_whose_phase_is_chosen_anew_leaves_out_what_waited() -> None:
-    listener = counting()
-    sent = stream(NUMBERS, 200)
-    listener.hear(sent[:100])
-    listener.buffer.choose_phase()
-    listener.now_ns += 400 * NS_PER_MS + 11 * NS_PER_MS
-    listener.hear(sent[100:])
-    assert listener.buffer.packets.skipped > 0 and listener.buffer.lost_packets == 0
-    assert listener.delays_ms[-1] <= FLOOR_MS and listener.buffer.account.concealed == 0
-
-
-# Hostile bytes.
-
-
-def test_bytes_that_are_no_packet_are_malformed_and_those_that_do_not_decode_are_concealed() -> None:
-    listener = Listener()
-    good = bytes.fromhex("b80102030405")  # CELT, 20 ms
-    bad = bytes([0xB3, 0x82, 0xFF, 0xFF, 0xFF])  # two frames of 10 ms, with lengths beyond the end
-    payloads = [good, b"", b"\xff\x00", bytes(MAX_PAYLOAD_BYTES + 1), bad]
-    listener.hear(stream(payloads, 100))
-    p = listener.buffer.packets
-    assert p.malformed == 60 and p.undecodable > 15
-    assert listener.buffer.account.concealed > 0
-
-
-def test_a_flood_is_bounded_by_count() -> None:
-    listener = counting()
-    for index in range(5_000):
-        listener.buffer.receive_packet(1, index + 30_000, index * 48, numbered(index, 16), index)
-        listener.arrived += 1
-        assert listener.buffer.waiting_packets <= MAX_WAITING + 1
-    listener.cut()
-    assert listener.buffer.packets.skipped >= 5_000 - MAX_WAITING - 1
-    assert listener.buffer.lost_packets == 0
-
-
-near = st.integers(-3, 12)
-wild = st.integers(0, 2**32 - 1)
-packet = st.tuples(
-    st.sampled_from([1, 1, 1, 1, 2]),
-    st.one_of(near, near, near, wild),
-    st.one_of(near, near, near, wild),
-    st.one_of(st.binary(max_size=40), st.sampled_from([bytes.fromhex("b80102030405"), b"\x48\x00", b"\x08"])),
-    st.sampled_from([0, 1, 20, 20, 20, 150, 2_000]),
-)
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.lists(st.one_of(packet, st.none()), max_size=120))
-def test_arbitrary_packets_never_raise_and_the_accounts_hold(events: list[tuple | None]) -> None:
-    listener = Listener(now_ns=0)
-    sequence, timestamp = 65_530, 2**32 - 3 * TICKS
-    for event in events:
-        if event is None:
-            listener.cut()
-            assert listener.buffer.waiting <= TURN
-            continue
-        ssrc, steps, ticks, payload, after_ms = event
-        sequence = (sequence + steps) % 2**16
-        timestamp = (timestamp + (ticks * TICKS if ticks <= 12 else ticks)) % 2**32
-        at_ns = listener.now_ns - TURN_NS + after_ms * NS_PER_MS
-        listener.buffer.receive_packet(ssrc, sequence, timestamp, payload, at_ns)
-        listener.arrived += 1
-        assert listener.buffer.waiting_packets <= MAX_WAITING + 1
-        listener.check()
-    listener.cut()

@@ -141,7 +141,8 @@ def heard_over(sent: list[Sent], repeat: bool, loss: float, trip_ns: int) -> Lis
     listener.check()
     assert settled(gaps)
     if repeat:
-        assert gaps.counters.came_late + gaps.counters.overtaken == 0
+        assert gaps.counters.overtaken == 0
+        assert gaps.counters.came_late <= 0.05 * gaps.counters.noticed  # asked for just before a wait ended
         assert gaps.counters.repaired > gaps.counters.noticed / 4
     return listener
 
@@ -157,4 +158,7 @@ def test_repeats_save_most_of_what_would_be_concealed(loss: float, trip_ms: int,
     assert concealed[0] > 0.8 * loss * 1490 * 320
     assert concealed[1] < kept * concealed[0]
     assert with_repeats.buffer.packets.duplicate == 0
-    assert np.mean(with_repeats.delays_ms) < np.mean(without.delays_ms) + 5  # no repeat is taken for jitter
+    wait_ms = np.mean(with_repeats.delays_ms) - np.mean(without.delays_ms)
+    assert (
+        wait_ms < REORDER_NS / NS_PER_MS + trip_ms + 2 * 20 + 20
+    )  # a gap, a look every 20 ms; no jitter is seen

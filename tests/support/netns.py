@@ -7,65 +7,21 @@
         net.unplug(); net.plug_in()                           |
                                                  servers  10.77.0.2 10.77.0.3
 
-The namespaces have no names: they live as long as this process and what it started in them. One rule: a thread
-that enters one comes back, whatever happens. Linux, root and iproute2 only; skips the test elsewhere.
+The namespaces are those of `loadtests/netem/namespaces.py`: they live as long as this process and what it started
+in them. Linux, root and iproute2 only; skips the test elsewhere.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
 
 import pytest
 
-CLONE_NEWNET: Final = 0x4000_0000
+from loadtests.netem.namespaces import Namespace, why_not
+
 GATEWAY, RELAY = "10.77.0.2", "10.77.0.3"  # both addresses of the servers
-_OURS: Final = "/proc/thread-self/ns/net"
-
-
-class Namespace:
-    """One network namespace, with its loopback up."""
-
-    def __init__(self) -> None:
-        home = os.open(_OURS, os.O_RDONLY)
-        try:
-            _call("unshare", CLONE_NEWNET)
-            self._descriptor = os.open(_OURS, os.O_RDONLY)
-            _call("setns", home, CLONE_NEWNET)
-        finally:
-            os.close(home)
-        self.path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
-        self.ip("link set lo up")
-
-    @contextlib.contextmanager
-    def entered(self) -> Iterator[None]:
-        """This thread, and the processes and threads that it starts, are in it."""
-        home = os.open(_OURS, os.O_RDONLY)
-        try:
-            _call("setns", self._descriptor, CLONE_NEWNET)
-            yield
-        finally:
-            _call("setns", home, CLONE_NEWNET)
-            os.close(home)
-
-    def ip(self, arguments: str) -> str:
-        """What `ip` says in it; RuntimeError when it fails."""
-        with self.entered():
-            done = subprocess.run(["ip", *arguments.split()], capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"ip {arguments}: {done.stderr.strip()}")
-        return done.stdout
-
-    def close(self) -> None:
-        """It is gone with the last process in it."""
-        os.close(self._descriptor)
 
 
 class Internet:
@@ -120,18 +76,9 @@ def laid_out() -> Iterator[Internet]:
 
 def needs_namespaces() -> None:
     """Skips the test where none can be made."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("network namespaces need Linux and root")
-    if shutil.which("ip") is None:
-        pytest.skip("the program ip (iproute2) is not on PATH")
+    if missing := why_not():
+        pytest.skip(missing)
     try:
         Namespace().close()
     except OSError as wrong:
         pytest.skip(f"no network namespace can be made here: {wrong.strerror}")
-
-
-def _call(name: str, *arguments: int) -> None:
-    """A function of the C library; OSError when it fails."""
-    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments):
-        error = ctypes.get_errno()
-        raise OSError(error, os.strerror(error), name)

@@ -10,11 +10,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from media.chunker import Cut
 from media.codecs import opus
 from media.codecs.opus import OpusDecoder, OpusEncoder
-from media.jitter import JitterBuffer
+from media.jitter import PLAY_MS, JitterBuffer
 from media.sound import Decoder
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS
 
@@ -26,6 +27,9 @@ PATH_NS = 40 * NS_PER_MS
 """One way, before jitter."""
 OFFSET_NS = 7 * NS_PER_MS
 """Of our cuts against the sender's packets."""
+FLOOR_MS = 4 + 20 + PLAY_MS
+"""Guard, a packet's length of phase, and what is left alone: a steady line is never cut older than this."""
+needs_speech = pytest.mark.skipif(not SPEECH.is_dir(), reason=f"no recorded speech at {SPEECH}")
 
 
 @functools.cache
@@ -95,6 +99,9 @@ class CountingDecoder:
 def numbered(index: int, samples: int = FRAME) -> bytes:
     """A payload for `CountingDecoder`."""
     return samples.to_bytes(2, "big") + index.to_bytes(4, "big")
+
+
+NUMBERS = [numbered(index) for index in range(30_000)]
 
 
 @dataclass(frozen=True)
@@ -221,3 +228,19 @@ class Listener:
         assert p.received == named + buffer.waiting_packets, p
         made = s.decoded + s.recovered + s.concealed + s.comfort + s.padded + s.stretched - s.shortened
         assert len(self.cuts) * TURN + buffer.waiting == made, s
+
+
+def counting() -> Listener:
+    """Whose samples say which packet they are of."""
+    return Listener(CountingDecoder())
+
+
+def lag_samples(heard: np.ndarray, said: np.ndarray, at: int, length: int = RATE // 2) -> tuple[int, float]:
+    """By how much `heard` is behind `said` at sample `at` of `heard` (-100 ms..600 ms), and how alike they are."""
+    piece = heard[at : at + length].astype(float)
+    around = said[at - 9_600 : at + length + 1_600].astype(float)
+    products = np.correlate(around, piece, "valid")
+    power = np.convolve(around**2, np.ones(length), "valid")
+    likeness = products / np.sqrt(power * (piece @ piece) + 1.0)
+    best = int(np.argmax(likeness))
+    return 9_600 - best, float(likeness[best])
