@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 
@@ -54,8 +54,7 @@ class TurnCounters:
     video_frames: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Pulls:
+class Pulls(NamedTuple):
     """When a call's ear was served: the first time and the newest, monotonic ns."""
 
     first_ns: int
@@ -99,12 +98,21 @@ class Call(Protocol):
 class Turns:
     """Every call of one worker that has, had or waits for a slot."""
 
-    def __init__(self, worker: str, model: Path, *, attachable: Callable[[bool], None]) -> None:
+    def __init__(
+        self,
+        worker: str,
+        model: Path,
+        *,
+        attachable: Callable[[bool], None],
+        between: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`between` is called when replies have been handed out: the cuts of the next group are far away."""
         self.counters = TurnCounters()
         self.attachment = Attachment(
             worker, model, attached=self._attached, detached=self._detached, replied=self._replied
         )
         self._attachable = attachable
+        self._between = between
         self._calls: dict[Call, int] = {}
         """Call -> the generation of its last lease."""
         self._settled: dict[Call, tuple[int, ...]] = {}
@@ -119,6 +127,11 @@ class Turns:
     def is_attached(self) -> bool:
         """Whether a model server is there for new calls."""
         return self.attachment.table is not None
+
+    @property
+    def is_empty(self) -> bool:
+        """No call has a slot: nobody waits for a turn."""
+        return not self._tenants
 
     async def keep(self) -> None:
         """Stay attached until cancelled; raises what broke a tick, which is a bug of ours."""
@@ -250,6 +263,7 @@ class Turns:
 
     def _turn(self, call: Call, now_ns: int, tick_ns: int, *, only_whole: bool) -> bool:
         """Drain and cut; False when the leg is not whole and may wait."""
+        began_ns = time.monotonic_ns()
         try:
             call.drain()
             if only_whole and not call.leg.intake.is_whole():
@@ -257,6 +271,8 @@ class Turns:
             self._cut(call, now_ns, tick_ns)
         except Exception as wrong:  # the edge of a call
             call.fail(wrong)
+        took_ns = time.monotonic_ns() - began_ns
+        self._cut_cost_ns += (min(took_ns, MOST_COST_NS) - self._cut_cost_ns) // 64
         return True
 
     def _cut(self, call: Call, now_ns: int, tick_ns: int) -> None:
@@ -264,7 +280,6 @@ class Turns:
         leg, pulls = call.leg, call.pulls()
         if pulls is None or leg.tenancy is None:
             return
-        began_ns = time.monotonic_ns()
         counters = self.counters
         counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
         turn = leg.turn
@@ -277,8 +292,6 @@ class Turns:
             counters.packets_lost += chunk.lost_packets
             counters.video_frames += len(chunk.video)
             call.turned(turn, chunk)
-        took_ns = time.monotonic_ns() - began_ns
-        self._cut_cost_ns += (min(took_ns, MOST_COST_NS) - self._cut_cost_ns) // 64
 
     def _replied(self, replies: list[tuple[int, Reply]]) -> None:
         for slot, reply in replies:
@@ -290,3 +303,4 @@ class Turns:
                 call.replied(reply, call.leg.receive_reply(reply))
             except Exception as wrong:  # the edge of a call
                 call.fail(wrong)
+        self._between()

@@ -15,9 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-import numpy as np
-
-from media.chunk import MAX_TEXT_BYTES, PCM, Chunk, Flags, Reply, VideoFrame
+from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Reply, VideoFrame
 from media.chunker import Cut
 from media.playout import Playout
 from media.resample import Resampler
@@ -116,10 +114,6 @@ class Leg(Generic[IntakeT]):
         self._texts.append(text)
         return True
 
-    def receive_loss(self, packets: int) -> None:
-        """Packets that were found lost; said in the next chunk."""
-        self._lost_packets += packets
-
     def hold(self, held: bool, *, events: tuple[str, str] = ("hold", "resume")) -> None:
         """The caller put us on hold or came back; the chunks go on and say so, by one of the two events."""
         if held != self.held:
@@ -149,6 +143,8 @@ class Leg(Generic[IntakeT]):
             self._playing_since = turn
             self._set_playout_point(turn, tick_ns, last_pull_ns, self._tenancy.budget_ns)
         flags = Flags.FIRST if turn == 0 else Flags.NONE
+        if self.held:
+            flags |= Flags.HELD
         events, self._events = tuple(self._events), []
         text, self._texts = "\n".join(self._texts), []
         lost, self._lost_packets = self._lost_packets, 0
@@ -164,7 +160,7 @@ class Leg(Generic[IntakeT]):
             text=text,
             events=events,
             video=video,
-            flags=flags | (Flags.HELD if self.held else Flags.NONE),
+            flags=flags,
         )
 
     def receive_reply(self, reply: Reply) -> bool:
@@ -193,8 +189,3 @@ class Leg(Generic[IntakeT]):
         ready_ns = tick_ns + budget_ns + WAKE_NS
         pulls = max(1, -((last_pull_ns - ready_ns) // FRAME_NS))  # ceil; the pull after the last is 1
         self.playout.start(turn, self.playout.next_frame + pulls - 1)
-
-
-def to_pcm(frame: bytes) -> PCM:
-    """Native frame bytes (little-endian int16) as samples."""
-    return np.frombuffer(frame, np.int16)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 VERSION: Final = 2
 HEADER_BYTES: Final = 12
@@ -28,9 +28,11 @@ class BadPacket:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class RtpPacket:
-    """One RTP packet, RFC 3550 section 5.1. Padding is stripped on parsing and never written."""
+class RtpPacket(NamedTuple):
+    """One RTP packet, RFC 3550 section 5.1. Padding is stripped on parsing and never written.
+
+    A tuple: of all immutable objects the cheapest to make, and one is made for every packet.
+    """
 
     payload_type: int  # 0..127
     sequence: int  # 16 bits, as on the wire
@@ -42,15 +44,13 @@ class RtpPacket:
     extension_profile: int = 0
     extension: bytes | None = None  # None: no extension header; length a multiple of 4
 
-    def __post_init__(self) -> None:
+    def serialise(self) -> bytes:
+        """The packet's bytes, without padding (RFC 3550 section 5.1 and 5.3.1)."""
         assert 0 <= self.payload_type <= 127, "payload type has 7 bits"
         assert 0 <= self.sequence <= 0xFFFF, "sequence has 16 bits"
         assert 0 <= self.timestamp <= 0xFFFFFFFF and 0 <= self.ssrc <= 0xFFFFFFFF, "32-bit field"
         assert len(self.csrcs) <= 15, "at most 15 contributing sources"
         assert self.extension is None or len(self.extension) % 4 == 0, "extension is whole 32-bit words"
-
-    def serialise(self) -> bytes:
-        """The packet's bytes, without padding (RFC 3550 section 5.1 and 5.3.1)."""
         first = VERSION << 6 | (self.extension is not None) << 4 | len(self.csrcs)
         second = self.marker << 7 | self.payload_type
         parts = [_FIXED_HEADER.pack(first, second, self.sequence, self.timestamp, self.ssrc)]
@@ -71,6 +71,8 @@ def parse_packet(data: bytes) -> RtpPacket | BadPacket:
         return BadPacket("not version 2")
     if second in _RTCP_TYPES:
         return BadPacket("rtcp")
+    if not first & 0x3F:  # no padding, extension or CSRC
+        return RtpPacket(second & 0x7F, sequence, timestamp, ssrc, data[HEADER_BYTES:], second > 0x7F)
     start, end = HEADER_BYTES, len(data)
     csrcs: tuple[int, ...] = ()
     if csrc_count := first & 0x0F:
@@ -86,7 +88,7 @@ def parse_packet(data: bytes) -> RtpPacket | BadPacket:
         start += 4
         if start + 4 * words > end:
             return BadPacket("short extension")
-        extension = bytes(data[start : start + 4 * words])
+        extension = data[start : start + 4 * words]
         start += 4 * words
     if first & 0x20:
         padding = data[-1] if end > start else 0
@@ -94,15 +96,7 @@ def parse_packet(data: bytes) -> RtpPacket | BadPacket:
             return BadPacket("bad padding")
         end -= padding
     return RtpPacket(
-        payload_type=second & 0x7F,
-        sequence=sequence,
-        timestamp=timestamp,
-        ssrc=ssrc,
-        payload=bytes(data[start:end]),
-        marker=bool(second & 0x80),
-        csrcs=csrcs,
-        extension_profile=profile,
-        extension=extension,
+        second & 0x7F, sequence, timestamp, ssrc, data[start:end], second > 0x7F, csrcs, profile, extension
     )
 
 
@@ -123,12 +117,12 @@ class Unwrapper:
 
     def unwrap(self, value: int) -> int:
         """The extended value of `value` (0 .. 2**bits - 1)."""
-        if self._highest is None:
+        highest = self._highest
+        if highest is None:
             self._highest = value
             return value
-        step = (value - self._highest + self._half) % self._range - self._half
-        extended = self._highest + step
-        if step > 0:
+        extended = highest + (value - highest + self._half) % self._range - self._half
+        if extended > highest:
             self._highest = extended
         return extended
 

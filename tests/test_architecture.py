@@ -34,7 +34,7 @@ NOT_IN_MODEL_SERVER = {
     "http",
 }
 ONE_PLACE = {
-    "pjsua2": ("gateway/sip/pj.py",),
+    "pjsua2": ("gateway/sip/pj/",),
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
     "jwt": ("gateway/api/tokens.py", "loadtests/hostile/"),
@@ -124,6 +124,16 @@ def test_the_gateway_never_loads_torch() -> None:
         if name.split(".")[0] in {"torch", "triton"}
     ]
     complain(found, "tensors live in model_server; the gateway has numpy arrays")
+
+
+def test_workers_collect_garbage_in_one_place() -> None:
+    found = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in (ROOT / "gateway").rglob("*.py")
+        for line, name in imports(path)
+        if name.split(".")[0] == "gc" and name_of(path) != "gateway/worker_process.py"
+    ]
+    complain(found, "pjsua2's objects die in one thread and outside of callbacks: `Garbage.sweep` sees to it")
 
 
 @pytest.mark.parametrize("library", sorted(ONE_PLACE))

@@ -14,6 +14,7 @@ import select
 import time
 from types import TracebackType
 
+from gateway.caller.arrival import wall_to_monotonic_ns
 from gateway.caller.stream import RtpStream
 
 PACKET_NS = 20_000_000
@@ -55,7 +56,7 @@ class Pacer:
 
     def remove(self, stream: RtpStream) -> None:
         """Stop a stream, having read what waits on its socket. Its socket stays open."""
-        stream.receive_all(time.monotonic_ns() - time.time_ns())
+        stream.receive_all(wall_to_monotonic_ns())
         descriptor = stream.sock.fileno()
         self._epoll.unregister(descriptor)
         del self._by_descriptor[descriptor]
@@ -82,6 +83,6 @@ class Pacer:
                 self._receive()
 
     def _receive(self) -> None:
-        to_monotonic_ns = time.monotonic_ns() - time.time_ns()
+        to_monotonic_ns = wall_to_monotonic_ns()
         for descriptor, _ in self._epoll.poll(0, max(len(self._by_descriptor), 1)):
             self._by_descriptor[descriptor].receive_all(to_monotonic_ns)

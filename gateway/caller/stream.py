@@ -12,6 +12,7 @@ import struct
 import time
 from array import array
 
+from gateway.caller.arrival import arrival_ns, ask_for_arrivals
 from gateway.caller.codec import FRAME_TICKS
 from gateway.caller.messages import Address
 from gateway.caller.sdp import TELEPHONE_EVENT_PAYLOAD_TYPE
@@ -19,12 +20,6 @@ from media.rtp import dtmf_event
 
 _HEADER = struct.Struct("!BBHII")
 _MARKER = 0x80
-# Linux, from asm-generic/socket.h; the socket module of 3.11 does not name it. The kernel's time of
-# arrival keeps our own late wake-ups out of the measured delay.
-_SO_TIMESTAMPNS = 35
-_TIMESPEC = struct.Struct("@qq")
-_OLDEST_NS = 1_000_000_000  # a kernel time older than this was taken across a step of the wall clock
-
 _DTMF_FRAMES, _DTMF_PAUSE_FRAMES, _DTMF_END_REPEATS = 5, 5, 3  # 100 ms on, 100 ms off (Q.24 wants >= 40 ms)
 
 
@@ -41,7 +36,7 @@ def open_rtp_socket(host: str) -> socket.socket:
         raise OSError(f"no even UDP port free on {host}")
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
-    sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
+    ask_for_arrivals(sock)
     return sock
 
 
@@ -132,23 +127,14 @@ class RtpStream:
         self.audio_sent.append(left and event is None)
 
     def receive_all(self, to_monotonic_ns: int) -> None:
-        """Take every datagram that waits. `to_monotonic_ns` added to the wall clock gives the monotonic
-        clock."""
+        """Take every datagram that waits; `to_monotonic_ns` as for `arrival_ns`."""
         receive = self.sock.recvmsg
         while True:
             try:
                 data, ancillary, _, _ = receive(2048, 64)
             except OSError:  # nothing more waits (BlockingIOError), or the socket is gone
                 return
-            now_ns = time.monotonic_ns()
-            if ancillary:
-                seconds, nanoseconds = _TIMESPEC.unpack(ancillary[0][2])
-                arrival_ns = seconds * 1_000_000_000 + nanoseconds + to_monotonic_ns
-                if not now_ns - _OLDEST_NS < arrival_ns <= now_ns:
-                    arrival_ns = now_ns
-            else:
-                arrival_ns = now_ns
-            self.arrivals_ns.append(arrival_ns)
+            self.arrivals_ns.append(arrival_ns(ancillary, to_monotonic_ns))
             self.datagrams.append(data)
 
 

@@ -13,24 +13,23 @@ import socket
 import ssl
 import time
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 import structlog
 
 from gateway.sip.admission import Admit
+from gateway.sip.connection import Connection
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dialler
 from gateway.sip.flows import Flow, Send
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
-from gateway.sip.message import Message, StreamParser, parse
+from gateway.sip.message import Message, parse
 from gateway.sip.routing import Router
 from gateway.sip.targets import Targets
 from gateway.sip.timers import SECOND_NS
-from gateway.sip.tls import HANDSHAKE_S, Tls
 
 RECEIVE_BUFFER_BYTES: Final = 4 << 20  # bursts of INVITEs while the loop is busy; the kernel may give less
-MAX_UNSENT_BYTES: Final = 256 << 10  # of one TCP peer; one that reads slower is cut off
 PORT_ATTEMPTS: Final = 16  # to find a free port for UDP and TCP at once
 
 _log = structlog.get_logger(__name__)
@@ -89,7 +88,7 @@ class Edge:
         self._server: asyncio.Server | None = None
         self._tls_server: asyncio.Server | None = None
         self._address = (settings.host, settings.port)
-        self._connections: dict[int, _Connection] = {}
+        self._connections: dict[int, Connection] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._logged: set[str] = set()
@@ -201,7 +200,7 @@ class Edge:
             message = bad
         self._send(self._running.handle(message, source, time.monotonic_ns()))
 
-    def _stream(self, connection: _Connection, data: bytes) -> None:
+    def _stream(self, connection: Connection, data: bytes) -> None:
         for item in connection.parser.feed(data):
             connection.last_ns = time.monotonic_ns()
             if isinstance(item, str):
@@ -212,7 +211,7 @@ class Edge:
             if isinstance(item, BadMessage) and item.fatal:
                 connection.close()
 
-    def _receive(self, connection: _Connection | None, data: bytes, source: Flow) -> None:
+    def receive(self, connection: Connection | None, data: bytes, source: Flow) -> None:
         """The one place where a bug of ours ends with the message that met it."""
         if self._router is None:
             return
@@ -258,7 +257,7 @@ class Edge:
     async def _connect(self, host: str, port: int) -> Flow:
         """A TCP connection of ours; OSError when there is none, or one too many."""
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: _Connection(self, self._settings.tcp_idle_s), host, port
+            lambda: Connection(self, self._settings.tcp_idle_s), host, port
         )
         if connection.flow.connection not in self._connections:
             raise OSError("too many connections")
@@ -284,7 +283,9 @@ class Edge:
         if self._router is not None:
             self._drive()
 
-    def _connected(self, connection: _Connection) -> bool:
+    # ---- What connections tell and ask: `connection.Owner` ----
+
+    def connected(self, connection: Connection) -> bool:
         """False when the connection is one too many."""
         if self._router is None or len(self._connections) >= self._settings.max_tcp_connections:
             if self._router is not None:
@@ -294,10 +295,19 @@ class Edge:
         self._connections[connection.flow.connection] = connection
         return True
 
-    def _disconnected(self, connection: _Connection) -> None:
+    def disconnected(self, connection: Connection) -> None:
         known = self._connections.pop(connection.flow.connection, None)
         if known is not None and self._router is not None:
             self._router.flow_closed(connection.flow)
+
+    def tls_failed(self) -> None:
+        if self._router is not None:
+            self._router.counters.tls_failed += 1
+
+    def flow_in_use(self, flow: Flow) -> bool:
+        return self._router is not None and self._router.flow_in_use(flow)
+
+    # ---- Sockets ----
 
     async def _bind_outside(self) -> None:
         wanted = self._settings.port
@@ -308,7 +318,7 @@ class Edge:
                 return
             try:
                 self._server = await asyncio.get_running_loop().create_server(
-                    lambda: _Connection(self, self._settings.tcp_idle_s), *self._address
+                    lambda: Connection(self, self._settings.tcp_idle_s), *self._address
                 )
                 return
             except OSError as error:
@@ -321,7 +331,7 @@ class Edge:
         context = self._settings.tls_context
         if context is not None:
             self._tls_server = await asyncio.get_running_loop().create_server(
-                lambda: _Connection(self, self._settings.tcp_idle_s, context),
+                lambda: Connection(self, self._settings.tcp_idle_s, context),
                 self._address[0],
                 self._settings.tls_port,
             )
@@ -365,89 +375,4 @@ class _Datagrams(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
         kind: Flow = Flow("worker" if self._inside else "udp", addr[0], addr[1])
-        self._edge._receive(None, data, kind)
-
-
-class _Connection(asyncio.Protocol):
-    """One TCP connection of a peer, with TLS on it if there is a context."""
-
-    _last_number = 0
-
-    def __init__(self, edge: Edge, idle_s: float, context: ssl.SSLContext | None = None) -> None:
-        self._edge = edge
-        self._idle_s = idle_s
-        self._tls = None if context is None else Tls(context)
-        self._timer: asyncio.TimerHandle | None = None
-        self.parser = StreamParser()
-        self.last_ns = time.monotonic_ns()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        _Connection._last_number += 1  # never used again, so a late response cannot reach another peer
-        host, port = transport.get_extra_info("peername", ("", 0))[:2]
-        self.flow = Flow("tls" if self._tls else "tcp", host, port, _Connection._last_number)
-        if not self._edge._connected(self):
-            self.transport.abort()
-        elif self._tls is None:
-            self._watch()
-        else:
-            self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._expect_open, self._tls)
-
-    def data_received(self, data: bytes) -> None:
-        if self._tls is None:
-            self._edge._receive(self, data, self.flow)
-            return
-        try:
-            plain = self._tls.receive(data)
-        except ssl.SSLError:
-            self._fail(self._tls)
-            return
-        self._write(self._tls.outgoing())
-        if plain:
-            self._edge._receive(self, plain, self.flow)
-        if self._tls.is_ended:
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._edge._disconnected(self)
-
-    def send(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return  # asyncio would log each write
-        self._write(data if self._tls is None else self._tls.send(data))
-
-    def _write(self, data: bytes) -> None:
-        if self.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
-            self.transport.abort()
-        else:
-            self.transport.write(data)
-
-    def close(self) -> None:
-        """Once everything is sent."""
-        if self._tls is not None and not self.transport.is_closing():
-            self.transport.write(self._tls.close())
-        self.transport.close()
-
-    def _fail(self, tls: Tls) -> None:
-        if self._edge._router is not None:
-            self._edge._router.counters.tls_failed += 1
-        self.transport.write(tls.outgoing())  # the alert
-        self.transport.close()
-
-    def _expect_open(self, tls: Tls) -> None:
-        if tls.is_open:
-            self._watch()
-        else:
-            self._fail(tls)
-
-    def _watch(self) -> None:
-        """Close when idle; a call that depends on the connection keeps it."""
-        router = self._edge._router
-        idle_s = (time.monotonic_ns() - self.last_ns) / SECOND_NS
-        if idle_s >= self._idle_s and (router is None or not router.flow_in_use(self.flow)):
-            self.close()
-            return
-        left_s = self._idle_s - idle_s if idle_s < self._idle_s else self._idle_s
-        self._timer = asyncio.get_running_loop().call_later(left_s, self._watch)
+        self._edge.receive(None, data, kind)

@@ -7,36 +7,28 @@ loop here does everything else: SIP events, and the turns of `gateway/turns.py`.
 from __future__ import annotations
 
 import asyncio
-import gc
+import dataclasses
 import os
-import signal
-import sys
 import time
-from collections.abc import Coroutine
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import structlog
 
 from gateway import control
-from gateway.link import MainLink
-from gateway.priority import ask_for_realtime
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
-from gateway.turns import Pulls, Turns
-from media.chunk import Chunk, Reply, VideoFrame
-from media.chunker import Chunker
-from media.leg import Leg, to_pcm
+from gateway.turns import Pulls
+from gateway.worker_process import WorkerProcess, prepare_process
+from media.chunk import PCM, Chunk, Reply, VideoFrame
+from media.chunker import Chunker, Line
+from media.leg import Leg
 from media.timebase import NS_PER_S
 
 log = structlog.get_logger()
 
 POLL_S = 0.01
 """SIP is polled so often; media does not wait for it."""
-LOOK_AFTER_S = 1.0
-"""RTP silence, statistics and reports: once a second."""
 RING_S = 60.0
 """The target of a transfer may ring for so long."""
 
@@ -52,7 +44,6 @@ class Counters:
     calls_transferred: int = 0
     transfers_failed: int = 0
     rtp_timeouts: int = 0
-    frames_overrun: int = 0
 
 
 class Session:
@@ -66,12 +57,10 @@ class Session:
         self.child: SipCall | None = None
         self.name = call.sip_call_id
         """The SIP Call-ID of its first call: a lease goes by it."""
-        self.leg = Leg(Chunker(rate_hz))
+        self.leg = Leg(Chunker(rate_hz, self))
         self.heard_at_ns = time.monotonic_ns()
         self._counters = counters
-        self._drained = 0
         self._packets = 0
-        self._lost = 0
 
     @property
     def is_over(self) -> bool:
@@ -79,20 +68,21 @@ class Session:
         return self.call.over
 
     def drain(self) -> None:
-        """What the clock thread has copied, into the leg."""
-        port = self.call.port
-        if port is None:
-            return
-        inbox, intake, taken = port.inbox, self.leg.intake, 0
-        while inbox:
-            frame, arrival_ns = inbox.popleft()
-            intake.receive_frame(to_pcm(frame), arrival_ns)
-            taken += 1
-        self._drained += taken
-        overrun = port.received - self._drained - len(inbox)
-        if overrun > 0:  # the inbox is bounded: the oldest frames went
-            self._counters.frames_overrun += overrun
-            self._drained += overrun
+        """See what waits for the leg."""
+        self.leg.intake.look()
+
+    def look(self) -> int | None:
+        """`media.chunker.Store`: of the call that carries it now."""
+        return None if self.call.over else self.call.look()
+
+    def line(self) -> Line:
+        """`media.chunker.Store`."""
+        return self.call.line()
+
+    def pull(self) -> PCM | None:
+        """`media.chunker.Store`, after `look` has found something."""
+        assert self.call.stream is not None, "no stream"
+        return self.call.stream.pull()
 
     def pulls(self) -> Pulls | None:
         """Of the library's clock thread."""
@@ -141,18 +131,16 @@ class Session:
         child.take_over(self.call)
         self.call, self.child = child, None
         self.leg.hold(child.held or not child.connected)
-        self.heard_at_ns, self._packets, self._lost = time.monotonic_ns(), 0, 0
+        self.heard_at_ns, self._packets = time.monotonic_ns(), 0
 
     def check_stream(self, now_ns: int) -> int:
-        """Lost packets are told to the model; returns how long, in ns, nothing has been heard."""
-        stats = self.call.stats() if self.call.connected and not self.call.over else None
-        if stats is None:
+        """How long, in ns, nothing has been heard."""
+        packets = self.call.received_packets() if self.call.connected and not self.call.over else None
+        if packets is None:
             return 0
-        if stats.packets != self._packets or self.leg.held:
+        if packets != self._packets or self.leg.held:
             self.heard_at_ns = now_ns
-        if stats.lost > self._lost:
-            self.leg.receive_loss(stats.lost - self._lost)
-        self._packets, self._lost = stats.packets, stats.lost
+        self._packets = packets
         return now_ns - self.heard_at_ns
 
 
@@ -163,14 +151,14 @@ class Worker:
         self.options = options
         self.counters = Counters()
         self.endpoint = Endpoint(options.endpoint, self)
-        self.turns = Turns(options.name, Path(options.model), attachable=self._attachable)
-        self.link = MainLink(
-            Path(options.control), ready=self._ready, hear=self._hear, is_busy=lambda: bool(self._sessions)
-        )
+        self.process = WorkerProcess(
+            options.name, options.control, options.model,
+            ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
+            report=self._report,
+        )  # fmt: skip
+        self.turns, self.link = self.process.turns, self.process.link
         self._sessions: dict[str, Session] = {}
         self._by_call: dict[SipCall, Session] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stop = asyncio.Event()
 
     # -- events of the library, in the loop's thread but for `digit`
 
@@ -187,7 +175,7 @@ class Worker:
             return
         call.pull = session.leg.playout.pull
         self._sessions[session.name] = session
-        self._spawn(self._answer(session))
+        self.process.spawn(self._answer(session))
 
     def media_changed(self, call: SipCall) -> None:
         """Negotiated anew: hold and resume are events of the leg."""
@@ -204,6 +192,7 @@ class Worker:
         """Over, whoever ended it: free what it held and bury it outside of this callback."""
         session = self._by_call.pop(call, None)
         self.endpoint.bury(call)
+        self.process.garbage.call_ended()
         if session is None:
             return
         if call is session.child:
@@ -261,29 +250,11 @@ class Worker:
     async def run(self) -> None:
         """Take calls until told to stop."""
         self._loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(name, self._stop.set)
+        self.process.heed_signals()
         self.endpoint.start()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        for work in (self.turns.keep(), self._poll_sip(), self._look_after(), self._stay_in_touch()):
-            self._spawn(work)
-        await self._stop.wait()
-        for task in list(self._tasks):
-            task.cancel()
+        await self.process.serve(self._poll_sip())
+        self.process.close()
         self.endpoint.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("worker broken", exc_info=task.exception())
-            self._stop.set()
 
     async def _poll_sip(self) -> None:
         while True:
@@ -320,31 +291,19 @@ class Worker:
     # -- once a second
 
     async def _look_after(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_AFTER_S)
-            now_ns = time.monotonic_ns()
-            for session in list(self._sessions.values()):
-                if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
-                    self.counters.rtp_timeouts += 1
-                    log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
-                    session.call.hang_up()  # a transfer that is pending goes on
-            counters = {name: int(getattr(self.counters, name)) for name in Counters.__slots__}
-            live = {"calls_live": float(len(self._sessions))}
-            self.link.tell(control.Report(counters | self.turns.report(), live))
-            gc.collect(1)  # here, in the owner's thread, and never in a callback
+        """RTP silence and statistics."""
+        now_ns = time.monotonic_ns()
+        for session in list(self._sessions.values()):
+            if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
+                self.counters.rtp_timeouts += 1
+                log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
+                session.call.hang_up()  # a transfer that is pending goes on
 
-    # -- the main process
+    # -- what the main process is told
 
-    async def _stay_in_touch(self) -> None:
-        await self.link.keep()
-        self._stop.set()
-
-    def _attachable(self, attached: bool) -> None:
-        self.link.tell(control.Attachable(attached))
-
-    def _hear(self, message: control.MainMessage) -> None:
-        if isinstance(message, control.Drain):
-            self._stop.set()
+    def _report(self) -> control.Report:
+        counters = dataclasses.asdict(self.counters) | self.turns.report()
+        return control.Report(counters, {"calls_live": float(len(self._sessions))})
 
     def _ready(self) -> control.Ready:
         options = self.options
@@ -364,8 +323,6 @@ def run(options: WorkerOptions) -> None:
     """The process: never returns, since pjsua2 does not survive the interpreter's own end."""
     import uvloop
 
-    sys.setswitchinterval(0.0005)
-    if options.realtime:
-        log.debug("scheduling", got=ask_for_realtime())  # before the library starts its threads
+    prepare_process(realtime=options.realtime)
     uvloop.run(Worker(options).run())
     os._exit(0)

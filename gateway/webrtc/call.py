@@ -14,7 +14,6 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 import structlog
@@ -22,7 +21,7 @@ import structlog
 from gateway.turns import Pulls
 from gateway.webrtc.captions import Captions
 from gateway.webrtc.channel import VERSION, Bye, Hello, Message, Subscribe, Text
-from gateway.webrtc.peer import Peer
+from gateway.webrtc.peer import Peer, counts_of
 from gateway.webrtc.turn_log import TurnLog
 from media.chunk import VIDEO_SIZE, Chunk, Flags, Reply, VideoFrame
 from media.codecs.opus import OpusDecoder
@@ -213,8 +212,8 @@ class BrowserCall:
         """Of its jitter buffer, and of all its peers."""
         intake = self.leg.intake
         counted = Counter(self._counted)
-        counted.update({f"jitter_{name}": value for name, value in asdict(intake.packets).items()})
-        counted.update({f"jitter_samples_{name}": value for name, value in asdict(intake.account).items()})
+        counted.update(counts_of(intake.packets, "jitter_"))
+        counted.update(counts_of(intake.account, "jitter_samples_"))
         if self.peer is not None:
             counted.update(self.peer.counts())
         counted["lines_weak"] = self.weak_times

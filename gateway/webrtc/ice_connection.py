@@ -99,8 +99,9 @@ class LiteConnection:
     """What aiortc takes for its `aioice.Connection`; made by `IceServer.new_connection`.
 
     `on_rtp(datagram, arrival_ns)` gets SRTP at once; while it is None, SRTP is dropped and counted. `on_dead()` is
-    called when no valid check has come for the consent time, once; `on_alive()` when one comes after that. A dead
-    connection still sends, until RFC 7675 forbids it (30 s): some browsers check every 6 s, and one may be lost.
+    called when neither a valid check nor media has come for the consent time, once; `on_alive()` when a check comes
+    after that. A dead connection still sends, until 30 s after the last check (RFC 7675): some browsers check every
+    6 s, and one may be lost.
     """
 
     def __init__(self, registry: Registry, credentials: Credentials) -> None:
@@ -112,6 +113,7 @@ class LiteConnection:
         self.on_alive: Callable[[], None] | None = None
         self.alive = False  # a valid check came within the consent time, nominated or not
         self.heard_ns = 0  # when the last one came
+        self.media_ns = 0  # when the last authentic SRTP came: told by who holds the keys
         self._registry = registry
         self._generations = [credentials]
         self._is_gathered = self._is_expired = self._is_closed = False
@@ -288,9 +290,8 @@ class LiteConnection:
             self._fail_connecting(
                 f"the peer nominated no path within {self._registry.connect_ns / SECOND_NS:g} s"
             )
-        silence_ns = now_ns - self.heard_ns
-        self._is_expired = silence_ns > EXPIRY_NS
-        if self.alive and silence_ns > self._registry.consent_ns:
+        self._is_expired = now_ns - self.heard_ns > EXPIRY_NS
+        if self.alive and now_ns - max(self.heard_ns, self.media_ns) > self._registry.consent_ns:
             self.alive = False
             self._registry.counters.consents_lost += 1
             self._is_away = self._is_established

@@ -263,6 +263,7 @@ class Transport:
             self.counters.srtp_refused += 1
             return
         self.sources.note(ssrc)
+        self.connection.media_ns = arrival_ns
         packet = parse_packet(data)
         if isinstance(packet, BadPacket):
             self.counters.rtp_malformed += 1

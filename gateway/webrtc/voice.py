@@ -9,8 +9,6 @@ from __future__ import annotations
 import secrets
 import struct
 
-import numpy as np
-
 from gateway.webrtc.rtcp import Sent
 from media.codecs.opus import OpusEncoder
 from media.playout import Playout
@@ -47,7 +45,7 @@ class Voice:
         """The next frame of the playout as one RTP packet."""
         number = self._playout.next_frame
         self.last_frame = frame = self._playout.pull()
-        payload = self._encoder.encode(np.frombuffer(frame, np.int16))
+        payload = self._encoder.encode_frame(frame)
         if self._red:
             before, its_number = self._before
             self._before = (payload, number)

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import gc
 import hmac
 import os
-import signal
-import sys
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import structlog
 
 from gateway import control
-from gateway.link import MainLink
-from gateway.priority import ask_for_realtime
-from gateway.turns import Turns
 from gateway.webrtc.call import BrowserCall
 from gateway.webrtc.certificate import Certificate
 from gateway.webrtc.ice import IceServer, IceSettings
@@ -37,6 +30,7 @@ from gateway.webrtc.tally import Tally
 from gateway.webrtc.transport import TransportCounters
 from gateway.webrtc.video import DecoderThread
 from gateway.webrtc.voice import Voice
+from gateway.worker_process import WorkerProcess, prepare_process
 from media.chunk import Reply
 from media.codecs.opus import OpusDecoder
 from media.jitter import JitterBuffer
@@ -45,11 +39,6 @@ from media.rtp import RtpPacket, parse_packet
 from media.timebase import FRAME_NS, FRAMES_PER_TURN, MODEL_HZ, NS_PER_S, phase_offset_ns
 
 log = structlog.get_logger()
-
-LOOK_AFTER_S = 1.0
-"""RTCP, reports, and calls that have been away for too long."""
-ENDED_CALLS_TO_SWEEP = 32
-"""aiortc leaves cycles behind; a full collection takes milliseconds, so it is not made for each call."""
 
 
 @dataclass(slots=True)
@@ -75,60 +64,38 @@ class Worker:
         self.options = options
         self.counters = Counters()
         self.transport_counters = TransportCounters()
-        self.turns = Turns(options.name, Path(options.model), attachable=self._attachable)
-        self.link = MainLink(
-            Path(options.control), ready=self._ready, hear=self._hear, is_busy=lambda: bool(self._calls)
-        )
+        self.process = WorkerProcess(
+            options.name, options.control, options.model,
+            ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
+            report=self._report, hear=self._hear,
+        )  # fmt: skip
+        self.turns, self.link = self.process.turns, self.process.link
         self.ice = IceServer(_ice_settings(options))
         self.pacer = Pacer()
         self.decoder = DecoderThread()
         self.certificate = Certificate.generateCertificate()
         self._tally = Tally()
         self._calls: dict[str, BrowserCall] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._stop = asyncio.Event()
-        self._ended_since_sweep = 0
 
     async def run(self) -> None:
         """Take calls until told to stop."""
-        loop = asyncio.get_running_loop()
-        for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, self._stop.set)
+        self.process.heed_signals()
         await self.ice.start()
         warm_up()
-        gc.collect()
-        gc.freeze()
-        gc.disable()
-        for work in (self.turns.keep(), self.pacer.run(), self._look_after(), self._stay_in_touch()):
-            self._spawn(work)
-        await self._stop.wait()
+        await self.process.serve(self.pacer.run())
         for call in list(self._calls.values()):
             call.end("drain")
         await asyncio.sleep(0.05)  # for the goodbyes
-        for task in list(self._tasks):
-            task.cancel()
+        self.process.close()
         self.decoder.close()
         await self.ice.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("worker broken", exc_info=task.exception())
-            self._stop.set()
 
     # -- requests of the main process
 
     def _hear(self, message: control.MainMessage) -> None:
         match message:
-            case control.Drain():
-                self._stop.set()
             case control.Offer():
-                self._spawn(self._reply(message.id, self._take_offer(message)))
+                self.process.spawn(self._reply(message.id, self._take_offer(message)))
             case control.IceRestart():
                 self.link.tell(self._restart_ice(message))
             case control.Candidates():
@@ -230,20 +197,17 @@ class Worker:
         self.turns.leave(call)
         self._tally.close(call)
         self.counters.calls_ended += 1
-        self._ended_since_sweep += 1
+        self.process.garbage.call_ended()
         self.link.tell(control.CallEnded(call.name))
         log.info("call over", call=call.name, reason=reason)
 
     # -- once a second
 
     async def _look_after(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_AFTER_S)
-            for call in list(self._calls.values()):
-                self._look_after_one(call, time.monotonic_ns())
-                await asyncio.sleep(0)  # a turn may be due
-            self.link.tell(control.Report(self._sums(), self._gauges()))
-            self._sweep()
+        """RTCP, and calls that have been away for too long."""
+        for call in list(self._calls.values()):
+            self._look_after_one(call, time.monotonic_ns())
+            await asyncio.sleep(0)  # a turn may be due
 
     def _look_after_one(self, call: BrowserCall, now_ns: int) -> None:
         since_ns = call.away_since_ns
@@ -258,6 +222,9 @@ class Worker:
         if not call.is_over:
             self._tally.note(call)
 
+    def _report(self) -> control.Report:
+        return control.Report(self._sums(), self._gauges())
+
     def _sums(self) -> dict[str, int]:
         sums = dataclasses.asdict(self.counters) | self.turns.report()
         for kind, counters in (("transport", self.transport_counters), ("ice", self.ice.counters)):
@@ -269,23 +236,6 @@ class Worker:
     def _gauges(self) -> dict[str, float]:
         away = sum(call.away_since_ns is not None for call in self._calls.values())
         return {"calls_live": float(len(self._calls)), "browsers_away": float(away)}
-
-    def _sweep(self) -> None:
-        """Here, and not in the middle of a turn."""
-        if self._ended_since_sweep >= ENDED_CALLS_TO_SWEEP:
-            self._ended_since_sweep = 0
-            gc.collect()
-        else:
-            gc.collect(1)
-
-    # -- the main process
-
-    async def _stay_in_touch(self) -> None:
-        await self.link.keep()
-        self._stop.set()
-
-    def _attachable(self, attached: bool) -> None:
-        self.link.tell(control.Attachable(attached))
 
     def _ready(self) -> control.WebrtcReady:
         return control.WebrtcReady(
@@ -337,7 +287,5 @@ def run(options: WebrtcOptions) -> None:
     """The process, until it is told to stop."""
     import uvloop
 
-    sys.setswitchinterval(0.0005)  # the decoder thread must not keep the loop waiting
-    if options.realtime:
-        log.debug("scheduling", got=ask_for_realtime())
+    prepare_process(realtime=options.realtime)
     uvloop.run(Worker(options).run())

@@ -24,9 +24,9 @@ from media.timebase import FRAME_MS, NS_PER_S
 MAX_PACKET_MS: Final = 120
 MAX_PAYLOAD_BYTES: Final = 1275
 """Of one frame, RFC 6716 section 3.2.1; what `encode` gives never exceeds it."""
-COMPLEXITY: Final = 1
-"""On read digits at 32 kbit/s, complexity 1 / 5: CELT 25 / 42 us a frame for PESQ 4.08 / 4.08, SILK with FEC
-56 / 157 us for 4.22 / 4.29 (`tests/media/codecs` holds it above 3.5)."""
+LOW_DELAY_COMPLEXITY, ROBUST_COMPLEXITY = 0, 1
+"""On read digits, complexity 0 / 1: CELT at 48 kbit/s 20 / 25 us a frame for PESQ 4.32 / 4.39, SILK with FEC at
+24 kbit/s 40 / 42 us for 4.16 / 4.21; 2 costs SILK 73 us for 4.20 (`tests/media/codecs` holds it above 3.5)."""
 FEC_ON_PERCENT, FEC_OFF_PERCENT, FEC_OFF_NS = 2.0, 1.0, 5 * NS_PER_S
 """LBRR costs bits and SILK twice the CPU, so both are for lines that lose; and 5 s keep a line near the threshold
 from changing modes, which is heard, with every report."""
@@ -175,14 +175,18 @@ class OpusEncoder:
         self._encode = library().opus_encode
         self._below_since_ns: int | None = None
         self._loss_percent = 0
-        self._low_delay = self._state = self._made(_RESTRICTED_LOWDELAY)
+        self._low_delay = self._state = self._made(_RESTRICTED_LOWDELAY, LOW_DELAY_COMPLEXITY)
         self._robust: int | None = None
 
     def encode(self, pcm: PCM) -> bytes:
         """int16 [20 ms] -> one packet of 1 to 1275 bytes; b"" if libopus refuses (it never did)."""
-        assert len(pcm) == self._samples, (len(pcm), self._samples)
-        count = self._encode(self._state, pcm.tobytes(), self._samples, self._address, MAX_PAYLOAD_BYTES)
-        return bytes(self._view[:count]) if count > 0 else b""
+        return self.encode_frame(pcm.tobytes())
+
+    def encode_frame(self, frame: bytes) -> bytes:
+        """As `encode`, of native int16 bytes."""
+        assert len(frame) == 2 * self._samples, (len(frame), self._samples)
+        count = self._encode(self._state, frame, self._samples, self._address, MAX_PAYLOAD_BYTES)
+        return self._view[:count].tobytes() if count > 0 else b""
 
     def tune(self, loss_percent: float, bitrate: int, now_ns: int) -> None:
         """To what the peer reports: packets lost on the way to it, and bit/s that the line bears (clipped)."""
@@ -205,20 +209,20 @@ class OpusEncoder:
         self.fec = fec
         self.switches += 1
         if fec and self._robust is None:
-            self._robust = self._made(_VOIP)
+            self._robust = self._made(_VOIP, ROBUST_COMPLEXITY)
             self._set(self._robust, _SET_INBAND_FEC, 1)
             self._set(self._robust, _SET_SIGNAL, _SIGNAL_VOICE)
         self._state = self._robust if fec and self._robust is not None else self._low_delay
         library().opus_encoder_ctl(ctypes.c_void_p(self._state), _RESET_STATE)
 
-    def _made(self, application: int) -> int:
+    def _made(self, application: int, complexity: int) -> int:
         lib, error = library(), ctypes.c_int()
         state: int | None = lib.opus_encoder_create(self.rate_hz, 1, application, ctypes.byref(error))
         if not state or error.value != _OK:
             raise MemoryError(f"libopus made no encoder (error {error.value})")
         weakref.finalize(self, lib.opus_encoder_destroy, state).atexit = False
         self._set(state, _SET_BITRATE, self.bitrate)
-        self._set(state, _SET_COMPLEXITY, COMPLEXITY)
+        self._set(state, _SET_COMPLEXITY, complexity)
         return state
 
     def _set(self, state: int, request: int, value: int) -> None:

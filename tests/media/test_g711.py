@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from media.codecs import g711
+from media.conceal import DELAY
+from tests.support.frame_store import tone
 
 SHARED = Path(__file__).parents[3] / "shared"  # beside the checkout, not part of it
 VECTORS = SHARED / "data/vectors/itu_g711"
@@ -55,3 +57,28 @@ def test_strided_and_empty_input() -> None:
     assert g711.encode_mulaw(stereo[:, 0]) == g711.encode_mulaw(stereo[:, 0].copy())
     assert g711.encode_alaw(np.zeros(0, dtype=np.int16)) == b""
     assert g711.decode_mulaw(b"").size == 0
+
+
+@pytest.mark.parametrize("law", ["mulaw", "alaw"])
+def test_a_stream_of_packets_comes_out_whole_and_one_lost_is_made_up(law: str) -> None:
+    encode, decode = getattr(g711, f"encode_{law}"), getattr(g711, f"decode_{law}")
+    packets = [encode(tone(160, index * 160)) for index in range(10)]
+    decoder = g711.G711Decoder(decode)
+    assert {decoder.duration(packet) for packet in packets} == {160}
+    heard = [
+        decoder.recover(packets[6], 160) if index == 5 else decoder.decode(packet)
+        for index, packet in enumerate(packets)
+    ]
+    assert [pcm.size for pcm in heard] == [160] * 10
+    pcm, wanted = np.concatenate(heard)[DELAY:], decode(b"".join(packets))
+    begin, end = 5 * 160 - DELAY, 6 * 160 + 80
+    assert np.array_equal(pcm[:begin], wanted[:begin])
+    assert np.array_equal(pcm[end:], wanted[end : pcm.size])
+    assert np.abs(pcm[begin:end]).max() > 4_000
+
+
+def test_a_packet_of_any_octets_and_of_none_is_decoded() -> None:
+    decoder = g711.G711Decoder(g711.decode_mulaw)
+    assert decoder.decode(bytes(range(256))).size == 256
+    assert decoder.decode(b"").size == 0 and decoder.duration(b"") == 0
+    assert decoder.recoverable(b"x") == 0 and not decoder.is_pause(b"x")

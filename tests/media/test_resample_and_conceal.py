@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from media.conceal import extend, shorten, stretch
+from media.conceal import shorten, stretch
 from media.resample import CONTEXT_MS, Resampler
 
 
@@ -35,21 +35,6 @@ def test_up_and_down_again_is_the_same_speech_six_ms_later(rate: int) -> None:
     heard = np.concatenate(out)
     delay = 0 if rate == 16_000 else 2 * CONTEXT_MS * rate // 1000
     assert snr_db(source[block : -block - delay], heard[block + delay : -block]) > 45
-
-
-@pytest.mark.parametrize("rate", [8_000, 16_000])
-def test_extension_goes_on_with_the_pitch_and_fades(rate: int) -> None:
-    hz = 130
-    wave = (9_000 * np.sign(np.sin(2 * np.pi * hz * np.arange(rate) / rate))).astype(np.int16)
-    made_up = extend(wave[: rate // 2], rate // 10, rate)
-    first = rate // 100
-    assert snr_db(wave[rate // 2 : rate // 2 + first], made_up[:first]) > 8
-    assert not made_up[-rate // 50 :].any()
-
-
-def test_extension_of_nothing_is_silence() -> None:
-    assert not extend(np.zeros(0, np.int16), 160, 8_000).any()
-    assert not extend(speechlike(8_000, 0.1), 160, 8_000, already=480).any()
 
 
 @pytest.mark.parametrize("count", [0, 1, 80, 160, 240])

@@ -6,10 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Protocol, cast
 
 import aioice
-import aioice.ice
+import pytest
 from aioice import stun
 
 from gateway.webrtc.ice import IceServer, IceSettings, LiteConnection
@@ -18,6 +19,18 @@ from gateway.webrtc.ice_tcp import FrameReader, frame
 PATIENCE_S = 5.0
 """Before a test gives up on an answer that has to come."""
 SECOND_NS = 1_000_000_000
+RTP = bytes.fromhex("806f0001000000000000000100")
+RTCP = bytes.fromhex("80c80001000000000000000100")
+DTLS = bytes.fromhex("16fefd0000")
+_SEEDS = Path(__file__).parents[3] / "shared/data/fuzz/stun"
+needs_stun_seeds = pytest.mark.skipif(
+    not _SEEDS.is_dir(), reason="../shared/data with fuzzing seeds is not here"
+)
+
+
+def stun_seeds() -> list[bytes]:
+    """Messages that found faults in other programs."""
+    return [path.read_bytes() for path in sorted(_SEEDS.iterdir())]
 
 
 class Clock:
@@ -174,7 +187,13 @@ class Bridge(asyncio.DatagramProtocol):
                     self.transport.sendto(datagram, self._agent)
 
 
-async def nominated(server: IceServer, peer: RawPeer) -> LiteConnection:
+class Asking(Protocol):
+    """A peer by UDP or by TCP."""
+
+    async def ask(self, data: bytes) -> stun.Message: ...
+
+
+async def nominated(server: IceServer, peer: Asking) -> LiteConnection:
     """A connection whose path is `peer`."""
     connection = await reachable(server)
     assert (await peer.ask(check(connection))).message_class == stun.Class.RESPONSE

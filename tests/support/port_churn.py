@@ -9,7 +9,9 @@ import sys
 import threading
 import time
 
-from gateway.sip import pj
+import pjsua2 as pj
+
+from gateway.sip.pj import Port
 from media.timebase import FRAME_NS
 
 RATE_HZ = 8000
@@ -18,12 +20,21 @@ TICKS_S = 0.04
 """Two of the bridge's ticks: every new port has been called."""
 
 
+class CountedPort(Port):
+    """Counts how often the clock has called it."""
+
+    received = 0
+
+    def onFrameReceived(self, frame: object) -> None:  # noqa: N802
+        self.received += 1
+
+
 def main() -> None:
     """Runs for some five seconds."""
     gc.disable()
-    endpoint = pj.pj.Endpoint()
+    endpoint = pj.Endpoint()
     endpoint.libCreate()
-    config = pj.pj.EpConfig()
+    config = pj.EpConfig()
     config.logConfig.level = config.logConfig.consoleLevel = 0
     config.uaConfig.threadCnt, config.uaConfig.mainThreadOnly = 0, True
     config.medConfig.clockRate = config.medConfig.sndClockRate = RATE_HZ
@@ -47,10 +58,10 @@ def keep_busy() -> None:
 
 def one_round() -> int:
     """How often its ports were called."""
-    fmt = pj.pj.MediaFormatAudio()
-    fmt.type = pj.pj.PJMEDIA_TYPE_AUDIO
-    fmt.init(pj.pj.PJMEDIA_FORMAT_PCM, RATE_HZ, 1, FRAME_NS // 1000, 16)
-    ports = [pj._Port(RATE_HZ, lambda: bytes(2 * RATE_HZ // 50)) for _ in range(PORTS)]
+    fmt = pj.MediaFormatAudio()
+    fmt.type = pj.PJMEDIA_TYPE_AUDIO
+    fmt.init(pj.PJMEDIA_FORMAT_PCM, RATE_HZ, 1, FRAME_NS // 1000, 16)
+    ports = [CountedPort(lambda: bytes(2 * RATE_HZ // 50)) for _ in range(PORTS)]
     for number, port in enumerate(ports):
         port.createPort(f"port{number}", fmt)
     time.sleep(TICKS_S)

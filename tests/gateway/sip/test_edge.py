@@ -218,7 +218,7 @@ def test_pings_of_a_peer_that_is_gone_do_not_fill_the_log(caplog: pytest.LogCapt
             await asyncio.sleep(0.01)
         (connection,) = edge._connections.values()
         connection.transport.abort()
-        edge._receive(connection, b"\r\n\r\n" * 1_000, connection.flow)
+        edge.receive(connection, b"\r\n\r\n" * 1_000, connection.flow)
         writer.close()
 
     with_edge(story)
@@ -385,7 +385,7 @@ def test_plain_sip_on_the_tls_port_is_dropped(certificate: tuple[Path, Path]) ->
 def test_handshakes_end_in_time_and_count_among_the_connections(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gateway.sip.edge.HANDSHAKE_S", 0.3)
+    monkeypatch.setattr("gateway.sip.connection.HANDSHAKE_S", 0.3)
 
     async def story(edge: Edge, worker: Udp) -> None:
         silent, writer = await asyncio.open_connection("127.0.0.1", edge.tls_port)

@@ -9,7 +9,7 @@ from gateway.sip.message import Request, Response, parse
 from gateway.sip.routing import Router
 from gateway.sip.targets import Targets
 from gateway.sip.timers import SECOND_NS
-from tests.gateway.sip.test_routing import (
+from tests.support.sip_router import (
     ALICE,
     BOB_TCP,
     MALLORY,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-import aioice.ice
 import pytest
 from aioice import ConnectionClosed, stun
 
 from gateway.webrtc.ice import IceServer, IceSettings
 from tests.support.ice_peer import (
+    DTLS,
+    RTCP,
+    RTP,
     RawPeer,
     check,
     connect,
@@ -20,15 +22,7 @@ from tests.support.ice_peer import (
     settled,
 )
 
-RTP = bytes.fromhex("806f0001000000000000000100")
-RTCP = bytes.fromhex("80c80001000000000000000100")
-DTLS = bytes.fromhex("16fefd0000")
-
-
-@pytest.fixture(autouse=True)
-def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """aioice leaves 127.0.0.1 out; here there is nothing else."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 # With a real agent

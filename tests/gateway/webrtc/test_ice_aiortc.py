@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-import aioice.ice
 import aiortc.rtcicetransport
 import pytest
 from aiortc import RTCConfiguration, RTCDataChannel, RTCPeerConnection, RTCSessionDescription
@@ -16,9 +15,8 @@ from tests.support.ice_peer import PATIENCE_S, Bridge, Clock, running
 
 
 @pytest.fixture(autouse=True)
-def _lite(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loopback for aioice; and gatherers of ours say in SDP what they are."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+def _lite(loopback: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gatherers of ours say in SDP what they are."""
 
     def parameters(self: RTCIceGatherer) -> RTCIceParameters:
         ours = self._connection

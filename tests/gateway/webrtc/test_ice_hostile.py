@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from pathlib import Path
-
-import pytest
 
 from gateway.webrtc import ice_stun
 from tests.support.ice_peer import (
+    DTLS,
+    RTP,
     Clock,
     RawPeer,
     check,
+    needs_stun_seeds,
     nominated,
     reachable,
     running,
     settled,
+    stun_seeds,
 )
-
-SEEDS = Path(__file__).parents[4] / "shared/data/fuzz/stun"
-RTP = bytes.fromhex("806f0001000000000000000100")
-DTLS = bytes.fromhex("16fefd0000")
 
 
 def test_a_flood_of_unknown_ufrags_is_not_answered_and_leaves_nothing() -> None:
@@ -86,7 +83,7 @@ def test_a_check_seen_on_the_way_and_sent_again_from_elsewhere_moves_nothing() -
     asyncio.run(story())
 
 
-@pytest.mark.skipif(not SEEDS.is_dir(), reason="../shared/data with fuzzing seeds is not here")
+@needs_stun_seeds
 def test_ten_thousand_broken_datagrams_touch_no_live_call() -> None:
     async def story() -> None:
         async with running() as server:
@@ -94,7 +91,7 @@ def test_ten_thousand_broken_datagrams_touch_no_live_call() -> None:
             connection = await nominated(server, peer)
             heard: list[bytes] = []
             connection.on_rtp = lambda data, arrival_ns: heard.append(data)
-            seeds = [path.read_bytes() for path in sorted(SEEDS.iterdir())]
+            seeds = stun_seeds()
             for number in range(10_000):
                 sender = peer if number % 2 else stranger  # also from an address that is known
                 sender.send(broken(random.choice([*seeds, check(connection)])))

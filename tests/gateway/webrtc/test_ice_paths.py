@@ -8,6 +8,9 @@ import pytest
 
 from gateway.webrtc.ice_connection import MAX_INBOX, MAX_PATHS
 from tests.support.ice_peer import (
+    DTLS,
+    RTCP,
+    RTP,
     Clock,
     RawPeer,
     check,
@@ -16,10 +19,6 @@ from tests.support.ice_peer import (
     running,
     settled,
 )
-
-RTP = bytes.fromhex("806f0001000000000000000100")
-RTCP = bytes.fromhex("80c80001000000000000000100")
-DTLS = bytes.fromhex("16fefd0000")
 
 
 def test_only_a_nominated_path_is_used_and_the_peer_may_change_its_mind() -> None:

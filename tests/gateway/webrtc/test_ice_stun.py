@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import random
 import struct
-from pathlib import Path
 
 import pytest
 from aioice import stun
 
 from gateway.webrtc import ice_stun
+from tests.support.ice_peer import needs_stun_seeds, stun_seeds
 
-SEEDS = Path(__file__).parents[4] / "shared/data/fuzz/stun"
 PASSWORD = b"VOkJxbRl1RmTxUk/WvJxBt"
 # RFC 5769 2.1, sample request
 SAMPLE = bytes.fromhex(
@@ -138,10 +137,10 @@ def test_reading_agrees_with_aioice_on_mutated_requests() -> None:
     assert read_by_both > 1_000
 
 
-@pytest.mark.skipif(not SEEDS.is_dir(), reason="../shared/data with fuzzing seeds is not here")
+@needs_stun_seeds
 def test_seeds_of_others_and_their_mutations_never_raise() -> None:
     random.seed(5769)
-    seeds = [path.read_bytes() for path in sorted(SEEDS.iterdir())]
+    seeds = stun_seeds()
     for _ in range(10_000):
         data = bytearray(random.choice(seeds))
         for _ in range(random.randrange(4)):

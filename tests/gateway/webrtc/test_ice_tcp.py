@@ -6,11 +6,10 @@ import asyncio
 import random
 import socket
 
-import aioice.ice
 import pytest
 from aioice import Candidate, stun
 
-from gateway.webrtc.ice import IceServer, IceSettings, LiteConnection
+from gateway.webrtc.ice import IceServer, IceSettings
 from gateway.webrtc.ice_tcp import (
     MAX_FRAME_BYTES,
     MAX_FRAMES,
@@ -19,10 +18,19 @@ from gateway.webrtc.ice_tcp import (
     FrameReader,
     frame,
 )
-from tests.support.ice_peer import PATIENCE_S, Bridge, Clock, check, full_agent, reachable, running
+from tests.support.ice_peer import (
+    DTLS,
+    PATIENCE_S,
+    RTP,
+    Bridge,
+    Clock,
+    check,
+    full_agent,
+    nominated,
+    reachable,
+    running,
+)
 
-RTP = bytes.fromhex("806f0001000000000000000100")
-DTLS = bytes.fromhex("16fefd0000")
 TCP_ONLY = IceSettings(tcp_port=0, tcp_only=True)
 
 
@@ -56,12 +64,6 @@ class Stream:
 
     def close(self) -> None:
         self.writer.close()
-
-
-async def nominated(server: IceServer, stream: Stream) -> LiteConnection:
-    connection = await reachable(server)
-    assert (await stream.ask(check(connection))).message_class == stun.Class.RESPONSE
-    return connection
 
 
 def test_frames_come_out_whole_however_the_stream_is_cut() -> None:
@@ -104,11 +106,8 @@ def test_a_stream_that_only_floods_is_closed() -> None:
     asyncio.run(story())
 
 
-def test_a_full_agent_connects_over_tcp_and_datagrams_pass_both_ways(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
-
+@pytest.mark.usefixtures("loopback")
+def test_a_full_agent_connects_over_tcp_and_datagrams_pass_both_ways() -> None:
     async def story() -> None:
         async with running(TCP_ONLY) as server, Bridge.to("127.0.0.1", server.tcp_port) as bridge:
             connection = server.new_connection()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-import aioice.ice
 import pytest
 
 from gateway.webrtc.ice import IceSettings
 from gateway.webrtc.ice_connection import MAX_GENERATIONS
 from tests.support.ice_peer import (
+    DTLS,
+    RTP,
     Clock,
     RawPeer,
     check,
@@ -21,14 +22,7 @@ from tests.support.ice_peer import (
     settled,
 )
 
-RTP = bytes.fromhex("806f0001000000000000000100")
-DTLS = bytes.fromhex("16fefd0000")
-
-
-@pytest.fixture(autouse=True)
-def _loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """aioice leaves 127.0.0.1 out; here there is nothing else."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+pytestmark = pytest.mark.usefixtures("loopback")
 
 
 # Restart
@@ -131,6 +125,34 @@ def test_consent_ends_once_and_a_later_check_revives_it() -> None:
             await peer.ask(check(connection))
             assert connection.alive and said == ["dead", "alive"] and connection.heard_ns == clock.ns
             assert connection.send_now(RTP) and await peer.receive() == RTP
+            peer.close()
+
+    asyncio.run(story())
+
+
+def test_media_is_a_sign_of_life_but_no_consent() -> None:
+    """A check that was lost on the way does not take a browser for gone that talks; sending needs checks."""
+
+    async def story() -> None:
+        clock = Clock()
+        async with running(IceSettings(consent_s=8), clock) as server:
+            peer = RawPeer(server)
+            connection = await nominated(server, peer)
+            said: list[str] = []
+            connection.on_dead = lambda: said.append("dead")
+            await peer.ask(check(connection))
+            clock.pass_s(7.9)
+            connection.media_ns = clock.ns
+            clock.pass_s(7.9)
+            server.check_time()
+            assert connection.alive and said == []
+            clock.pass_s(15)
+            connection.media_ns = clock.ns
+            server.check_time()
+            assert connection.alive and not connection.send_now(RTP)
+            clock.pass_s(8.1)
+            server.check_time()
+            assert not connection.alive and said == ["dead"]
             peer.close()
 
     asyncio.run(story())

@@ -1,0 +1,270 @@
+"""One call of the library, and what the worker wants to know of it."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pjsua2 as pj
+import structlog
+
+from gateway.sip.pj.port import Port
+from gateway.sip.pj.stream import STORE_FRAME_MS, Stream
+from media.chunker import Line
+from media.timebase import FRAME_MS, FRAME_NS, TURN_MS
+
+if TYPE_CHECKING:
+    from gateway.sip.pj.endpoint import Endpoint
+
+log = structlog.get_logger()
+
+CUTS_UNTROUBLED = 5
+"""The statistics cost fifty times as much as a look at the store: where it has no new troubles they are asked for
+after so many cuts."""
+_TOKEN = re.compile(r"\bsip:refer-[0-9a-f]{32}@127\.0\.0\.1:")
+"""What the edge puts in place of a transfer's target (`gateway/sip/transfers.py`)."""
+
+
+def guarded(method: Callable[..., None]) -> Callable[..., None]:
+    """A callback's edge: SWIG would swallow the exception and leave the call as it is."""
+
+    @functools.wraps(method)
+    def call(self: Any, *args: Any) -> None:
+        try:
+            method(self, *args)
+        except Exception:  # ends this callback alone; the call is ended by its owner
+            log.exception("sip callback failed", callback=method.__name__)
+            self.failed()
+
+    return call
+
+
+class CallEvents(Protocol):
+    """What the worker wants to know of calls. All but `digit` come in the owner's thread."""
+
+    def incoming(self, call: SipCall) -> None: ...
+    def media_changed(self, call: SipCall) -> None: ...
+    def digit(self, call: SipCall, digit: str) -> None: ...
+    def ended(self, call: SipCall) -> None: ...
+    def transfer(self, call: SipCall) -> SipCall | None:
+        """The caller asks to be called elsewhere: what shall call there, None to refuse it for now."""
+        ...
+
+    def connected(self, call: SipCall) -> None:
+        """A call that we began is answered and acknowledged."""
+        ...
+
+
+class SipCall(pj.Call):  # type: ignore[misc]
+    """One call of the library, and its port once media is up. Without a `call_id` it is one that we begin, for a
+    transfer: it has no media of ours before it is answered."""
+
+    def __init__(self, endpoint: Endpoint, call_id: int = -1) -> None:
+        super().__init__(endpoint.account, call_id)
+        self._endpoint = endpoint
+        self.is_ours = call_id < 0
+        self.port: Port | None = None
+        self.pull: Callable[[], bytes] | None = None
+        self.stream: Stream | None = None
+        """What comes in, as long as the library has it."""
+        self._troubles = (0, 0, 0)
+        self._line = Line(0.0, 0, 0)
+        self._waiting_ms = self._cuts = 0
+        self.held = False
+        self.connected = False
+        self.over = False
+        self.sip_call_id = ""
+        self.remote = ""
+
+    # -- what the worker asks for
+
+    def answer_with(self, status: int, reason: str = "", retry_after_s: int | None = None) -> bool:
+        """Final or provisional answer; media lines other than one audio are refused.
+
+        False when the library will not, as with an offer that it only now finds to be no use: the call ends.
+        """
+        if self.over:
+            return False
+        op = pj.CallOpParam(True)
+        op.statusCode = status
+        op.reason = reason
+        op.opt.audioCount = 1
+        op.opt.videoCount = 0
+        if hasattr(op.opt, "textCount"):  # 2.17: real-time text, 1 by default
+            op.opt.textCount = 0
+        if retry_after_s is not None:
+            header = pj.SipHeader()
+            header.hName, header.hValue = "Retry-After", str(retry_after_s)
+            op.txOption.headers.append(header)
+        try:
+            self.answer(op)
+        except pj.Error as wrong:
+            log.info("answer failed", call=self.sip_call_id, status=status, error=wrong.reason)
+            self.hang_up(500)
+            return False
+        return True
+
+    def hang_up(self, status: int = 0) -> None:
+        """End the call from our side; nothing happens if it is over."""
+        if self.over:
+            return
+        if self.getId() < 0:  # one that the library did not dial
+            self._finish()
+            return
+        self.stream = None  # the library does not say that it destroys it when it hangs up
+        op = pj.CallOpParam(True)
+        op.statusCode = status
+        try:
+            self.hangup(op)
+        except pj.Error as wrong:
+            log.warning("hang-up failed", call=self.sip_call_id, error=wrong.reason)
+            self._finish()  # the library has it no more, and may never say so
+
+    def take_over(self, other: SipCall) -> None:
+        """The port of `other`, with what is in it: who fills it and who empties it notice nothing."""
+        port = other.port
+        if port is not None and not other.over:
+            for audio in other._audio():
+                port.stopTransmit(audio)
+        self.pull, self.port, other.pull, other.port = other.pull, port, None, None
+        if self.connected:
+            self._connect_all()
+
+    def send_digits(self, digits: str) -> None:
+        """RFC 4733 digits towards the caller."""
+        self.dialDtmf(digits)
+
+    def look(self) -> int | None:
+        """ms that wait to be pulled; None while there is no stream, or nobody is to hear it."""
+        if self.stream is None or self.held or (self.is_ours and not self.connected):
+            return None
+        state = self.stream.state()
+        if state.troubles != self._troubles:
+            self._troubles, self._cuts = state.troubles, CUTS_UNTROUBLED
+        self._waiting_ms = state.size * STORE_FRAME_MS
+        return self._waiting_ms
+
+    def line(self) -> Line:
+        """What the library has seen of the packets: told now, or, where all goes well, within the last second."""
+        self._cuts += 1
+        if self._cuts > CUTS_UNTROUBLED or self._waiting_ms < TURN_MS:
+            stat = self._stat()
+            if stat is not None:
+                self._cuts = 0
+                rtcp = stat.rtcp
+                received = rtcp.rxStat
+                jitter = received.jitterUsec
+                late = self._troubles[1] * STORE_FRAME_MS // FRAME_MS - received.dup
+                self._line = Line(jitter.last / 1000, received.loss, max(0, late))
+        return self._line
+
+    def received_packets(self) -> int | None:
+        """Since the stream began; None while there is none."""
+        stat = self._stat()
+        if stat is None:
+            return None
+        rtcp = stat.rtcp
+        return int(rtcp.rxStat.pkt)
+
+    def _stat(self) -> Any:
+        if self.stream is None:
+            return None
+        try:
+            return self.getStreamStat(self.stream.index)
+        except pj.Error:
+            return None
+
+    # -- callbacks of the library
+
+    def failed(self) -> None:
+        """A callback of this call raised: the call ends, the others live."""
+        self.hang_up(500)
+
+    @guarded
+    def onCallState(self, prm: Any) -> None:  # noqa: N802
+        info = self.getInfo()
+        self.sip_call_id = self.sip_call_id or str(info.callIdString)
+        if info.state == pj.PJSIP_INV_STATE_CONFIRMED and not self.connected:
+            self.connected = True
+            if self.is_ours:
+                self._endpoint.events.connected(self)
+        if info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Over, once."""
+        self.stream = None
+        if not self.over:
+            self.over = True
+            self._endpoint.events.ended(self)
+
+    @guarded
+    def onCallMediaState(self, prm: Any) -> None:  # noqa: N802
+        if self.pull is None or (self.is_ours and not self.connected):
+            return  # it was transferred, or its target is not with us yet: early media is not heard
+        self._connect_all()
+        self._endpoint.events.media_changed(self)
+
+    def resume_media(self) -> None:
+        """Connect what there is; who owns the port has it already."""
+        self._connect_all()
+
+    def _connect_all(self) -> None:
+        found = self._audio()
+        for audio in found:
+            self._connect(audio)
+        self.held = not found
+
+    def _audio(self) -> list[Any]:
+        """Sound that goes now, not held by anyone."""
+        info = self.getInfo()
+        return [
+            self.getAudioMedia(index)
+            for index, media in enumerate(info.media)
+            if media.type == pj.PJMEDIA_TYPE_AUDIO and media.status == pj.PJSUA_CALL_MEDIA_ACTIVE
+        ]
+
+    def _connect(self, audio: Any) -> None:
+        """(Re)connect the port, towards the caller; the library forgets it at each new negotiation.
+
+        The other way nobody listens on the bridge, so that it takes nothing out of the stream: we do.
+        """
+        if self.port is None:
+            assert self.pull is not None, "the worker sets pull before it answers"
+            self.port = Port(self.pull)
+            fmt = pj.MediaFormatAudio()
+            fmt.type = pj.PJMEDIA_TYPE_AUDIO
+            fmt.init(pj.PJMEDIA_FORMAT_PCM, self._endpoint.rate_hz, 1, FRAME_NS // 1000, 16)
+            self.port.createPort(f"call{self.getId()}", fmt)
+        self.port.startTransmit(audio)
+
+    @guarded
+    def onStreamCreated(self, prm: Any) -> None:  # noqa: N802
+        self.stream = Stream(self._endpoint.puller, int(prm.pPort), int(prm.stream), prm.streamIdx)
+        self._cuts = CUTS_UNTROUBLED
+
+    @guarded
+    def onStreamDestroyed(self, prm: Any) -> None:  # noqa: N802
+        self.stream = None
+
+    @guarded
+    def onDtmfDigit(self, prm: Any) -> None:  # noqa: N802
+        self._endpoint.events.digit(self, str(prm.digit))
+
+    @guarded
+    def onCallTransferRequest(self, prm: Any) -> None:  # noqa: N802
+        prm.statusCode = 603  # unless it is the edge that says whom to call
+        target = str(prm.dstUri)
+        if not _TOKEN.search(target):
+            log.warning("transfer refused", call=self.sip_call_id, target=target[:120])
+            return
+        call = self._endpoint.events.transfer(self)
+        if call is None:
+            prm.statusCode = 491
+            return
+        prm.opt.audioCount, prm.opt.videoCount = 1, 0
+        if hasattr(prm.opt, "textCount"):
+            prm.opt.textCount = 0
+        prm.statusCode, prm.newCall = 202, call

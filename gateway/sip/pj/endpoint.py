@@ -1,0 +1,163 @@
+"""The library in one process: its transport, its account, and the calls that come in."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from typing import Any
+
+import pjsua2 as pj
+
+from gateway.sip.options import EndpointOptions
+from gateway.sip.pj.call import CallEvents, SipCall, guarded
+from gateway.sip.pj.port import choose_copies
+from gateway.sip.pj.stream import Puller
+from media.timebase import FRAME_MS
+
+CODEC_ORDER = {"PCMU/8000/1": 130, "PCMA/8000/1": 129}
+WIDEBAND_ORDER = {"G722/16000/1": 131, **CODEC_ORDER}
+
+
+class _Account(pj.Account):  # type: ignore[misc]
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__()
+        self._endpoint = endpoint
+
+    def failed(self) -> None:
+        """Nothing of this account's to end: the library times the INVITE out."""
+
+    @guarded
+    def onIncomingCall(self, prm: Any) -> None:  # noqa: N802
+        call = SipCall(self._endpoint, prm.callId)
+        info = call.getInfo()
+        call.sip_call_id, call.remote = str(info.callIdString), str(info.remoteUri)
+        try:
+            self._endpoint.events.incoming(call)
+        except Exception:
+            call.hang_up(500)
+            raise
+
+
+class Endpoint:
+    """The library in this process. Everything but the audio callbacks happens in the thread that made it."""
+
+    def __init__(self, options: EndpointOptions, events: CallEvents) -> None:
+        self.options = options
+        self.events = events
+        self.rate_hz = options.rate_hz
+        self.puller = Puller(library_path(), options.rate_hz)
+        self.account: Any = None
+        self.sip_port = 0
+        self._endpoint: Any = None
+        self._buried: list[SipCall] = []
+
+    def start(self) -> None:
+        """Bind SIP on a loopback port of the system's choice and begin to take calls."""
+        choose_copies()
+        self._endpoint = pj.Endpoint()
+        self._endpoint.libCreate()
+        self._endpoint.libInit(self._configuration())
+        transport = pj.TransportConfig()
+        transport.port, transport.boundAddress = 0, "127.0.0.1"
+        number = self._endpoint.transportCreate(pj.PJSIP_TRANSPORT_UDP, transport)
+        order = WIDEBAND_ORDER if self.rate_hz > 8000 else CODEC_ORDER
+        for codec in self._endpoint.codecEnum2():
+            self._endpoint.codecSetPriority(codec.codecId, order.get(codec.codecId, 0))
+        self._endpoint.audDevManager().setNullDev()
+        self._endpoint.libStart()
+        info = self._endpoint.transportGetInfo(number)
+        self.sip_port = int(str(info.localName).rsplit(":", 1)[1])
+        self.account = _Account(self)
+        self.account.create(self._account_configuration())
+
+    def poll(self) -> None:
+        """Handle what SIP has to say, without waiting. Media does not depend on it."""
+        for _ in range(64):
+            if self._endpoint.libHandleEvents(0) <= 0:
+                return
+
+    def bury(self, call: SipCall) -> None:
+        """A call that is over is destroyed at the next `sweep`, outside of its own callback."""
+        self._buried.append(call)
+
+    def sweep(self) -> None:
+        """Destroy what is buried: port first, in this thread, then the rest.
+
+        A `pj.Call` that is destroyed hangs up whatever call has its number by then: one whose number is
+        in use again waits until it is free, and the moment is not left to whoever holds the last reference.
+        """
+        waiting = []
+        for call in self._buried:
+            port, call.port, call.pull = call.port, None, None
+            if port is not None:
+                port.destroy()
+            if call.isActive():
+                waiting.append(call)
+            else:
+                pj.Call.__swig_destroy__(call)
+        self._buried = waiting
+
+    def close(self) -> None:
+        """Hang up what is left, give the BYEs half a second, and take the library down.
+
+        The process must leave by `os._exit` afterwards: the interpreter's own end hangs or crashes.
+        """
+        self._endpoint.hangupAllCalls()
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            self._endpoint.libHandleEvents(20)
+        self.sweep()
+
+    def _configuration(self) -> Any:
+        config = pj.EpConfig()
+        config.logConfig.level = config.logConfig.consoleLevel = 1
+        ua, media = config.uaConfig, config.medConfig
+        ua.maxCalls, ua.threadCnt, ua.mainThreadOnly, ua.userAgent = (
+            self.options.max_calls,
+            0,
+            True,
+            "microturn",
+        )
+        media.clockRate = media.sndClockRate = self.rate_hz
+        media.audioFramePtime, media.channelCount, media.quality = FRAME_MS, 1, 3
+        media.noVad, media.ecTailLen, media.sndAutoCloseTime = True, 0, -1
+        media.jbInit, media.jbMinPre, media.jbMaxPre, media.jbMax = 0, 0, 0, self.options.store_ms
+        _discard_nothing(media)
+        return config
+
+    def _account_configuration(self) -> Any:
+        config = pj.AccountConfig()
+        config.idUri = f"sip:microturn@127.0.0.1:{self.sip_port}"
+        media = config.mediaConfig
+        media.transportConfig.boundAddress = self.options.rtp_host
+        media.transportConfig.port = self.options.rtp_port
+        media.transportConfig.portRange = self.options.rtp_ports
+        # Where it begins in its range: the callers of a worker that was killed go on sending to the first
+        # ports, and a new call on one of them would hear them and be heard by them.
+        media.transportConfig.randomizePort = True
+        media.srtpUse, media.srtpSecureSignaling = self.options.srtp, 0
+        return config
+
+
+def library_path() -> str:
+    """Of the library's own module, which its builds put in different places."""
+    module = sys.modules[pj.Endpoint.__module__]._pjsua2
+    return str(module.__file__)
+
+
+def _discard_nothing(media: Any) -> None:
+    """pjmedia's jitter buffer leaves no frame out by itself (PJMEDIA_JB_DISCARD_NONE).
+
+    Through JSON, since the attribute cannot be set in the wheel.
+    """
+    told, changed = pj.JsonDocument(), pj.JsonDocument()
+    told.writeObject(media)
+    changed.loadString(re.sub(r'("jbDiscardAlgo":\s*)\d+', r"\g<1>0", told.saveString()))
+    changed.readObject(media)
+
+
+def version() -> str:
+    """The library's own version; the library must have been created in this process."""
+    told = pj.Endpoint.instance().libVersion()
+    return str(told.full)

@@ -1,0 +1,152 @@
+"""What every worker process is, whatever carries its calls: its signals, its tasks, its turns, its line to the main
+process, and when its garbage is collected.
+
+Garbage: the collector never runs by itself. It would come in the middle of a turn, and in any thread that makes
+objects, in a callback of pjsua2 too, where nothing of that library may be destroyed. Here it runs in the loop's
+thread, when the turns of a group are done and those of the next are far away: once a second over the young, whose
+survivors are not looked at again until some calls have ended, and then everything is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway import control
+from gateway.link import MainLink
+from gateway.priority import ask_for_realtime
+from gateway.turns import Turns
+
+log = structlog.get_logger()
+
+LOOK_AFTER_S = 1.0
+"""Calls are looked after, and figures reported, so often."""
+ENDED_CALLS_TO_COLLECT = 8
+"""Calls leave cycles behind. To find them takes the longer the more objects live, to free them the more are dead:
+with so few it takes some milliseconds."""
+SWITCH_S = 0.0005
+"""Until a thread that waits gets the interpreter: neither a native callback nor the loop may wait for long."""
+
+
+class Garbage:
+    """When this process collects what the reference counts have left."""
+
+    def __init__(self) -> None:
+        self._ended = 0
+        self._young = False
+
+    def begin(self) -> None:
+        """What is there now stays; from now on nothing is collected but by `sweep`."""
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def call_ended(self) -> None:
+        """Only counts, so it may be called anywhere in the loop's thread."""
+        self._ended += 1
+
+    def second_passed(self) -> None:
+        """The young are due."""
+        self._young = True
+
+    def sweep(self) -> None:
+        """What is due, in the thread that owns the calls, outside of their callbacks and of turns."""
+        if self._ended >= ENDED_CALLS_TO_COLLECT:
+            gc.collect()
+            self._ended, self._young = 0, False
+        elif self._young:
+            gc.collect(1)
+            self._young = False
+
+
+class WorkerProcess:
+    """One worker's, which says what is `ready`, looks after its calls once a second and then makes the report.
+
+    `hear` gets what the main process says, but for `Drain`, which ends `serve`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        control_path: str,
+        model_path: str,
+        *,
+        ready: Callable[[], control.WorkerMessage],
+        is_busy: Callable[[], bool],
+        look_after: Callable[[], Awaitable[None]],
+        report: Callable[[], control.Report],
+        hear: Callable[[control.MainMessage], None] = lambda message: None,
+    ) -> None:
+        self.garbage = Garbage()
+        self.turns = Turns(name, Path(model_path), attachable=self._attachable, between=self.garbage.sweep)
+        self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
+        self._look_after, self._report, self._hear_more = look_after, report, hear
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._stop = asyncio.Event()
+
+    def heed_signals(self) -> None:
+        """SIGTERM and SIGINT end `serve`, now or once it is called."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(name, self._stop.set)
+
+    async def serve(self, *works: Coroutine[Any, Any, None]) -> None:
+        """Run `works` beside its own until told to stop, or one broke; what it runs goes on until `close`."""
+        self.garbage.begin()
+        for work in (self.turns.keep(), self._keep_in_touch(), self._each_second(), *works):
+            self.spawn(work)
+        await self._stop.wait()
+
+    def close(self) -> None:
+        """Give up what is under way."""
+        for task in list(self._tasks):
+            task.cancel()
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run it until `close`; if it raises, that is a bug of ours and ends the process."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("worker broken", exc_info=task.exception())
+            self._stop.set()
+
+    async def _each_second(self) -> None:
+        while True:
+            await asyncio.sleep(LOOK_AFTER_S)
+            await self._look_after()
+            self.link.tell(self._report())
+            self.garbage.second_passed()
+            if self.turns.is_empty:
+                self.garbage.sweep()
+
+    # -- the main process
+
+    async def _keep_in_touch(self) -> None:
+        await self.link.keep()
+        self._stop.set()
+
+    def _attachable(self, attached: bool) -> None:
+        self.link.tell(control.Attachable(attached))
+
+    def _hear(self, message: control.MainMessage) -> None:
+        if isinstance(message, control.Drain):
+            self._stop.set()
+        else:
+            self._hear_more(message)
+
+
+def prepare_process(*, realtime: bool) -> None:
+    """Before its first thread is started: all of them are scheduled alike."""
+    sys.setswitchinterval(SWITCH_S)
+    if realtime:
+        log.debug("scheduling", got=ask_for_realtime())
