@@ -86,7 +86,7 @@ def test_a_dropped_connection_is_resumed_with_its_sequence(gateway: GatewayUnder
             hello = await second.message("hello")
             assert (hello["call"], hello["resumed"]) == (name, True)
             second.say(type="subscribe", every_turns=5)
-            assert (await second.message("turns"))["first"] > before + 5  # the turns went on, none began anew
+            assert (await second.message("turns"))["first"] >= before + 5  # they went on, none began anew
             assert gateway.metrics()["microturn_calls_live"] == 1
             async with http.delete(second.url) as answer:
                 assert answer.status == 200
