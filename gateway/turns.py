@@ -30,9 +30,8 @@ from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, phase_offset_ns
 
 log = structlog.get_logger()
 
-EARLY_NS = 7 * NS_PER_MS
-LATE_NS = 4 * NS_PER_MS
-"""What a loop on a busy machine wakes up late by, usually."""
+EARLY_NS = 5 * NS_PER_MS
+LATE_NS = 2 * NS_PER_MS
 MOST_COST_NS = NS_PER_MS
 """Of one cut; what the measure of its usual cost is bounded by."""
 LEASE_AGAIN_S = 0.1

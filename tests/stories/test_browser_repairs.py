@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -80,8 +79,9 @@ class Talk:
             page.get_by_role("button", name="Hang up", exact=True).click()
             page.wait_for_selector("body[data-state=idle]")
         chromium.context.unroute(WHIP)
-        started.wait_for(lambda m: m["microturn_webrtc_calls_live"] == 0)
-        time.sleep(1.2)  # the worker's next report
+        # told in one report with all else that the call counted
+        ended = before.get("microturn_calls_ended_total", 0.0)
+        started.wait_for(lambda m: m["microturn_calls_ended_total"] > ended)
         self.counted = {name: value - before.get(name, 0) for name, value in started.metrics().items()}
 
     def _relay(self, route: Route) -> None:
