@@ -15,7 +15,7 @@ from setproctitle import setproctitle
 
 from gateway.config import GatewaySettings, load
 from gateway.log import set_up_logging
-from gateway.supervise import Child
+from gateway.supervise import Child, command
 
 log = structlog.get_logger()
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -84,8 +84,8 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
     given = [f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k != "engine"]
     here = [sys.executable, "-m", "gateway"]
-    model = Child("model-server", [*here, "model", *_model_flags(settings)], quiet=True)
-    gateway = Child("gateway", [*here, "gateway", *given])
+    model = Child("model-server", command([*here, "model", *_model_flags(settings)], quiet=True))
+    gateway = Child("gateway", command([*here, "gateway", *given]))
     keepers = [asyncio.create_task(child.keep()) for child in (model, gateway)]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)

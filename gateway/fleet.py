@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
-import sys
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -19,6 +19,7 @@ import structlog
 
 from gateway import control
 from gateway.metrics import Metrics
+from gateway.spare import Spares
 from gateway.supervise import Child
 
 log = structlog.get_logger()
@@ -44,7 +45,8 @@ class Member:
     """One worker."""
 
     name: str
-    argv: list[str]
+    module: str
+    options: bytes
     kind: Kind
     calls: int = 0
     adopted: int = 0
@@ -56,7 +58,7 @@ class Member:
     @property
     def what(self) -> str:
         """Its kind in a word: `sip`, `webrtc`."""
-        return self.argv[2].rpartition(".")[2]
+        return self.module.rpartition(".")[2]
 
 
 class Fleet:
@@ -66,12 +68,11 @@ class Fleet:
         self.members: dict[str, Member] = {}
         self.stopping = False
         self._told: set[str] = set()  # kinds whose start was told as a whole
-        self._metrics, self._spawn = metrics, spawn
+        self._metrics, self._spawn, self._spares = metrics, spawn, Spares()
 
     def add(self, name: str, module: str, options: object, kind: Kind) -> None:
-        """A worker to be: `python -m module OPTIONS_JSON`."""
-        argv = [sys.executable, "-m", module, msgspec.json.encode(options).decode()]
-        self.members[name] = Member(name, argv, kind)
+        """A worker to be: `python -m module`, with these options as JSON on its standard input."""
+        self.members[name] = Member(name, module, msgspec.json.encode(options), kind)
 
     @property
     def ready(self) -> list[Member]:
@@ -95,6 +96,7 @@ class Fleet:
     async def stop(self) -> None:
         """All of them, adopted ones too."""
         self.stopping = True
+        self._spares.close()
         for member in self.ready:
             if member.child is None and member.connection is not None:  # adopted
                 with contextlib.suppress(OSError):
@@ -103,7 +105,9 @@ class Fleet:
         await asyncio.gather(*(child.stop(STOP_S) for child in children))
 
     def _start(self, member: Member) -> None:
-        member.child = Child(member.name, member.argv, quiet=True)
+        member.child = Child(
+            member.name, functools.partial(self._spares.start, member.module, member.options)
+        )
         self._spawn(member.child.keep())
 
     async def _listen_to(self, connection: socket.socket) -> None:
@@ -130,13 +134,17 @@ class Fleet:
         member.connection, member.calls = connection, ready.capacity
         tell = log.info if member.what in self._told else log.debug  # one that comes back is news
         tell("worker ready", worker=ready.worker, pid=ready.pid, calls=ready.capacity, adopted=member.adopted)
-        self._tell_start(member.what)
+        self._see_all(member)
         return member
 
-    def _tell_start(self, what: str) -> None:
-        """One line when all workers of a kind are there for the first time."""
+    def _see_all(self, newest: Member) -> None:
+        """When all workers of a kind are there: one line the first time, and a spare for the next that dies."""
+        what = newest.what
         members = [member for member in self.members.values() if member.what == what]
-        if what in self._told or any(member.connection is None for member in members):
+        if self.stopping or any(member.connection is None for member in members):
+            return
+        self._spawn(self._spares.provide(newest.module))
+        if what in self._told:
             return
         self._told.add(what)
         calls, adopted = sum(m.calls for m in members), sum(m.adopted for m in members)

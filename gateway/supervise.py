@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
@@ -25,17 +26,28 @@ def patience_s(young_deaths: int) -> float:
     return 0.0 if young_deaths <= 1 else min(MOST_PATIENCE_S, 0.1 * 2 ** min(young_deaths - 2, 10))
 
 
+Start = Callable[[], Awaitable[Process]]
+
+
+def command(argv: Sequence[str], *, quiet: bool = False) -> Start:
+    """How a process with this command line is started; a quiet one's standard output is dropped."""
+
+    async def start() -> Process:
+        return await asyncio.create_subprocess_exec(
+            *argv, stdin=DEVNULL, stdout=DEVNULL if quiet else None, start_new_session=True
+        )
+
+    return start
+
+
 class Child:
     """One process that is kept alive until `stop`."""
 
-    def __init__(
-        self, name: str, argv: Sequence[str], *, died: Callable[[], None] = lambda: None, quiet: bool = False
-    ) -> None:
-        self.name, self.argv = name, list(argv)
+    def __init__(self, name: str, start: Start, *, died: Callable[[], None] = lambda: None) -> None:
+        self.name = name
         self.restarts = 0
-        self._died = died
-        self._quiet = quiet
-        self._process: asyncio.subprocess.Process | None = None
+        self._start, self._died = start, died
+        self._process: Process | None = None
         self._stopping = False
 
     @property
@@ -48,10 +60,7 @@ class Child:
         young_deaths = 0
         while not self._stopping:
             born = time.monotonic()
-            output = asyncio.subprocess.DEVNULL if self._quiet else None
-            self._process = await asyncio.create_subprocess_exec(
-                *self.argv, stdin=asyncio.subprocess.DEVNULL, stdout=output, start_new_session=True
-            )
+            self._process = await self._start()
             status = await self._process.wait()
             self._process = None
             if self._stopping:

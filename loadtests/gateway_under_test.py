@@ -35,7 +35,7 @@ POLL_S = 0.02
 RTP_PORT, RTP_PORTS = 40_000, 4_000
 _READY = re.compile(r"^ready (sip:\S+) (http://\S+)")
 _TITLE = re.compile(r"microturn: ([a-z-]+)(?: (\S+))?")
-_STARTING = re.compile(r" -m gateway\.[a-z]+ \{")
+_STARTING = re.compile(r" -m gateway\.(sip|webrtc)\s*$")
 _EPOCH = re.compile(r" attached .*\bepoch=([0-9a-f]+)\b.* process=(\S+)")
 
 

@@ -33,11 +33,16 @@ class Collected:
     """Rows that were dropped because they belong to an earlier tenant."""
 
 
-def collect(table: SlotTable, states: SlotStates, group: int, tick_ns: int) -> Collected:
-    """Take every waiting row of the group: the newest of each slot into the batch, older ones beside it."""
+def collect(
+    table: SlotTable, states: SlotStates, ours_S: npt.NDArray[np.bool_], tick_ns: int, *, is_last: bool = True
+) -> Collected:
+    """Take every waiting row of `ours_S`: the newest of each slot into the batch, older ones beside it.
+
+    Unless it `is_last`, another look follows, and slots of which nothing is here are not missing yet.
+    """
     ring = table.inbound
     ready = ring.ready()
-    slots = ready[states.group_S[ready] == group]
+    slots = ready[ours_S[ready]]
     counts = np.minimum(ring.head[slots] - ring.tail[slots], np.uint64(table.rows)).astype(np.int64)
     earlier: dict[int, list[Chunk]] = {}
     torn = stale = 0
@@ -62,7 +67,9 @@ def collect(table: SlotTable, states: SlotStates, group: int, tick_ns: int) -> C
         np.broadcast_to(counts_W, newest.slots.shape),
         last_W,
     )
-    plan = plan_tick(states, group, waiting)
+    plan = plan_tick(states, ours_S, waiting)
+    if not is_last and len(plan.absent):
+        plan = plan.put_off()
     if not plan.ready_W.all():
         late = _only(newest, ~plan.ready_W)
         for slot, chunk in zip(late.slots, table.chunks(late), strict=True):

@@ -40,6 +40,8 @@ class Counters:
     """Replies published."""
     turns_missed_total: int = 0
     """Turns of a call in progress that had no chunk at their tick (masked rows)."""
+    turns_looked_for_total: int = 0
+    """Of the replies: to chunks that were not there at their tick, but at a second look soon after."""
     turns_late_total: int = 0
     """Chunks that came after their tick: taken into the state, no reply."""
     turns_overdue_total: int = 0

@@ -1,17 +1,17 @@
 """Who takes part in a tick: a pure function of arrays, without rings, clock or engine.
 
 The turn that a tick is about is, for each slot, one more than at its tick before (`SlotStates.expected_S`).
-So a turn that does not come is missing at once, and one that comes afterwards is late: it goes into the state
-of its sequence (`Batch.earlier`), and no reply is made to it, since nobody would play it. A caller whose
-chunks have all been late for `RESYNC_TICKS` is believed: what it sends is due from then on, or it would never
-be answered.
+So a turn that does not come is missing, and one that comes afterwards is late: it goes into the state of its
+sequence (`Batch.earlier`), and no reply is made to it, since nobody would play it. Before it is called missing it
+may be looked for again (`Plan.put_off`), for as long as a reply would still be played. A caller whose chunks have
+all been late for `RESYNC_TICKS` is believed: what it sends is due from then on, or it would never be answered.
 
 Shapes: S slots of the table, W slots with something waiting.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +89,8 @@ class Plan:
     """Of `Waiting`: the newest row gets a reply. The others' rows are all late."""
     missing: Slots
     """Started, not closing, and no row for the turn that this tick is about: masked, counted once a tick."""
+    absent: Slots
+    """Of the missing: nothing at all is here of them."""
     late: Slots
     """They have rows that are taken and get no reply: older ones, or all."""
     resynced: int
@@ -104,9 +106,23 @@ class Plan:
     behind: npt.NDArray[np.int64]
     """For each of `members`: ticks in a row with nothing but late rows."""
 
+    def put_off(self) -> Plan:
+        """The same without the absent, which are looked for again: nothing is said of them yet."""
+        here = ~np.isin(self.members, self.absent)
+        return replace(
+            self,
+            missing=np.setdiff1d(self.missing, self.absent),
+            members=self.members[here],
+            expected=self.expected[here],
+            behind=self.behind[here],
+        )
 
-def plan_tick(states: SlotStates, group: int, waiting: Waiting) -> Plan:
-    """Who is ready, missing, late, new and closing at a tick of `group`. Changes nothing: see `commit`."""
+
+def plan_tick(states: SlotStates, ours_S: npt.NDArray[np.bool_], waiting: Waiting) -> Plan:
+    """Who of `ours_S`, a group or a part of it, is ready, missing, late, new and closing at a tick.
+
+    Changes nothing: see `commit`.
+    """
     slots_W, newest_W = waiting.slots_W, waiting.newest_W
     started_W = states.started_S[slots_W]
     due_W = ~started_W | (newest_W >= states.expected_S[slots_W])
@@ -120,7 +136,6 @@ def plan_tick(states: SlotStates, group: int, waiting: Waiting) -> Plan:
     expected_S[slots_W[ready_W]] = newest_W[ready_W] + 1
     behind_S = states.behind_S.copy()
     behind_S[slots_W] = behind_W
-    ours_S = states.group_S == group
     missing_S = ours_S & states.started_S & ~states.closing_S
     missing_S[slots_W[ready_W]] = False
     member_S = ours_S & states.started_S
@@ -128,9 +143,11 @@ def plan_tick(states: SlotStates, group: int, waiting: Waiting) -> Plan:
     members = np.flatnonzero(member_S)
     closing = slots_W[waiting.last_W]
     missing_S[closing] = False
+    missing = np.flatnonzero(missing_S)
     return Plan(
         ready_W=ready_W,
-        missing=np.flatnonzero(missing_S),
+        missing=missing,
+        absent=np.setdiff1d(missing, slots_W) if len(missing) else missing,
         late=slots_W[(waiting.rows_W > 1) | ~ready_W],
         resynced=int(np.count_nonzero(resync_W)),
         new=slots_W[~started_W],

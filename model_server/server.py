@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 
 from media.chunk import Chunk
@@ -32,12 +33,15 @@ from model_server.engine.registry import make_engine
 from model_server.exchange import collect, publish
 from model_server.leases import Leases
 from model_server.metrics import Metrics
-from model_server.scheduler import SlotStates
+from model_server.scheduler import NOBODY, SlotStates
 from model_server.step_time import StepTime
 from model_server.turn_clock import TurnClock
 
 GUARD_NS = 1 * NS_PER_MS
 """epoll sleeps whole milliseconds, rounded up: the last one before a tick is slept exactly."""
+LOOKS_NS = (4 * NS_PER_MS, 8 * NS_PER_MS)
+"""After a tick, when chunks that were not there are looked for again: the machine may have held up their worker.
+A reply that is published within `media.leg.WAKE_NS` (8 ms) after its budget is still played."""
 FIFO_PRIORITY = 10
 """Above every ordinary process, below the kernel's own threads."""
 COLLECT_EVERY_NS = 10 * NS_PER_S
@@ -45,6 +49,8 @@ COLLECT_NEEDS_NS = 20 * NS_PER_MS
 """Slack that a collection must have: after `gc.freeze` it takes well below 1 ms."""
 CALIBRATION_STEPS = 32
 CALIBRATION_MAX_ROWS = 256
+
+_NOBODY = np.empty(0, np.intp)
 
 log = structlog.get_logger()
 
@@ -64,17 +70,41 @@ class ModelServer:
         self._step_time = step_time or StepTime()
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
+        self._absent = _NOBODY
 
-    def tick(self, group: int, tick_ns: int) -> list[int]:
-        """One tick of a group, from rings to rings; returns the workers whose doorbell is to be rung."""
+    def tick(self, group: int, tick_ns: int, *, looks: int = 0) -> list[int]:
+        """One tick of a group, from rings to rings; returns the workers whose doorbell is to be rung.
+
+        So many `looks` for those that are not there may follow: see `look_again`.
+        """
         begun_ns = self._clock_ns()
-        counters = self.metrics.counters
-        counters.ticks_total += 1
+        self.metrics.counters.ticks_total += 1
         self.metrics.lateness.observe(begun_ns - tick_ns)
+        self._absent = _NOBODY
         if not self.leases.in_group[group]:
             return []
-        taken = collect(self.table, self._states, group, tick_ns)
+        return self._step(self._states.group_S == group, tick_ns, begun_ns, looks)
+
+    def look_again(self, tick_ns: int, looks: int) -> list[int]:
+        """For those that were not there at the tick; with no more `looks` to follow they are missing."""
+        ours_S = np.zeros(self.table.slots, np.bool_)
+        ours_S[self._absent] = True
+        ours_S &= self._states.group_S != NOBODY
+        before = self.metrics.counters.turns_total
+        workers = self._step(ours_S, tick_ns, self._clock_ns(), looks)
+        self.metrics.counters.turns_looked_for_total += self.metrics.counters.turns_total - before
+        return workers
+
+    @property
+    def awaits_some(self) -> bool:
+        """Some were not there when last looked for, and are not called missing yet."""
+        return bool(len(self._absent))
+
+    def _step(self, ours_S: npt.NDArray[np.bool_], tick_ns: int, begun_ns: int, looks: int) -> list[int]:
+        counters = self.metrics.counters
+        taken = collect(self.table, self._states, ours_S, tick_ns, is_last=not looks)
         batch, plan = taken.batch, taken.plan
+        self._absent = plan.absent if looks else _NOBODY
         self._states.commit(plan)
         counters.turns_missed_total += len(plan.missing)
         counters.resyncs_total += plan.resynced
@@ -182,7 +212,7 @@ def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
 def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
     """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start."""
     try:
-        engine = make_engine(config.engine)
+        engine = make_engine(config.engine, config.persona, config.checkpoint)
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong
@@ -221,8 +251,14 @@ def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Cal
             return
         if left_ns > 0:
             time.sleep(left_ns / NS_PER_S)
-        for worker in server.tick(group, tick_ns):
+        for worker in server.tick(group, tick_ns, looks=len(LOOKS_NS)):
             control.ring(worker)
+        for looks, after_ns in zip(range(len(LOOKS_NS))[::-1], LOOKS_NS, strict=True):
+            if not server.awaits_some:
+                break
+            time.sleep(max(0, tick_ns + after_ns - time.monotonic_ns()) / NS_PER_S)
+            for worker in server.look_again(tick_ns, looks):
+                control.ring(worker)
         now_ns = time.monotonic_ns()
 
 

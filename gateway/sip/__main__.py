@@ -1,21 +1,20 @@
-"""`python -m gateway.sip OPTIONS`: one SIP worker, started by the gateway's main process with JSON options."""
+"""`python -m gateway.sip`: one SIP worker, started by the gateway's main process (`gateway/spare.py`)."""
 
 from __future__ import annotations
-
-import sys
 
 import msgspec
 from setproctitle import setproctitle
 
 from gateway.log import set_up_logging
 from gateway.sip.options import WorkerOptions
+from gateway.spare import options_line
 
 
 def main() -> None:
-    """Run the worker that `sys.argv[1]` describes."""
+    """Load everything, wait for the options, run."""
     from gateway.sip.worker import run
 
-    options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
+    options = msgspec.json.decode(options_line("sip-worker"), type=WorkerOptions)
     setproctitle(f"microturn: sip-worker {options.name}")
     set_up_logging(options.name, options.log_level)
     run(options)

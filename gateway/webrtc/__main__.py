@@ -1,21 +1,20 @@
-"""`python -m gateway.webrtc OPTIONS`: one WebRTC worker, started by the gateway's main process; JSON."""
+"""`python -m gateway.webrtc`: one WebRTC worker, started by the gateway's main process (`gateway/spare.py`)."""
 
 from __future__ import annotations
-
-import sys
 
 import msgspec
 from setproctitle import setproctitle
 
 from gateway.log import set_up_logging
+from gateway.spare import options_line
 from gateway.webrtc.options import WebrtcOptions
 
 
 def main() -> None:
-    """Run the worker that `sys.argv[1]` describes."""
+    """Load everything, wait for the options, run."""
     from gateway.webrtc.worker import run
 
-    options = msgspec.json.decode(sys.argv[1], type=WebrtcOptions)
+    options = msgspec.json.decode(options_line("webrtc-worker"), type=WebrtcOptions)
     setproctitle(f"microturn: webrtc-worker {options.name}")
     set_up_logging(options.name, options.log_level)
     run(options)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from gateway.supervise import MOST_PATIENCE_S, Child, patience_s
+from gateway.supervise import MOST_PATIENCE_S, Child, command, patience_s
 
 
 def test_the_first_death_costs_nothing_and_more_cost_ever_more() -> None:
@@ -19,7 +19,7 @@ def test_the_first_death_costs_nothing_and_more_cost_ever_more() -> None:
 def test_a_killed_child_comes_back_and_a_stopped_one_does_not() -> None:
     async def story() -> tuple[int, int, int]:
         died = asyncio.Event()
-        child = Child("sleeper", [sys.executable, "-c", "input()"], died=died.set, quiet=True)
+        child = Child("sleeper", command([sys.executable, "-c", "input()"], quiet=True), died=died.set)
         died.clear()
         keeper = asyncio.create_task(child.keep())  # `input` ends at once: standard input is empty
         await asyncio.wait_for(died.wait(), 10)

@@ -99,7 +99,7 @@ def waiting(row: Row) -> Waiting:
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.told)
 def test_one_slot_at_a_tick(row):
     before = states(row)
-    plan = plan_tick(before, 1, waiting(row))
+    plan = plan_tick(before, before.group_S == 1, waiting(row))
     assert plan.ready_W.tolist() == [row.ready] * (row.newest is not None)
     assert plan.missing.tolist() == [2] * row.missing
     assert plan.late.tolist() == [2] * row.late
@@ -120,7 +120,11 @@ def test_a_tick_is_of_one_group_only():
     for slot in range(5):
         all_slots.open(slot, group=slot % 2)
         all_slots.started_S[slot] = True
-    plan = plan_tick(all_slots, 0, Waiting(np.array([2]), np.array([0]), np.array([1]), np.array([False])))
+    plan = plan_tick(
+        all_slots,
+        all_slots.group_S == 0,
+        Waiting(np.array([2]), np.array([0]), np.array([1]), np.array([False])),
+    )
     assert plan.missing.tolist() == [0, 4]
     assert plan.members.tolist() == [0, 2, 4]
     all_slots.commit(plan)
@@ -135,7 +139,7 @@ def test_a_missing_turn_is_counted_once_a_tick_and_its_late_chunk_gets_no_reply(
         n = 0 if newest is None else 1
         plan: Plan = plan_tick(
             all_slots,
-            0,
+            all_slots.group_S == 0,
             Waiting(
                 np.array([0] * n, np.intp),
                 np.array([newest] * n, np.int64),
@@ -154,5 +158,5 @@ def test_a_released_slot_takes_part_no_more():
     all_slots.started_S[0] = True
     all_slots.close(0)
     none = np.array([], np.intp)
-    plan = plan_tick(all_slots, 0, Waiting(none, none, none, none.astype(bool)))
+    plan = plan_tick(all_slots, all_slots.group_S == 0, Waiting(none, none, none, none.astype(bool)))
     assert not len(plan.missing) and not len(plan.members)

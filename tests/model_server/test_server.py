@@ -115,6 +115,57 @@ def test_a_late_turn_goes_into_the_state_and_gets_no_reply(node):
     assert (node.counters.turns_missed_total, node.counters.turns_late_total) == (1, 1)
 
 
+def test_a_chunk_that_comes_just_after_its_tick_is_found_at_the_second_look(node):
+    here, held_up = node.lease("a", worker=1), node.lease("b", worker=2)
+    for call in (here, held_up):
+        node.send(call, 0, flags=Flags.FIRST)
+    node.tick()
+    node.hear()
+    tick_ns = node.now_ns
+    node.send(here, 1)
+    assert node.server.tick(0, tick_ns, looks=2) == [1] and node.server.awaits_some
+    assert not len(node.engine.batches[-1].missing_M), "it may still come"
+    node.send(held_up, 1)
+    assert node.server.look_again(tick_ns, 1) == [2] and not node.server.awaits_some
+    assert [(r.turn, int(r.pcm[0])) for r in node.hear()] == [
+        (1, 100 * here.slot + 1),
+        (1, 100 * held_up.slot + 1),
+    ]
+    assert (node.counters.turns_looked_for_total, node.counters.turns_missed_total) == (1, 0)
+    node.now_ns += TURN_NS
+    for call in (here, held_up):
+        node.send(call, 2)
+    assert node.tick() == [1, 2], "and its next turn is due as ever"
+
+
+def test_what_is_not_there_at_the_last_look_is_missing_once(node):
+    call = node.lease()
+    node.send(call, 0, flags=Flags.FIRST)
+    node.tick()
+    tick_ns = node.now_ns
+    assert node.server.tick(0, tick_ns, looks=2) == []
+    assert node.server.look_again(tick_ns, 1) == [] and node.server.awaits_some
+    assert node.counters.turns_missed_total == 0
+    assert node.server.look_again(tick_ns, 0) == [] and not node.server.awaits_some
+    assert node.counters.turns_missed_total == 1
+    assert [b.missing_M.tolist() for b in node.engine.batches[1:]] == [[call.slot]]
+    node.now_ns += TURN_NS
+    node.send(call, 1)
+    node.send(call, 2)
+    node.tick()
+    assert [r.turn for r in node.hear()] == [0, 2]
+
+
+def test_nobody_waits_for_a_chunk_behind_a_late_one(node):
+    call = node.lease()
+    node.send(call, 0, flags=Flags.FIRST)
+    node.tick()
+    node.tick()
+    node.send(call, 1)
+    node.server.tick(0, node.now_ns, looks=2)
+    assert not node.server.awaits_some and node.counters.turns_missed_total == 2
+
+
 def test_everything_that_waits_is_taken_in_order(node):
     call, other = node.lease("a"), node.lease("b")
     for turn in range(4):
