@@ -64,6 +64,11 @@ def delay_beyond_chunk(reports: Sequence[CallReport]) -> dict[str, float | None]
     return {**percentiles(delays - CHUNK_MS), "growth": growth}
 
 
+def gap_starts(reports: Sequence[CallReport]) -> list[NDArray[np.int64]]:
+    """Monotonic ns when the frames were said that did not come back, one array a call."""
+    return [report.windows.gap_starts_ns for report in reports if report.windows is not None]
+
+
 def figures(
     reports: Sequence[CallReport], costs: Costs | None, turns: Mapping[str, int | None]
 ) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from gateway.caller.messages import is_loopback, parse_uri
 from gateway.caller.report import report_call
 from gateway.caller.signals import numbered_tones
 from gateway.priority import keeping_time
-from loadtests import processes, report
+from loadtests import machine, processes, report
 
 SPEECH = Path(__file__).parents[2] / "shared/data/speech/connected_digits"  # beside the checkout
 READY_TIMEOUT_S = 120.0
@@ -138,9 +138,13 @@ async def run(plan: LoadPlan, command: str) -> dict[str, object]:
             gateway = Gateway(f"sip:{plan.target}", "", plan.pid)
         else:
             gateway = await stack.enter_async_context(started_gateway(plan))
-        logs, costs, turns, own_cpu_s = await _measure(plan, gateway, sounds)
+        begun_ns = time.monotonic_ns()
+        with machine.witnessed() as stalls:
+            logs, costs, turns, own_cpu_s = await _measure(plan, gateway, sounds)
+        span = begun_ns, time.monotonic_ns()
     reports = [report_call(log) for log in logs]
     result = report.figures(reports, costs, turns)
+    result["machine"] = stalls.figures(span, report.gap_starts(reports))
     result |= {"calls": plan.calls, "seconds": plan.seconds, "codec": plan.codec, "engine": plan.engine}
     result["generator_cpu_s"] = round(own_cpu_s, 2)
     row = report.surroundings(command) | report.flatten(result)

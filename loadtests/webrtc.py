@@ -23,7 +23,7 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
-from loadtests import processes, report, webrtc_figures
+from loadtests import machine, processes, report, webrtc_figures
 from loadtests.webrtc_generator import GeneratorPlan, GeneratorResult, Schedule, work
 from loadtests.webrtc_media import VOICE_S
 from loadtests.webrtc_systems import BASELINE, System, started_baseline, started_gateway, system_at
@@ -164,11 +164,15 @@ def _first_system(plan: LoadPlan) -> contextlib.AbstractContextManager[System]:
 
 
 def _measure_and_keep(plan: LoadPlan, system: System, command: str) -> dict[str, Any]:
-    measured = measure(plan, system)
+    begun_ns = time.monotonic_ns()
+    with machine.witnessed() as stalls:
+        measured = measure(plan, system)
+    span = begun_ns, time.monotonic_ns()
     reports = webrtc_figures.report_calls(measured.logs, measured.voices)
     for reason in sorted({log.reason for log in measured.logs if log.reason}):
         print(f"loadtests webrtc: {system.name}: {reason}", file=sys.stderr)
     result = webrtc_figures.figures(measured, reports)
+    result["machine"] = stalls.figures(span, report.gap_starts(reports))
     result |= {"system": system.name, "calls": plan.calls, "seconds": plan.seconds, "engine": plan.engine}
     result |= {"ptime_ms": plan.ptime, "loss": plan.loss, "camera": plan.video}
     row = report.surroundings(command) | report.flatten(result)

@@ -60,4 +60,5 @@ def _matrix(from_hz: int, to_hz: int) -> Matrix:
     apart_s = inputs_s[:, None] - outputs_s
     inside = np.clip(1 - (apart_s / half) ** 2, 0, None)
     weights = np.sinc(apart_s * min(from_hz, to_hz)) * np.i0(_BETA * np.sqrt(inside)) * (inside > 0)
-    return (weights / weights.sum(axis=0)).astype(np.float32)
+    matrix: Matrix = (weights / weights.sum(axis=0)).astype(np.float32)
+    return matrix
