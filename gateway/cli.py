@@ -14,13 +14,15 @@ import typer
 from setproctitle import setproctitle
 
 from gateway.config import GatewaySettings, load
+from gateway.engines import choose
 from gateway.log import set_up_logging
 from gateway.supervise import Child, command
 
 log = structlog.get_logger()
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Engine = Annotated[str | None, typer.Option(help="what answers the calls: echo")]
+Engine = Annotated[str | None, typer.Option(help="what answers the calls: auto, digits or echo")]
+Persona = Annotated[str | None, typer.Option(help="what the model is to do, such as: correct 482913")]
 SipPort = Annotated[int | None, typer.Option(help="UDP and TCP port of SIP; 0 takes a free one")]
 SipHost = Annotated[str | None, typer.Option(help="address that SIP listens on")]
 SipCalls = Annotated[int | None, typer.Option(help="calls at once; beyond it 503 with Retry-After")]
@@ -31,6 +33,10 @@ HttpHost = Annotated[str | None, typer.Option(help="address of the page, WHIP, h
 HttpPort = Annotated[int | None, typer.Option(help="their port; 0 takes a free one")]
 RunDir = Annotated[Path | None, typer.Option(help="directory of the control sockets")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
+
+
+MODEL_FLAGS = ("engine", "persona")
+"""Of the model server alone."""
 
 
 def _settings(**flags: Any) -> GatewaySettings:
@@ -55,6 +61,7 @@ def _run(process: str, settings: GatewaySettings, work: Any) -> None:
 @app.command()
 def up(
     engine: Engine = None,
+    persona: Persona = None,
     sip_host: SipHost = None,
     sip_port: SipPort = None,
     sip_calls: SipCalls = None,
@@ -68,9 +75,9 @@ def up(
 ) -> None:
     """Everything on this machine, in one terminal. Ctrl-C ends it."""
     flags = dict(
-        engine=engine, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, webrtc_host=webrtc_host,
-        webrtc_calls=webrtc_calls, video=video, http_host=http_host, http_port=http_port, run_dir=run_dir,
-        log_level=log_level,
+        engine=engine, persona=persona, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
+        webrtc_host=webrtc_host, webrtc_calls=webrtc_calls, video=video, http_host=http_host,
+        http_port=http_port, run_dir=run_dir, log_level=log_level,
     )  # fmt: skip
     settings = _settings(**flags)
     setproctitle("microturn: up")
@@ -82,7 +89,9 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
-    given = [f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k != "engine"]
+    given = [
+        f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k not in MODEL_FLAGS
+    ]
     here = [sys.executable, "-m", "gateway"]
     model = Child("model-server", command([*here, "model", *_model_flags(settings)], quiet=True))
     gateway = Child("gateway", command([*here, "gateway", *given]))
@@ -97,13 +106,16 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
 
 
 def _model_flags(settings: GatewaySettings) -> list[str]:
+    engine, why = choose(settings.engine)
+    log.info("engine", engine=engine, why=why)
     return [
-        f"--engine={settings.engine}",
+        f"--engine={engine}",
+        *([f"--persona={settings.persona}"] if settings.persona else []),
         f"--socket={settings.model_socket}",
         f"--slots={settings.slots}",
         f"--log-level={settings.log_level}",
         # an engine that computes must not run before everything else; echo only keeps time
-        *(["--realtime-priority"] if settings.realtime and settings.engine == "echo" else []),
+        *(["--realtime-priority"] if settings.realtime and engine == "echo" else []),
     ]
 
 

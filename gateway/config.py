@@ -28,6 +28,8 @@ from gateway.sip.tls import server_context
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """A list in the file; separated by commas in the environment and in a flag."""
+Engine = Literal["auto", "echo", "digits"]
+DEFAULT_ENGINE: Engine = "echo"
 LEAST_SECRET_BYTES = 32
 """HS256 is as strong as its key (RFC 7518 section 3.2)."""
 
@@ -43,8 +45,13 @@ class GatewaySettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
 
     run_dir: Path = Field(default_factory=_default_run_dir, description="control sockets; made for you alone")
-    engine: Literal["echo"] = Field(
-        "echo", description="what answers: echo returns each chunk one turn later"
+    engine: Engine = Field(
+        DEFAULT_ENGINE,
+        description="what answers: digits is the trained model, echo returns each chunk one turn later, "
+        "auto takes the model where it can run",
+    )
+    persona: str = Field(
+        "", description="what the model is to do, such as: correct 482913; empty is everything"
     )
     slots: int = Field(
         256, ge=1, le=4096, description="rows of the slot table: calls the model server can hold"

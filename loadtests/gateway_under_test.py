@@ -48,6 +48,7 @@ class GatewayWish:
     rtp_port: int = RTP_PORT
     host: str = "127.0.0.1"  # of SIP; the other addresses are settings
     settings: dict[str, str] = field(default_factory=dict)  # MICROTURN_* without the prefix, more of them
+    ready_timeout_s: float = READY_TIMEOUT_S  # an engine with a network to load takes longer
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,7 @@ class GatewayUnderTest:
                 self._ready.set()
 
     def _wait_until_ready(self) -> None:
-        deadline_s = time.monotonic() + READY_TIMEOUT_S
+        deadline_s = time.monotonic() + self.wish.ready_timeout_s
         while not self._ready.wait(POLL_S):
             if self._process.poll() is not None or time.monotonic() > deadline_s:
                 raise RuntimeError("microturn up did not get ready:\n" + "".join(list(self.lines)[-12:]))

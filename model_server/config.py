@@ -12,6 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from media.chunk import MAX_VIDEO_FRAMES
 from media.slots import MAX_SLOTS, MAX_VIDEO_SIDE, MIN_VIDEO_SIDE
+from model_server.engine.personas import tokens_of
 from model_server.engine.registry import BUILT, PLANNED
 
 ENV_PREFIX = "MICROTURN_MODEL_"
@@ -45,6 +46,10 @@ class ModelServerConfig(BaseSettings):
     groups: int = 4
     """Phase groups of the turn clock."""
     engine: str = "echo"
+    persona: str = ""
+    """Of calls that name none; empty is the engine's own. See `engine/personas.py`."""
+    checkpoint: Path | None = None
+    """Of `digits`; None is the one that ships with the tree."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     realtime_priority: bool = False
     """Ask for SCHED_FIFO, or else nice -10."""
@@ -80,6 +85,12 @@ class ModelServerConfig(BaseSettings):
         """Width and height of `video_size`."""
         width, _, height = self.video_size.partition("x")
         return int(width), int(height)
+
+    @field_validator("persona")
+    @classmethod
+    def _is_a_persona(cls, value: str) -> str:
+        tokens_of(value)
+        return value
 
     @field_validator("engine")
     @classmethod

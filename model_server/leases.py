@@ -73,7 +73,7 @@ class Leases:
         if not self._free:
             reason = f"no free slot: {self.leased} leased, {self.resting} resting"
             return Refused(wish.call, reason, 1 if self._resting else 5)
-        if predicted_ns > self.step_limit_ns:
+        if predicted_ns > self.step_limit_ns and self.leased:  # one alone shows how long a step takes now
             reason = (
                 f"a step of {rows} rows would take {predicted_ns / NS_PER_MS:.1f} ms, "
                 f"its limit is {self.step_limit_ns / NS_PER_MS:.1f} ms"

@@ -48,6 +48,9 @@ COLLECT_EVERY_NS = 10 * NS_PER_S
 COLLECT_NEEDS_NS = 20 * NS_PER_MS
 """Slack that a collection must have: after `gc.freeze` it takes well below 1 ms."""
 CALIBRATION_STEPS = 32
+CALIBRATION_NS = NS_PER_S // 2
+"""For each size; a step that takes long is believed sooner."""
+CALIBRATION_LEAST_STEPS = 6
 CALIBRATION_MAX_ROWS = 256
 
 _NOBODY = np.empty(0, np.intp)
@@ -193,17 +196,21 @@ def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
     table = SlotTable.create(rows, rows=2, video=2, groups=1)
     desk = ModelServer(table, engine, time.monotonic_ns, step_time)
     pcm = np.zeros(TURN_SAMPLES, np.int16)
-    for size in sorted({1, -(-rows // 8), rows}):
+    for size in sorted({min(1 << power, rows) for power in range(rows.bit_length() + 1)}):
         while desk.leases.leased < size and isinstance(desk.lease(0, Lease(str(desk.leases.leased))), Leased):
             pass
         if desk.leases.leased < size:
             break  # so many would never be admitted
+        begun_ns = time.monotonic_ns()
         for turn in range(CALIBRATION_STEPS):
             now_ns = time.monotonic_ns()
+            if turn >= CALIBRATION_LEAST_STEPS and now_ns - begun_ns > CALIBRATION_NS:
+                break
             for slot in range(size):
                 table.put_chunk(slot, Chunk(int(table.generation[slot]), turn, now_ns, pcm))
             desk.tick(0, now_ns)
             table.outbound.advance(table.outbound.ready())
+        step_time.forget_stalls()
     desk.gone(0)
     table.close()
     return step_time
@@ -216,6 +223,8 @@ def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong
+    if config.realtime_priority:
+        ask_for_priority()  # before steps are measured: they are to take what they will take in calls
     step_time = calibrate(engine, config.groups, config.slots)
     server = ModelServer(table, engine, time.monotonic_ns, step_time)
     try:
@@ -224,8 +233,6 @@ def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
         table.close()
         raise CannotServe(str(wrong)) from wrong
     try:
-        if config.realtime_priority:
-            ask_for_priority()
         log.info("serving", socket=str(config.socket), engine=engine.name, slots=config.slots)
         print(f"ready {config.socket}", flush=True)
         with _garbage_collected_by_hand():

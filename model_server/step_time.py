@@ -28,6 +28,18 @@ class StepTime:
         kept.append((rows, step_ns))
         self._line = None
 
+    def forget_stalls(self) -> None:
+        """Take what took more than twice as long as the usual step of its size for so much.
+
+        For the few steps of a start-up: another process in the way of one of them would stand for a percentile.
+        """
+        for kept in self._steps.values():
+            most_ns = 2 * int(np.median([step_ns for _, step_ns in kept]))
+            steps = [(rows, min(step_ns, most_ns)) for rows, step_ns in kept]
+            kept.clear()
+            kept.extend(steps)
+        self._line = None
+
     def predict_ns(self, rows: int) -> int:
         """99th percentile of a step of `rows`; 0 as long as nothing was measured. Never falls with `rows`."""
         if not self._steps:

@@ -162,6 +162,7 @@ class Page {
     document.body.dataset.resumed = Boolean(resumed);
     find('call-name').textContent = call;
     find('engine').textContent = engine ? `engine ${engine}` : '';
+    find('can-say').hidden = engine !== 'digits';
     if (!resumed) {
       this.#captions.clear(turnMs);
       this.#monitor.clear(turnMs);

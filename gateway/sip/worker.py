@@ -1,6 +1,6 @@
 """A SIP worker: one process, one pjsua2 endpoint, its calls from answer to burial.
 
-Three threads and no more: the library's clock thread copies frames, its media thread moves RTP, and the
+Three threads and no more: the library's clock thread sends frames, its media thread moves RTP, and the
 loop here does everything else: SIP events, and the turns of `gateway/turns.py`.
 """
 
@@ -86,8 +86,8 @@ class Session:
 
     def pulls(self) -> Pulls | None:
         """Of the library's clock thread."""
-        port = self.call.port
-        return Pulls(port.first_pull_ns, port.last_pull_ns) if port is not None and port.pulls else None
+        ear = self.call.ear
+        return Pulls(ear.first_pull_ns, ear.last_pull_ns) if ear is not None and ear.pulls else None
 
     def pictures(self, now_ns: int) -> tuple[VideoFrame, ...]:
         """A telephone sees nothing."""
@@ -127,7 +127,7 @@ class Session:
         return self.call.connected or not self.call.is_ours
 
     def move(self, child: SipCall) -> None:
-        """The conversation goes on in `child`: with its port, in the turn that is under way."""
+        """The conversation goes on in `child`: with its ear, in the turn that is under way."""
         child.take_over(self.call)
         self.call, self.child = child, None
         self.leg.hold(child.held or not child.connected)

@@ -168,7 +168,9 @@ class BrowserCall:
     # -- its turns
 
     def drain(self) -> None:
-        """Packets went into the leg as they came."""
+        """Those that came in order wait for each other."""
+        if self.peer is not None:
+            self.peer.transport.flush()
 
     def pulls(self) -> Pulls | None:
         """Once media flows."""

@@ -42,6 +42,8 @@ class Captions:
 
     def heard(self, next_frame: int) -> list[Spoken]:
         """What has begun, now that `next_frame` is the next to be played."""
+        if not self._waiting:
+            return []
         begun = []
         while self._waiting and self._waiting[0].frame < next_frame:
             spoken = self._waiting.popleft()

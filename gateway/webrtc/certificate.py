@@ -2,7 +2,7 @@
 
 RFC 8827 section 6.5 asks everybody for an ECDSA certificate on P-256, and browsers have one; aiortc takes nothing
 else. GStreamer's senders come with RSA. Who a peer is, its fingerprint in the offer says, whatever its key is.
-Leans on `RTCCertificate._create_ssl_context` of `aiortc==1.16.*`.
+Leans on `RTCCertificate._create_ssl_context` and `rtcdtlstransport.SRTP_PROFILES` of `aiortc==1.16.*`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from aiortc import RTCCertificate
+from aiortc.rtcdtlstransport import SRTP_PROFILES
 from OpenSSL import SSL
 
 CIPHERS: Final = (
@@ -25,6 +26,10 @@ CIPHERS: Final = (
 
 class Certificate(RTCCertificate):
     """Made by `Certificate.generateCertificate()`: ECDSA on P-256."""
+
+    def prepare(self) -> None:
+        """A context that nobody uses: OpenSSL reads its tables for the first."""
+        self._create_ssl_context(SRTP_PROFILES)
 
     def _create_ssl_context(self, srtp_profiles: list[Any]) -> SSL.Context:
         context: SSL.Context = super()._create_ssl_context(srtp_profiles)

@@ -41,12 +41,12 @@ class Sources:
     """The SSRCs that were authenticated on one transport, each as its four octets."""
 
     def __init__(self) -> None:
-        self._known: set[bytes] = set()
+        self.known: set[bytes] = set()
 
     def admits(self, ssrc: bytes) -> bool:
         """Whether a packet of this SSRC may be looked at; an unknown one only while there is room."""
-        return ssrc in self._known or len(self._known) < MAX_SOURCES
+        return ssrc in self.known or len(self.known) < MAX_SOURCES
 
     def note(self, ssrc: bytes) -> None:
         """It was authentic."""
-        self._known.add(ssrc)
+        self.known.add(ssrc)

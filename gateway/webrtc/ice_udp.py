@@ -88,33 +88,36 @@ class UdpPort:
 
     def read(self) -> None:
         """Take what has come, up to a batch; the loop calls again if there is more."""
+        receive, paths, counters = self.socket.recvfrom, self.paths, self.counters
         for _ in range(BATCH):
             try:
-                data, sockaddr = self.socket.recvfrom(MAX_DATAGRAM_BYTES + 1)
+                data, sockaddr = receive(MAX_DATAGRAM_BYTES + 1)
             except BlockingIOError:
                 return
             except OSError:
-                self.counters.receive_errors += 1
+                counters.receive_errors += 1
                 return
+            counters.datagrams += 1
+            path = paths.get(sockaddr)
             try:
-                self._take(data, sockaddr)
+                known = path is not None and path.connection or None
+                if known is not None and 0 < len(data) <= MAX_DATAGRAM_BYTES and data[0] > 3:
+                    known.receive(data, self._now_ns())
+                else:
+                    self._look_at(data, path, sockaddr)
             except Exception:
-                self.counters.errors += 1
-                if self.counters.errors % 1_000 == 1:
-                    _log.exception("a datagram was too much for us", errors=self.counters.errors)
+                counters.errors += 1
+                if counters.errors % 1_000 == 1:
+                    _log.exception("a datagram was too much for us", errors=counters.errors)
 
-    def _take(self, data: bytes, sockaddr: tuple[Any, ...]) -> None:
-        counters = self.counters
-        counters.datagrams += 1
-        path = self.paths.get(sockaddr)
+    def _look_at(self, data: bytes, path: UdpPath | None, sockaddr: tuple[Any, ...]) -> None:
+        """STUN, and what is no datagram of a call."""
         if len(data) > MAX_DATAGRAM_BYTES:
-            counters.oversized += 1
+            self.counters.oversized += 1
         elif data and data[0] < 4:
             self._check(data, path or UdpPath(self, sockaddr), self._now_ns())
-        elif path is not None and path.connection is not None and data:
-            path.connection.receive(data, self._now_ns())
         else:
-            counters.unmatched += 1
+            self.counters.unmatched += 1
 
 
 def bind(kind: socket.SocketKind, host: str, port: int) -> socket.socket:

@@ -1,7 +1,8 @@
 """One clock for all calls of a worker: each is asked for its next 20 ms frame every 20 ms.
 
 The 20 ms are divided into `SLOTS` places, aligned to the monotonic clock, and calls are spread over them. A
-call gets the place that lies closest behind the moment at which its replies are ready, unless that is full.
+call gets the place that lies closest behind the moment at which its replies are ready, unless that is full: few
+places, since whoever speaks behind another finds the processor's caches warm, and each place is a wake-up.
 A clock that woke up late makes up for at most `MOST_LATE_NS`; what is older is left out: the listener would
 only get it late, and later and later.
 """
@@ -14,7 +15,7 @@ from typing import Protocol
 
 from media.timebase import FRAME_NS, NS_PER_MS
 
-SLOTS = 8
+SLOTS = 4
 STEP_NS = FRAME_NS // SLOTS
 MOST_LATE_NS = 2 * FRAME_NS
 CROWD_NS = NS_PER_MS // 4
@@ -40,7 +41,9 @@ class Pacer:
         self.steps_left_out = 0
         self._slots: list[dict[Paced, None]] = [{} for _ in range(SLOTS)]
         self._place: dict[Paced, int] = {}
-        self._somebody = asyncio.Event()
+        self._over: asyncio.Future[None] | None = None  # while it runs
+        self._timer: asyncio.TimerHandle | None = None
+        self._step = 0  # of `STEP_NS` since the clock's zero: the one that is struck next
 
     def add(self, paced: Paced, ready_ns: int) -> None:
         """From now on; `ready_ns` modulo 20 ms is when what it will say is ready."""
@@ -51,7 +54,8 @@ class Pacer:
         self.remove(paced)
         slot = self._place[paced] = min(range(SLOTS), key=cost_ns)
         self._slots[slot][paced] = None
-        self._somebody.set()
+        if self._over is not None and self._timer is None:
+            self._begin()
 
     def remove(self, paced: Paced) -> None:
         """Harmless for one who is not on it."""
@@ -60,24 +64,49 @@ class Pacer:
             del self._slots[slot][paced]
 
     async def run(self) -> None:
-        """Until cancelled."""
-        step = time.monotonic_ns() // STEP_NS + 1
-        while True:
-            if not self._place:
-                self._somebody.clear()
-                await self._somebody.wait()
-                step = time.monotonic_ns() // STEP_NS + 1
-            while not self._slots[step % SLOTS]:
-                step += 1
-            wait_ms = -((time.monotonic_ns() - step * STEP_NS) // NS_PER_MS)  # whole ones: less would spin
-            await asyncio.sleep(max(0, wait_ms) / 1000)
-            now = time.monotonic_ns() // STEP_NS
-            if now - step > MOST_LATE_NS // STEP_NS:
-                self.steps_left_out += now - step
-                step = now
-            while step <= now:
-                self.strike(step)
-                step += 1
+        """Until cancelled; by timers of the loop, since a task that sleeps is woken by way of two callbacks more.
+        Raises what broke a step, which is a bug of ours."""
+        self._over = asyncio.get_running_loop().create_future()
+        if self._place:
+            self._begin()
+        try:
+            await self._over
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._over = self._timer = None
+
+    def _begin(self) -> None:
+        self._step = time.monotonic_ns() // STEP_NS + 1
+        self._wait()
+
+    def _wait(self) -> None:
+        """For the next step that somebody speaks in; for nothing when nobody is here."""
+        if not self._place:
+            self._timer = None
+            return
+        while not self._slots[self._step % SLOTS]:
+            self._step += 1
+        wait_ms = -((time.monotonic_ns() - self._step * STEP_NS) // NS_PER_MS)  # whole ones: less would spin
+        self._timer = asyncio.get_running_loop().call_later(max(0, wait_ms) / 1000, self._wake)
+
+    def _wake(self) -> None:
+        try:
+            self._catch_up()
+            self._wait()
+        except Exception as wrong:
+            if self._over is not None and not self._over.done():
+                self._over.set_exception(wrong)
+
+    def _catch_up(self) -> None:
+        """All steps that are due."""
+        now = time.monotonic_ns() // STEP_NS
+        if now - self._step > MOST_LATE_NS // STEP_NS:
+            self.steps_left_out += now - self._step
+            self._step = now
+        while self._step <= now:
+            self.strike(self._step)
+            self._step += 1
 
     def strike(self, step: int) -> None:
         """Everybody in the place of this step (of `STEP_NS` since the clock's zero)."""

@@ -91,6 +91,8 @@ class Peer:
         self._cname = secrets.token_hex(8)
         self._certificate = certificate
         self._frames = 0
+        self._repeats = offer.audio.repeats
+        self._round_trip_ns: int | None = None
         self._voice_type = offer.audio.payload_type
         self._voice_ssrc = 0
         self._reckoned = (0, 0)  # packets expected and lost, by the report before
@@ -140,14 +142,14 @@ class Peer:
         """The next 20 ms of the playout, and feedback."""
         packet = self.voice.next_packet(due_ns)
         datagram = self.transport.send_rtp(packet)
-        if self.offer.audio.repeats and datagram:
+        if self._repeats and datagram:
             self.repeats.keep(int.from_bytes(packet[2:4], "big"), datagram, due_ns)
         self.look(due_ns)
 
     def look(self, due_ns: int) -> None:
         """What the browser has to be asked for."""
         self._frames += 1
-        if self.offer.audio.repeats:
+        if self._repeats:
             missing = self.gaps.wanted(due_ns, self._round_trip_ns, self.leg.intake.place_ns)
             if missing:
                 self.transport.send_rtcp(rtcp.nack(self.voice.ssrc, self._voice_ssrc, missing))
@@ -242,6 +244,7 @@ class Peer:
         self.loss_told = heard.loss
         if heard.round_trip_ms is not None:
             self.round_trip_ms = heard.round_trip_ms
+            self._round_trip_ns = int(heard.round_trip_ms * NS_PER_MS)
         self.line.outward.update(heard.loss, heard.round_trip_ms, now_ns)
         self.voice.tune(heard.loss, self.line.opus_bit_s, now_ns)
 
@@ -255,10 +258,6 @@ class Peer:
         loss = min(1.0, max(0.0, lost / expected))
         if self.line.inward.update(loss, self.round_trip_ms, now_ns) and self.sight is not None:
             self.sight.ask(self.line.camera)
-
-    @property
-    def _round_trip_ns(self) -> int | None:
-        return None if self.round_trip_ms is None else int(self.round_trip_ms * NS_PER_MS)
 
     def _receive_voice(
         self, packet: RtpPacket, payload: bytes, older: Iterable[Block], arrival_ns: int
@@ -277,7 +276,7 @@ class Peer:
         intake.receive_packet(ssrc, newest, its_time, payload, arrival_ns, repeated=repeated)
 
     def _repeat(self, sequences: list[int], now_ns: int) -> None:
-        if self.offer.audio.repeats and self.transport.is_connected:
+        if self._repeats and self.transport.is_connected:
             for datagram in self.repeats.again(sequences, now_ns, self._round_trip_ns):
                 self.transport.repeat_rtp(datagram)
 

@@ -81,7 +81,7 @@ class Worker:
         """Take calls until told to stop."""
         self.process.heed_signals()
         await self.ice.start()
-        warm_up()
+        warm_up(self.certificate)
         await self.process.serve(self.pacer.run())
         for call in list(self._calls.values()):
             call.end("drain")
@@ -254,8 +254,10 @@ class Worker:
         )
 
 
-def warm_up() -> None:
-    """Two turns of a leg that nobody hears: what is only slow the first time must not be a caller's first turn."""
+def warm_up(certificate: Certificate) -> None:
+    """Two turns of a leg that nobody hears, and OpenSSL's first context, which takes 5 to 25 ms: what is only slow
+    the first time must not be a caller's first turn."""
+    certificate.prepare()
     leg = Leg(JitterBuffer(OpusDecoder(MODEL_HZ)))
     voice = Voice(leg.playout, 96, 32_000)
     leg.lease(Tenancy(0, 1, 0, 0))

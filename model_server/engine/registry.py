@@ -1,18 +1,47 @@
-"""Engines by name."""
+"""Engines by name. What an engine needs is looked for when it is made, not before."""
 
 from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
 
 from model_server.engine import Engine
 from model_server.engine.echo import EchoEngine
 
-BUILT = ("echo",)
+BUILT = ("echo", "digits")
 PLANNED = ("torch", "sglang", "moshi")
+CHECKPOINT = Path(__file__).resolve().parents[1] / "model" / "digits.safetensors"
+"""The trained network that ships with the tree."""
+NEEDED = ("torch", "safetensors")
 
 
-def make_engine(name: str) -> Engine:
-    """The engine of that name; `ValueError` names the value and what is expected."""
+def make_engine(name: str, persona: str = "", checkpoint: Path | None = None) -> Engine:
+    """The engine of that name; `ValueError` names the value, what is expected and what to do.
+
+    `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one.
+    """
     if name == "echo":
         return EchoEngine()
+    if name == "digits":
+        return _digits(persona, checkpoint or CHECKPOINT)
     if name in PLANNED:
         raise ValueError(f"engine = {name!r}: not built yet; expected {' or '.join(BUILT)}")
     raise ValueError(f"engine = {name!r}: there is no such engine; expected {' or '.join(BUILT)}")
+
+
+def _digits(persona: str, checkpoint: Path) -> Engine:
+    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        raise ValueError(
+            f"engine = 'digits': {' and '.join(missing)} not installed; pip install 'microturn[torch]', "
+            "or take --engine echo"
+        )
+    if not checkpoint.is_file():
+        raise ValueError(
+            f"engine = 'digits': no checkpoint {checkpoint}; train one (python -m model_server.training.train) and "
+            "name it with --checkpoint, or take --engine echo"
+        )
+    from model_server.engine import personas
+    from model_server.engine.digits import DigitsEngine
+
+    return DigitsEngine(checkpoint, persona or personas.DEFAULT)

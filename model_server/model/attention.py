@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from model_server.model.band import blocks
 from model_server.model.config import ModelConfig
 from model_server.model.convolution import ShortConvolution
-from model_server.model.matrix import times
+from model_server.model.matrix import lowered, times
 from model_server.model.norm import RMSNorm
 from model_server.model.piece import Piece
 from model_server.model.state import LayerState
@@ -60,13 +60,20 @@ class Attention(nn.Module):
         positions = torch.arange(x_BTD.shape[1], device=x_BTD.device)[None]
         q, k, v, rho, _ = self._project(x_BTD, None, positions)
         k, v = k.transpose(1, 2), v.transpose(1, 2)
+        q, k, v = (lowered(each) for each in (q, self._repeated(k), self._repeated(v)))
         window = None if self.is_global else self.config.window
         out = []
         for block in blocks(x_BTD.shape[1], window, self.config.global_first, self.config.global_budget):
-            reversed_profiles = self.profiles[:, : block.reach].flip(1)
-            bias = block.skew(rho[:, :, block.queries] @ reversed_profiles)
-            out.append(self._attend(q[:, :, block.queries], k[:, :, block.keys], v[:, :, block.keys], bias))
-        return torch.cat(out, 1)
+            bias = block.bias(rho[:, :, block.queries], self.profiles).flatten(0, 1)
+            queries, keys = q[:, :, block.queries].flatten(0, 1), k[:, :, block.keys].flatten(0, 1)
+            scores = torch.baddbmm(bias, queries, keys.mT, alpha=1 / self.width)
+            out.append(scores.softmax(-1) @ v[:, :, block.keys].flatten(0, 1))
+        heads = torch.cat(out, 1).unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
+        return times(self.output.weight, heads.to(x_BTD.dtype))
+
+    def _repeated(self, x_BGTD: Tensor) -> Tensor:
+        """[B, G, T, D] to [B, H, T, D]: the keys or values of each query head."""
+        return x_BGTD.repeat_interleave(self.heads // self.kv_heads, 1)
 
     def _project(
         self, x_BTD: Tensor, past: Tensor | None, positions_BT: Tensor

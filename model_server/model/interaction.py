@@ -11,6 +11,7 @@ taken back and go with it. A turn of k tokens costs 1 + k passes, not 2 + k, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,11 +61,19 @@ class Interaction(nn.Module):
         self.unembedding = nn.Linear(config.hidden, config.vocabulary, bias=False)
 
     def initialise(self, seed: int) -> None:
-        """Random matrices, norms and scales of 1, from that seed alone."""
+        """Random matrices, norms and scales of 1, from that seed alone.
+
+        Two things begin where training would have to carry them first: scores as wide as with 1 / sqrt(D) (the
+        norm of queries makes up for the 1 / D), and profiles of bias that fall off smoothly, each at its distance.
+        """
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for parameter in self.parameters():
-                if parameter.ndim == 1:
+            for name, parameter in self.named_parameters():
+                if name.endswith("q_norm.weight"):
+                    parameter.fill_(self.config.head_dim**0.5)
+                elif name.endswith("profiles"):
+                    parameter.copy_(_fading(*parameter.shape))
+                elif parameter.ndim == 1:
                     parameter.fill_(1.0)
                 else:
                     parameter.normal_(0, self.config.init_std, generator=generator)
@@ -146,3 +155,9 @@ class Interaction(nn.Module):
             runs.append(torch.cat([*seen, *read]))
         x = nn.utils.rnn.pad_sequence(runs, batch_first=True)
         self.trunk.append(x, state, [rows[b] for b in having], [len(run) for run in runs])
+
+
+def _fading(profiles: int, distances: int) -> Tensor:
+    """[r, R']: profile j is exp(-e / reach j); reaches from 1 to half of the distances, in a geometric row."""
+    reaches = torch.logspace(0, math.log10(max(2, distances) / 2), profiles)
+    return torch.exp(-torch.arange(distances) / reaches[:, None])

@@ -6,21 +6,22 @@ processes can share the work by taking every second number.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from media.timebase import TURN_MS
 from model_server.model.config import ModelConfig
 from model_server.model.dmel import levels_of
 from model_server.model.inputs import Conversations
-from model_server.model.micro_turn import HEAR_POSITIONS, MicroTurn, Rows, truth_of
+from model_server.model.micro_turn import HEAR_POSITIONS, POSITION_SAMPLES, MicroTurn, Rows, truth_of
 from model_server.model.patches import patches_of
-from model_server.model.vocabulary import ids_of
+from model_server.model.vocabulary import HEARD, ids_of
 from model_server.training import corpus, synthesise
 from model_server.training.bank import WordBank
 from model_server.training.channel import Line
@@ -37,6 +38,7 @@ from model_server.training.skills import (
     read_back,
     stop,
 )
+from model_server.training.stage import Said
 
 SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "read back": read_back.scene,
@@ -49,16 +51,24 @@ SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "count": count.scene,
 }
 SHARES = {
-    "read back": 0.3,
-    "stop": 0.11,
-    "correct": 0.13,
-    "interpret": 0.12,
-    "every": 0.1,
+    "read back": 0.33,
+    "stop": 0.1,
+    "correct": 0.17,
+    "interpret": 0.06,
+    "every": 0.12,
     "ask for help": 0.1,
-    "mixed": 0.1,
-    "count": 0.04,
+    "mixed": 0.09,
+    "count": 0.03,
 }
 """Of the conversations. A turn with a picture has many times the positions of one without."""
+PADDED_TO = 32
+"""Conversations are filled up to a multiple of so many positions: the same shapes come again and again."""
+HALVES = 2
+NOTHING, OTHER_WORD = 0, 1
+FRAME_CLASSES = 2 + HALVES * len(HEARD)
+"""What may be said in 50 ms: nothing, a word that means nothing to us, or half of one that does."""
+_FRAME_DELAY = POSITION_SAMPLES
+_FRAME_CLASS = {token: 2 + HALVES * at for at, token in enumerate(HEARD)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +79,15 @@ class Length:
     longest: int = 24_000 // TURN_MS
 
 
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """What is taught for a while: which conversations, how long, over how bad lines."""
+
+    shares: Mapping[str, float]
+    length: Length
+    hardness: float = 1.0
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Example:
     """One conversation as the model takes it, T turns."""
@@ -77,6 +96,8 @@ class Example:
     turns: tuple[MicroTurn, ...]
     voice: np.ndarray[tuple[int, int], np.dtype[np.int64]]
     """int64 [T, 2]: row of the voice table and turns into it; (-1, 0): silence."""
+    frames: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """int64 [4 T]: what the caller was saying in each 50 ms, 50 ms before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,6 +107,8 @@ class Batch:
     inputs: Conversations
     voice: Tensor
     """int64 [turns of all conversations, 2], as in `Example`: row i belongs to the i-th four `speak` positions."""
+    frames: Tensor
+    """int64 [hear positions of all conversations]: what the caller was saying, one of FRAME_CLASSES."""
     scenes: tuple[str, ...]
 
 
@@ -93,52 +116,31 @@ class Source:
     """Makes conversations out of a word bank and our voice."""
 
     def __init__(
-        self,
-        bank: WordBank,
-        table: VoiceTable,
-        surroundings: Surroundings,
-        config: ModelConfig,
-        shares: Mapping[str, float] = SHARES,
+        self, bank: WordBank, table: VoiceTable, surroundings: Surroundings, config: ModelConfig
     ) -> None:
         self._bank, self._table, self._surroundings, self._config = bank, table, surroundings, config
-        self._names = [name for name, share in shares.items() if share > 0]
-        chances = np.array([shares[name] for name in self._names])
-        self._chances = chances / chances.sum()
 
     def conversation(
-        self, seed: int, number: int, length: Length, scene: str | None = None, line: Line | None = None
+        self, seed: int, number: int, lesson: Lesson, scene: str | None = None, line: Line | None = None
     ) -> Conversation:
-        """Conversation `number` of a seed, of the named scene or of one that is drawn."""
+        """Conversation `number` of a seed, of the named scene or of one that the lesson draws."""
         rng = np.random.default_rng([seed, number])
-        name = scene or self._names[int(rng.choice(len(self._names), p=self._chances))]
-        turns = int(rng.integers(length.shortest, length.longest + 1))
+        name = scene or _drawn(rng, lesson.shares)
+        turns = int(rng.integers(lesson.length.shortest, lesson.length.longest + 1))
         chosen = count.scene(rng, turns) if name == "count" else SCENES[name](rng)
         score = play(chosen, self._bank, self._table, rng, turns)
-        return rendered(score, self._table, rng, self._surroundings, line)
+        return rendered(score, self._table, rng, self._surroundings, line, lesson.hardness)
 
-    def example(self, seed: int, number: int, length: Length) -> Example:
+    def example(self, seed: int, number: int, lesson: Lesson) -> Example:
         """The same, as positions."""
-        return example_of(self.conversation(seed, number, length), self._config)
+        return example_of(self.conversation(seed, number, lesson), self._config)
 
-    def batches(self, seed: int, first: int, size: int, length: Length, step: int = 1) -> Iterator[Batch]:
-        """Without end: batches first, first + step, ..., each of `size` conversations."""
-        number = first
-        while True:
-            yield self.batch(seed, number, size, length)
-            number += step
-
-    def batch(self, seed: int, number: int, size: int, length: Length) -> Batch:
-        """Batch `number` of a seed."""
-        return collated([self.example(seed, number * size + at, length) for at in range(size)], self._config)
+    def batch(self, seed: int, number: int, size: int, lesson: Lesson) -> Batch:
+        """Batch `number` of a seed, of `size` conversations."""
+        return collated([self.example(seed, number * size + at, lesson) for at in range(size)], self._config)
 
 
-def source_of(
-    part: Part,
-    table: VoiceTable,
-    config: ModelConfig,
-    data: Path = DATA,
-    shares: Mapping[str, float] = SHARES,
-) -> Source:
+def source_of(part: Part, table: VoiceTable, config: ModelConfig, data: Path = DATA) -> Source:
     """A source of the real data; the word bank is made first where it is not there."""
     bank = WordBank(synthesise.make(part, data=data))
     around = Part.TRAIN if part is Part.VALIDATION else part
@@ -147,7 +149,7 @@ def source_of(
         corpus.rooms(around, data),
         list(corpus.background_speech(around, data)),
     )
-    return Source(bank, table, surroundings, config, shares)
+    return Source(bank, table, surroundings, config)
 
 
 def example_of(conversation: Conversation, config: ModelConfig) -> Example:
@@ -162,16 +164,40 @@ def example_of(conversation: Conversation, config: ModelConfig) -> Example:
         for t, turn in enumerate(conversation.turns)
     )
     voice = np.array([turn.voice for turn in conversation.turns], np.int64)
-    return Example(conversation.scene, turns, voice)
+    return Example(conversation.scene, turns, voice, frames_of(conversation.words, HEAR_POSITIONS * count))
+
+
+def frames_of(words: Sequence[Said], positions: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """int64 [positions]: the class of the word at the middle of each 50 ms, as it was 50 ms before.
+
+    So late, half of what tells a word's sounds apart has been heard; words that overlap: the later one.
+    """
+    middles = np.arange(positions) * POSITION_SAMPLES + POSITION_SAMPLES // 2 - _FRAME_DELAY
+    frames = np.full(positions, NOTHING, np.int64)
+    for word in words:
+        inside = (middles >= word.start_samples) & (middles < word.end_samples)
+        later = middles[inside] * 2 >= word.start_samples + word.end_samples
+        frames[inside] = OTHER_WORD if word.token is None else _FRAME_CLASS[word.token] + later
+    return frames
 
 
 def collated(examples: Sequence[Example], config: ModelConfig) -> Batch:
-    """Examples behind one another, filled up to the longest."""
+    """Examples behind one another, filled up to the longest and then to a multiple of PADDED_TO."""
+    inputs = Conversations.of([example.turns for example in examples], config)
+    rest = -inputs.kinds.shape[1] % PADDED_TO
+    kinds, targets = (F.pad(rows, (0, rest), value=-1) for rows in (inputs.kinds, inputs.targets))
     return Batch(
-        Conversations.of([example.turns for example in examples], config),
+        replace(inputs, kinds=kinds, targets=targets),
         torch.from_numpy(np.concatenate([example.voice for example in examples])),
+        torch.from_numpy(np.concatenate([example.frames for example in examples])),
         tuple(example.scene for example in examples),
     )
+
+
+def _drawn(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
+    names = [name for name, share in shares.items() if share > 0]
+    chances = np.array([shares[name] for name in names])
+    return names[int(rng.choice(len(names), p=chances / chances.sum()))]
 
 
 def _patches(conversation: Conversation, config: ModelConfig) -> list[Rows | None]:

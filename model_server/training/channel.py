@@ -55,19 +55,24 @@ class Line:
     """Level of our own voice in the caller's microphone, against what we sent; None: no echo."""
 
 
-def drawn(rng: np.random.Generator, noises: Sequence[PCM], rooms: Sequence[Floats]) -> Line:
-    """A line as calls have them: a third clean, a third in rooms, half with noise, four in ten lossy."""
-    noisy, roomy, lossy = rng.random(3) < (0.6, 0.35, 0.4)
+def drawn(
+    rng: np.random.Generator, noises: Sequence[PCM], rooms: Sequence[Floats], hardness: float = 1.0
+) -> Line:
+    """A line as calls have them: a third clean, a third in rooms, half with noise, four in ten lossy.
+
+    Below a hardness of 1 fewer lines have any of it, and noise is fainter; at 0 only codecs and levels differ.
+    """
+    noisy, roomy, lossy = rng.random(3) < np.array([0.6, 0.35, 0.4]) * hardness
     codecs = (Codec.MULAW, Codec.ALAW, Codec.OPUS, Codec.OPUS_MEDIUM)
     return Line(
         codec=codecs[int(rng.choice(4, p=[0.3, 0.2, 0.35, 0.15]))],
         level_dbfs=float(rng.uniform(-35, -10)),
-        snr_db=float(rng.uniform(5, 40)) if noisy else float(rng.uniform(40, 60)),
+        snr_db=float(rng.uniform(5 + 20 * (1 - hardness), 40)) if noisy else float(rng.uniform(40, 60)),
         noise=noises[int(rng.integers(len(noises)))] if noises and noisy else None,
         room=rooms[int(rng.integers(len(rooms)))] if rooms and roomy else None,
         loss=float(rng.uniform(0.005, 0.15)) if lossy else 0.0,
         burst=float(rng.uniform(1.0, 4.0)),
-        echo_db=float(rng.uniform(-45, -18)) if rng.random() < 0.3 else None,
+        echo_db=float(rng.uniform(-45, -18)) if rng.random() < 0.3 * hardness else None,
     )
 
 

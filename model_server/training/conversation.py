@@ -121,14 +121,16 @@ def rendered(
     rng: np.random.Generator,
     surroundings: Surroundings,
     line: Line | None = None,
+    hardness: float = 1.0,
 ) -> Conversation:
     """The sound of a written conversation, over a line that is drawn unless one is given.
 
+    `hardness` 0 .. 1 says how often the line and the surroundings disturb, against what is drawn for real calls.
     A line that is given is taken as it is: no coughs, no people in the background and no lost turns of our own are
     added to it.
     """
-    disturbed = line is None
-    chosen = line or drawn(rng, surroundings.noises, surroundings.rooms)
+    disturbed = line is None and rng.random() < hardness
+    chosen = line or drawn(rng, surroundings.noises, surroundings.rooms, hardness)
     stage, count = score.stage, len(score.turns) * TURN_SAMPLES
     if disturbed:
         _disturb(stage, rng, surroundings, count)

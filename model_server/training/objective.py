@@ -1,13 +1,16 @@
 """What training makes smaller: surprise at the tokens that a conversation writes, and error of its sound.
 
 tokens   cross entropy at every position that has a target, `END` included
+frames   cross entropy of what the caller is saying, at every `hear` position, by a matrix that is not shipped:
+         words are rare, and their targets come at their end; this says at every 50 ms what there was to hear
 sound    flow-matching loss of the `speak` positions: all that sound, and a share of the silent ones
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,8 +19,8 @@ from model_server.model.config import ModelConfig
 from model_server.model.flow_head import OUTPUTS, FlowHead, training_times
 from model_server.model.interaction import Interaction
 from model_server.model.micro_turn import SPEAK_POSITIONS, SUBFRAMES, Kind
-from model_server.model.vocabulary import END
-from model_server.training.batches import Batch
+from model_server.model.vocabulary import END, HEARD, ids_of
+from model_server.training.batches import FRAME_CLASSES, NOTHING, Batch
 from model_server.training.mouth import MAX_WORD_TURNS
 from model_server.training.voice_table import Voice, silence
 
@@ -25,6 +28,11 @@ SILENT_SHARE = 0.1
 """Of the silent `speak` positions: they are nearly all, and all alike."""
 SOUND_WEIGHT = 0.2
 """Of the sound against the tokens."""
+FRAME_WEIGHT = 0.3
+"""Of what is said in each 50 ms, likewise ..."""
+NOTHING_WEIGHT = 0.3
+"""... in which nothing counts for less, as there is most of it."""
+_HEARD = ids_of(HEARD)
 
 
 class Vectors:
@@ -33,12 +41,35 @@ class Vectors:
     def __init__(self, voice: Voice) -> None:
         words = [[voice.vectors(word, turn) for turn in range(MAX_WORD_TURNS)] for word in voice.words]
         quiet = [silence()] * MAX_WORD_TURNS
-        self._rows = torch.tensor([*words, quiet])  # silence is row -1
+        self._rows = torch.from_numpy(np.array([*words, quiet]))  # silence is row -1
 
     def of(self, spoken: Tensor) -> Tensor:
         """int64 [turns, 2] -> float32 [4 turns, 4, 82], one row a `speak` position."""
         rows = self._rows[spoken[:, 0], spoken[:, 1].clamp_max(MAX_WORD_TURNS - 1)]
         return rows.unflatten(1, (SPEAK_POSITIONS, SUBFRAMES)).flatten(0, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How the likeliest tokens compare with the targets."""
+
+    heard: int = 0
+    """Targets that are words of the caller ..."""
+    heard_right: int = 0
+    """... that were the likeliest token where they stand."""
+    said: int = 0
+    """Other targets than `END`: words and actions of ours ..."""
+    said_right: int = 0
+    false_events: int = 0
+    """Positions that ought to end, and at which another token was the likeliest."""
+
+    @property
+    def right(self) -> float:
+        """Share of all that was to be written."""
+        return (self.heard_right + self.said_right) / max(1, self.heard + self.said)
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,43 +78,43 @@ class Losses:
 
     tokens: Tensor
     """Mean cross entropy, nats a target."""
+    frames: Tensor
+    """Mean cross entropy, nats a `hear` position."""
     sound: Tensor
     """Mean squared error of the velocity."""
-    events: int
-    """Targets other than `END` ..."""
-    events_right: int
-    """... that were the likeliest token where they stand."""
-    false_events: int
-    """Positions that ought to end, and at which another token was the likeliest."""
+    counts: tuple[Counts, ...]
+    """Of each conversation."""
 
     @property
     def total(self) -> Tensor:
-        return self.tokens + SOUND_WEIGHT * self.sound
+        return self.tokens + FRAME_WEIGHT * self.frames + SOUND_WEIGHT * self.sound
 
 
 class Learner(nn.Module):
-    """The model and its flow head, taught together."""
+    """The model and its flow head, taught together, and the matrix that says what is heard."""
 
     def __init__(self, config: ModelConfig, voice: Voice) -> None:
         super().__init__()
         self.interaction, self.flow_head = Interaction(config), FlowHead(config.hidden)
+        self.frames = nn.Linear(config.hidden, FRAME_CLASSES)
         mean, deviation = voice.statistics()
         self.flow_head.normalise_by(torch.from_numpy(mean), torch.from_numpy(deviation))
+        weights = torch.ones(FRAME_CLASSES)
+        weights[NOTHING] = NOTHING_WEIGHT
+        self.register_buffer("_frame_weights", weights, persistent=False)
         self._vectors = Vectors(voice)
 
     def losses(self, batch: Batch, generator: torch.Generator, chosen: list[Tensor] | None = None) -> Losses:
         """Differentiable; `generator` draws the noise and times of the flow and which silence is looked at."""
         inputs = batch.inputs
         hidden = self.interaction.whole(inputs, chosen)
-        wanted = inputs.targets[inputs.targets >= 0]
-        logits = self.interaction.logits(hidden[inputs.targets >= 0])
-        found, event = logits.argmax(-1), wanted != END
+        logits = self.interaction.logits(hidden[inputs.targets >= 0]).float()
+        said = self.frames(hidden[inputs.where(Kind.HEAR)]).float()
         return Losses(
-            F.cross_entropy(logits, wanted),
+            F.cross_entropy(logits, inputs.targets[inputs.targets >= 0]),
+            F.cross_entropy(said, batch.frames, self._buffers["_frame_weights"]),
             self._sound(hidden[inputs.where(Kind.SPEAK)], batch.voice, generator),
-            int(event.sum()),
-            int((found == wanted)[event].sum()),
-            int((found != END)[~event].sum()),
+            counted(logits.detach().argmax(-1), inputs.targets),
         )
 
     def _sound(self, rows: Tensor, spoken: Tensor, generator: torch.Generator) -> Tensor:
@@ -93,3 +124,16 @@ class Learner(nn.Module):
         noise = torch.randn(len(vectors), OUTPUTS, generator=generator)
         times = training_times(len(vectors), generator)
         return self.flow_head.loss(rows[taken], vectors, noise, times).mean()
+
+
+def counted(found: Tensor, targets: Tensor) -> tuple[Counts, ...]:
+    """Tokens found at all targets, int64 [N], against targets [B, P]; of each conversation."""
+    wanted = targets[targets >= 0]
+    heard = torch.isin(wanted, torch.tensor(_HEARD, device=wanted.device))
+    ending, right = wanted == END, found == wanted
+    said = ~heard & ~ending
+    columns = (heard, heard & right, said, said & right, ending & ~right)
+    lengths = (targets >= 0).sum(1).tolist()
+    return tuple(
+        Counts(*(int(number) for number in part.sum(0))) for part in torch.stack(columns, 1).split(lengths)
+    )

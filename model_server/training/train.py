@@ -1,16 +1,26 @@
 """`python -m model_server.training.train`: the shipped model from nothing, on one CPU.
 
-A run lives in a folder: `state.pt` (weights, averages, optimiser, the step), `log.csv` and `curves.png`. Started
-again, it goes on where it stopped. Batch n of a seed is always the same, so two runs of a seed on the same machine
-and with as many threads see the same numbers.
+A run lives in a folder: `state.pt` (weights, averages, optimiser, the step), `digits.safetensors` (what would be
+shipped), `log.csv` and `curves.png`. Started again, it goes on where it stopped; SIGTERM makes it save and end.
+Batch n of a seed is always the same, so two runs of a seed on the same machine and with as many threads see the
+same numbers.
+
+The rate of learning stays where it is until the last `--cool-down` steps, over which it falls to nothing. So a run
+may be ended at any time: stop it, and start it again with `--steps` (and `--cool-down`) a little ahead of where it
+is. Products of matrices are computed in bfloat16 on CPUs that can (`--halved`); weights and sums are float32.
+
+On Linux, first-touched memory costs a tenth of the time or more: an allocator that keeps what it has helps
+(`LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1`).
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import itertools
 import json
-import math
+import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -24,18 +34,21 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
 from model_server.model import checkpoint
-from model_server.model.config import config_of
+from model_server.model.config import ModelConfig, config_of
 from model_server.model.router import Router
-from model_server.training import curves
-from model_server.training.batches import Batch, Length, Source, source_of
+from model_server.training import curriculum, curves
+from model_server.training.batches import SCENES, Batch, Lesson, Source, source_of
 from model_server.training.corpus import Part
 from model_server.training.mouth import table_of
-from model_server.training.objective import Learner, Losses
+from model_server.training.objective import Counts, Learner, Losses
 from model_server.training.voice_table import Voice, load_voice
 
 RUNS = Path(".cache/training")
 VALIDATION_SEED = 1_000_003
 BETAS = (0.9, 0.98)
+FREE = {"steps", "cool_down", "threads"}
+"""What may differ when a run goes on."""
+SAVE_EVERY_S = 150
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,40 +58,47 @@ class Plan:
     config: str = "digits"
     seed: int = 1
     steps: int = 6000
-    batch: int = 8
+    batch: int = 4
     """Conversations a step."""
     turns: int = 96
-    """Of a conversation at most; at least two thirds of it."""
+    """Of a conversation at most; at least two thirds of it. The first lesson has more and shorter ones."""
+    hearing: int = 500
+    """Steps of the first lesson."""
     rate: float = 2e-3
     """Of learning, at its highest."""
-    warm_up: int = 200
-    """Steps until it is reached; from there it falls to a hundredth along a cosine."""
+    warm_up: int = 100
+    """Steps until it is reached."""
+    cool_down: int = 1000
+    """The last steps, over which it falls to nothing in a straight line."""
     decay: float = 0.02
     clip: float = 1.0
     balance_rate: float = 1e-3
-    average: float = 0.998
+    average: float = 0.99
     """Share of the old in the average of weights that is shipped."""
-    validate_every: int = 250
-    validate_batches: int = 8
+    validate_every: int = 200
+    validate_batches: int = 12
     threads: int = 1
+    halved: int = 1
+    """1: products of matrices in bfloat16; 0: in float32."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, str) and value <= 0:
+            if not isinstance(value, str) and value <= 0 and field.name != "halved":
                 raise ValueError(f"--{field.name.replace('_', '-')} {value}: expected more than 0")
         config_of(self.config)
 
-    @property
-    def length(self) -> Length:
-        return Length(max(1, self.turns * 2 // 3), self.turns)
+    def lesson(self, batch: int) -> Lesson:
+        """Of that batch, from 0."""
+        return curriculum.lesson(batch, self.hearing, self.turns)
+
+    def conversations(self, lesson: Lesson) -> int:
+        """In one of its batches: as many turns in every lesson."""
+        return self.batch * self.turns // lesson.length.longest
 
     def rate_at(self, step: int) -> float:
         """Learning rate of that step, from 0."""
-        if step < self.warm_up:
-            return self.rate * (step + 1) / self.warm_up
-        done = (step - self.warm_up) / max(1, self.steps - self.warm_up)
-        return self.rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+        return self.rate * min(1.0, (step + 1) / self.warm_up, max(0, self.steps - step) / self.cool_down)
 
 
 class Run:
@@ -86,7 +106,11 @@ class Run:
 
     def __init__(self, plan: Plan, voice: Voice, folder: Path) -> None:
         self.plan, self.folder, self.step = plan, folder, 0
-        self.learner = Learner(config_of(plan.config), voice)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log = Log(folder / "log.csv")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(plan.seed)
+            self.learner = Learner(config_of(plan.config), voice)
         self.learner.interaction.initialise(plan.seed)
         self.average = AveragedModel(
             self.learner, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
@@ -103,7 +127,8 @@ class Run:
         for group in self.optimiser.param_groups:
             group["lr"] = self.plan.rate_at(self.step)
         chosen: list[torch.Tensor] = []
-        losses = self.learner.losses(batch, _generator(self.plan.seed, self.step), chosen)
+        with self._products():
+            losses = self.learner.losses(batch, _generator(self.plan.seed, self.step), chosen)
         losses.total.backward()
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.plan.clip)
         self.optimiser.step()
@@ -118,17 +143,25 @@ class Run:
     @torch.inference_mode()
     def validate(self, batches: Sequence[Batch]) -> dict[str, float]:
         """Of the average of weights, on speakers that were never trained on."""
-        every = [
-            self.shipped.losses(batch, _generator(VALIDATION_SEED, number))
-            for number, batch in enumerate(batches)
-        ]
-        events = sum(losses.events for losses in every)
-        return {
-            "validation_tokens": sum(float(losses.tokens) for losses in every) / len(every),
-            "validation_sound": sum(float(losses.sound) for losses in every) / len(every),
-            "events_right": sum(losses.events_right for losses in every) / max(1, events),
-            "false_events": sum(losses.false_events for losses in every) / max(1, events),
+        every: list[Losses] = []
+        scenes: dict[str, Counts] = {}
+        for number, batch in enumerate(batches):
+            with self._products():
+                every.append(self.shipped.losses(batch, _generator(VALIDATION_SEED, number)))
+            for scene, counts in zip(batch.scenes, every[-1].counts, strict=True):
+                scenes[scene] = scenes.get(scene, Counts()) + counts
+        all_counts = sum(scenes.values(), Counts())
+        figures = {
+            f"validation_{name}": sum(float(getattr(losses, name)) for losses in every) / len(every)
+            for name in ("tokens", "frames", "sound")
         }
+        figures["heard_right"] = all_counts.heard_right / max(1, all_counts.heard)
+        figures["said_right"] = all_counts.said_right / max(1, all_counts.said)
+        figures["false_events"] = all_counts.false_events / max(1, all_counts.heard + all_counts.said)
+        return figures | {f"right {scene}": counts.right for scene, counts in sorted(scenes.items())}
+
+    def _products(self) -> contextlib.AbstractContextManager[None]:
+        return torch.autocast("cpu", torch.bfloat16, enabled=bool(self.plan.halved))
 
     def save(self) -> None:
         """State to go on from, and the checkpoint as it would be shipped."""
@@ -144,9 +177,10 @@ class Run:
         path.with_suffix(".new").replace(path)
         modules = {"interaction": self.shipped.interaction, "flow_head": self.shipped.flow_head}
         notes = {"seed": self.plan.seed, "steps": self.step}
-        checkpoint.save(
-            self.folder / f"{self.plan.config}.safetensors", config_of(self.plan.config), modules, notes
-        )
+        shipped = self.folder / f"{self.plan.config}.safetensors"
+        checkpoint.save(shipped.with_suffix(".new"), config_of(self.plan.config), modules, notes)
+        shipped.with_suffix(".new").replace(shipped)
+        curves.draw(self.folder / "log.csv", self.folder / "curves.png")
 
     def go_on(self) -> None:
         """From the state in the folder, where there is one; `ValueError` when it is another run's."""
@@ -154,7 +188,7 @@ class Run:
         if not path.exists():
             return
         state = torch.load(path, weights_only=True)
-        kept = {name: value for name, value in asdict(self.plan).items() if name != "threads"}
+        kept = {name: value for name, value in asdict(self.plan).items() if name not in FREE}
         other = {name: state["plan"][name] for name, value in kept.items() if state["plan"][name] != value}
         if other:
             raise ValueError(f"{path} is of a run with {other}: give the same, or another --folder")
@@ -164,22 +198,27 @@ class Run:
 
 
 class Batches(IterableDataset[Batch]):
-    """Batches from `first` on, each process of a loader making its share."""
+    """Batches from `first` on."""
 
     def __init__(self, source: Source, plan: Plan, first: int) -> None:
         self._source, self._plan, self._first = source, plan, first
 
     def __iter__(self) -> Iterator[Batch]:
         torch.set_num_threads(1)
-        return self._source.batches(self._plan.seed, self._first, self._plan.batch, self._plan.length)
+        plan = self._plan
+        for number in itertools.count(self._first):
+            lesson = plan.lesson(number)
+            yield self._source.batch(plan.seed, number, plan.conversations(lesson), lesson)
 
 
 class Log:
     """`log.csv`: a line for every so many steps, and a longer one where it was validated."""
 
     COLUMNS = (
-        *("step", "seconds", "rate", "tokens", "sound"),
-        *("validation_tokens", "validation_sound", "events_right", "false_events"),
+        *("step", "seconds", "rate", "tokens", "frames", "sound"),
+        *("validation_tokens", "validation_frames", "validation_sound"),
+        *("heard_right", "said_right", "false_events"),
+        *(f"right {scene}" for scene in SCENES),
     )
 
     def __init__(self, path: Path) -> None:
@@ -194,44 +233,78 @@ class Log:
             )
 
 
-def train(plan: Plan, folder: Path, until_s: float, every: int = 25) -> Run:
-    """Learn until all steps are made or that many seconds have passed; the state is saved at the end."""
-    torch.set_num_threads(plan.threads)
-    folder.mkdir(parents=True, exist_ok=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Material:
+    """What a run learns from."""
+
+    voice: Voice
+    train: Source
+    validation: Source
+
+
+def material_of(config: ModelConfig) -> Material:
+    """The real data; word banks and voice are made first where they are not there."""
     voice = load_voice()
-    run = Run(plan, voice, folder)
-    run.go_on()
-    config = config_of(plan.config)
     table = table_of(dict(zip(voice.words, voice.sounds, strict=True)))
-    validation = source_of(Part.VALIDATION, table, config)
-    held_out = [
-        validation.batch(VALIDATION_SEED, number, plan.batch, plan.length)
-        for number in range(plan.validate_batches)
-    ]
+    sources = (source_of(part, table, config) for part in (Part.TRAIN, Part.VALIDATION))
+    return Material(voice, *sources)
+
+
+def train(plan: Plan, folder: Path, until_s: float, material: Material, every: int = 20) -> Run:
+    """Learn until all steps are made, that many seconds have passed, or SIGTERM; the state is saved at the end."""
+    torch.set_num_threads(plan.threads)
+    run = Run(plan, material.voice, folder)
+    run.go_on()
     loader = DataLoader(
-        Batches(source_of(Part.TRAIN, table, config), plan, run.step),
-        batch_size=None, num_workers=1, prefetch_factor=4,
-    )  # fmt: skip
-    log, begun_s = Log(folder / "log.csv"), time.monotonic()
-    for batch in loader:
+        Batches(material.train, plan, run.step), batch_size=None, num_workers=1, prefetch_factor=4
+    )
+    batches = iter(loader)  # in a process of its own, which is not to have the handler below
+    held_out = _held_out(plan, material.validation)
+    begun_s = saved_s = time.monotonic()
+    stopped = Stopped()
+    for batch in batches:
         seconds = time.monotonic() - begun_s
-        if run.step >= plan.steps or seconds > until_s:
+        if run.step >= plan.steps or seconds > until_s or stopped:
             break
         losses = run.learn(batch)
         figures = {
             "step": run.step, "seconds": seconds, "rate": plan.rate_at(run.step - 1),
-            "tokens": float(losses.tokens.detach()), "sound": float(losses.sound.detach()),
+            "tokens": float(losses.tokens.detach()), "frames": float(losses.frames.detach()),
+            "sound": float(losses.sound.detach()),
         }  # fmt: skip
-        if run.step % plan.validate_every == 0:
+        validated = run.step % plan.validate_every == 0
+        if validated:
             figures |= run.validate(held_out)
-            run.save()
-            curves.draw(folder / "log.csv", folder / "curves.png")
-        if run.step % every == 0 or "events_right" in figures:
-            log.write(figures)
+        if validated or run.step % every == 0:
+            run.log.write(figures)
             print("  ".join(f"{name} {value:.4g}" for name, value in figures.items()), flush=True)
+        if validated or time.monotonic() - saved_s > SAVE_EVERY_S:
+            run.save()
+            saved_s = time.monotonic()
     run.save()
-    curves.draw(folder / "log.csv", folder / "curves.png")
     return run
+
+
+class Stopped:
+    """True once SIGTERM has come."""
+
+    def __init__(self) -> None:
+        self._stopped = False
+        signal.signal(signal.SIGTERM, self._stop)
+
+    def __bool__(self) -> bool:
+        return self._stopped
+
+    def _stop(self, *_: object) -> None:
+        self._stopped = True
+
+
+def _held_out(plan: Plan, source: Source) -> list[Batch]:
+    """Conversations of the last lesson with speakers that are never trained on."""
+    lesson = curriculum.lesson(plan.hearing, plan.hearing, plan.turns)
+    return [
+        source.batch(VALIDATION_SEED, number, plan.batch, lesson) for number in range(plan.validate_batches)
+    ]
 
 
 def _groups(learner: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -260,7 +333,7 @@ def main(argv: Sequence[str]) -> int:
     folder, hours = given.pop("folder"), given.pop("hours")
     try:
         plan = Plan(**given)
-        run = train(plan, folder, hours * 3600)
+        run = train(plan, folder, hours * 3600, material_of(config_of(plan.config)))
     except (ValueError, OSError) as wrong:
         print(f"train: {wrong}", file=sys.stderr)
         return 2

@@ -5,8 +5,10 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +155,7 @@ class Fragile(EchoEngine):
 
 
 def test_an_engine_that_raises_ends_the_server_with_status_1(tmp_path, attach, monkeypatch):
-    monkeypatch.setattr(server_module, "make_engine", lambda name: Fragile())
+    monkeypatch.setattr(server_module, "make_engine", lambda *_: Fragile())
     config = load(socket=tmp_path / "s", slots=4)
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(server_module.run(config)))
@@ -166,3 +168,34 @@ def test_an_engine_that_raises_ends_the_server_with_status_1(tmp_path, attach, m
     thread.join(20)
     assert status == [1]
     assert worker.sock.recv(10) == b"" and not config.socket.exists()
+
+
+@pytest.fixture
+def digits() -> Iterator[Path]:
+    """A small random network as a checkpoint."""
+    pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
+    from tests.model_server.engine.conftest import random_checkpoint
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield random_checkpoint(Path(folder))
+
+
+def test_the_model_answers_through_the_table(start_server, attach, digits):
+    server = start_server("--engine", "digits", "--checkpoint", str(digits), "--groups", "1")
+    worker = attach(server)
+    assert worker.attached.engine == "digits"
+    refused = worker.ask(Lease("b", persona="sing"))
+    assert isinstance(refused, Refused) and "persona = 'sing': expected one of" in refused.reason
+    replies = worker.talk(worker.lease_when_rested("a"), 8)
+    turns = [reply.turn for reply in replies]
+    assert turns and turns == sorted(set(turns)) and any(reply.pcm.any() for reply in replies)
+    assert server.end(signal.SIGTERM) == 0
+
+
+def test_the_model_without_its_weights_does_not_start(tmp_path):
+    command = [sys.executable, "-m", "model_server", "--engine", "digits", "--socket", str(tmp_path / "s")]
+    done = subprocess.run(
+        [*command, "--checkpoint", str(tmp_path / "none")],
+        cwd=Path(__file__).parents[2], capture_output=True, timeout=20, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "or take --engine echo" in done.stderr

@@ -40,3 +40,17 @@ def test_old_steps_are_forgotten():
     for _ in range(600):
         step_time.add(8, 1000)
     assert step_time.predict_ns(8) == 1000
+
+
+def test_stalls_of_a_start_up_are_taken_for_twice_the_usual_step():
+    step_time = measured((1, 1000))
+    step_time.add(1, 10**9)
+    assert step_time.predict_ns(1) == 1000
+    few = StepTime()
+    for ns in (1000, 1000, 10**9, 10**9):
+        few.add(4, ns)
+    few.add(4, 1100)
+    few.forget_stalls()
+    assert few.predict_ns(4) == 2200
+    few.add(4, 3000)
+    assert few.predict_ns(4) == 2200

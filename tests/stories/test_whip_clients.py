@@ -38,6 +38,7 @@ SECRET = "a secret of the tests, at least 32 bytes long"
 SPOKEN_S = 6.0
 RATE_HZ = 48_000
 FRAME_SAMPLES = 960
+SETTLED_MS = 2_000
 FRAMERATE = 15
 MODEL_HZ = 16_000
 WIDTH, HEIGHT = 640, 480
@@ -158,8 +159,13 @@ def check_sound(film: Film, watch: TableWatch, from_s: float = 0.0) -> None:
     windows = [window for window in match(said, arrived, MODEL_HZ) if window.at_ms >= 1000 * from_s]
     found = [window for window in windows if window.score > 0.8]
     assert len(windows) >= 10 and len(found) >= 0.6 * len(windows), summary(windows)
-    lags_ms = np.array([window.lag_ms for window in found])
-    assert np.max(np.abs(lags_ms - np.median(lags_ms))) < 60.0, lags_ms  # a machine that stalls costs a frame
+    check_lag(found)
+
+
+def check_lag(found: list[Window]) -> None:
+    """Constant once the first two seconds have settled; a machine that stalls costs a frame."""
+    lags_ms = np.array([window.lag_ms for window in found if window.at_ms >= SETTLED_MS])
+    assert len(lags_ms) >= 5 and np.max(np.abs(lags_ms - np.median(lags_ms))) < 60.0, summary(found)
 
 
 def check_pictures(film: Film, watch: TableWatch) -> None:
@@ -222,8 +228,7 @@ def test_libdatachannel_talks_and_hears_itself(guarded: GatewayUnderTest, film: 
         assert caller.hang_up() == 200
     found = [window for window in windows if window.score > 0.7]
     assert len(windows) >= 10 and len(found) >= 0.6 * len(windows), summary(windows)
-    lags_ms = np.array([window.lag_ms for window in found])
-    assert np.max(np.abs(lags_ms - np.median(lags_ms))) < 60.0, lags_ms
+    check_lag(found)
     steps = np.diff(sequences) % 65536
     assert np.all(steps == 1), np.flatnonzero(steps != 1)
     guarded.wait_for(lambda m: m["microturn_webrtc_calls_live"] == 0)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pjsua2 as pj
 import structlog
 
-from gateway.sip.pj.port import Port
-from gateway.sip.pj.stream import STORE_FRAME_MS, Stream
+from gateway.sip.pj.metronome import Ear
+from gateway.sip.pj.pjmedia import STORE_FRAME_MS
+from gateway.sip.pj.stream import Negotiated, Stream
 from media.chunker import Line
-from media.timebase import FRAME_MS, FRAME_NS, TURN_MS
+from media.timebase import FRAME_MS, TURN_MS
 
 if TYPE_CHECKING:
     from gateway.sip.pj.endpoint import Endpoint
@@ -58,17 +59,17 @@ class CallEvents(Protocol):
 
 
 class SipCall(pj.Call):  # type: ignore[misc]
-    """One call of the library, and its port once media is up. Without a `call_id` it is one that we begin, for a
+    """One call of the library, and its ear once media is up. Without a `call_id` it is one that we begin, for a
     transfer: it has no media of ours before it is answered."""
 
     def __init__(self, endpoint: Endpoint, call_id: int = -1) -> None:
         super().__init__(endpoint.account, call_id)
         self._endpoint = endpoint
         self.is_ours = call_id < 0
-        self.port: Port | None = None
         self.pull: Callable[[], bytes] | None = None
+        self.ear: Ear | None = None
         self.stream: Stream | None = None
-        """What comes in, as long as the library has it."""
+        """As long as the library has it."""
         self._troubles = (0, 0, 0)
         self._line = Line(0.0, 0, 0)
         self._waiting_ms = self._cuts = 0
@@ -113,7 +114,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
         if self.getId() < 0:  # one that the library did not dial
             self._finish()
             return
-        self.stream = None  # the library does not say that it destroys it when it hangs up
+        self._leave_stream()  # the library does not say that it destroys it when it hangs up
         op = pj.CallOpParam(True)
         op.statusCode = status
         try:
@@ -123,14 +124,11 @@ class SipCall(pj.Call):  # type: ignore[misc]
             self._finish()  # the library has it no more, and may never say so
 
     def take_over(self, other: SipCall) -> None:
-        """The port of `other`, with what is in it: who fills it and who empties it notice nothing."""
-        port = other.port
-        if port is not None and not other.over:
-            for audio in other._audio():
-                port.stopTransmit(audio)
-        self.pull, self.port, other.pull, other.port = other.pull, port, None, None
+        """The ear of `other`, with what it has heard: who fills it notices nothing."""
+        self.pull, self.ear, other.pull, other.ear = other.pull, other.ear, None, None
+        other._serve_ear()
         if self.connected:
-            self._connect_all()
+            self.resume_media()
 
     def send_digits(self, digits: str) -> None:
         """RFC 4733 digits towards the caller."""
@@ -143,7 +141,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
         state = self.stream.state()
         if state.troubles != self._troubles:
             self._troubles, self._cuts = state.troubles, CUTS_UNTROUBLED
-        self._waiting_ms = state.size * STORE_FRAME_MS
+        self._waiting_ms = self.stream.waiting_ms(state)
         return self._waiting_ms
 
     def line(self) -> Line:
@@ -195,7 +193,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     def _finish(self) -> None:
         """Over, once."""
-        self.stream = None
+        self._leave_stream()
         if not self.over:
             self.over = True
             self._endpoint.events.ended(self)
@@ -204,50 +202,54 @@ class SipCall(pj.Call):  # type: ignore[misc]
     def onCallMediaState(self, prm: Any) -> None:  # noqa: N802
         if self.pull is None or (self.is_ours and not self.connected):
             return  # it was transferred, or its target is not with us yet: early media is not heard
-        self._connect_all()
+        self.resume_media()
         self._endpoint.events.media_changed(self)
 
     def resume_media(self) -> None:
-        """Connect what there is; who owns the port has it already."""
-        self._connect_all()
-
-    def _connect_all(self) -> None:
-        found = self._audio()
-        for audio in found:
-            self._connect(audio)
-        self.held = not found
-
-    def _audio(self) -> list[Any]:
-        """Sound that goes now, not held by anyone."""
+        """What is heard goes to the stream that there is, unless the call is held by anyone."""
         info = self.getInfo()
-        return [
-            self.getAudioMedia(index)
-            for index, media in enumerate(info.media)
-            if media.type == pj.PJMEDIA_TYPE_AUDIO and media.status == pj.PJSUA_CALL_MEDIA_ACTIVE
-        ]
-
-    def _connect(self, audio: Any) -> None:
-        """(Re)connect the port, towards the caller; the library forgets it at each new negotiation.
-
-        The other way nobody listens on the bridge, so that it takes nothing out of the stream: we do.
-        """
-        if self.port is None:
+        self.held = not any(
+            media.type == pj.PJMEDIA_TYPE_AUDIO and media.status == pj.PJSUA_CALL_MEDIA_ACTIVE
+            for media in info.media
+        )
+        if self.ear is None and not self.held:
             assert self.pull is not None, "the worker sets pull before it answers"
-            self.port = Port(self.pull)
-            fmt = pj.MediaFormatAudio()
-            fmt.type = pj.PJMEDIA_TYPE_AUDIO
-            fmt.init(pj.PJMEDIA_FORMAT_PCM, self._endpoint.rate_hz, 1, FRAME_NS // 1000, 16)
-            self.port.createPort(f"call{self.getId()}", fmt)
-        self.port.startTransmit(audio)
+            self.ear = Ear(self.pull)
+        self._serve_ear()
+
+    def _serve_ear(self) -> None:
+        if self.stream is not None:
+            self._endpoint.metronome.serve(self.stream, None if self.held else self.ear)
 
     @guarded
     def onStreamCreated(self, prm: Any) -> None:  # noqa: N802
-        self.stream = Stream(self._endpoint.puller, int(prm.pPort), int(prm.stream), prm.streamIdx)
+        self._leave_stream()
+        endpoint = self._endpoint
+        port, number = int(prm.pPort), int(prm.stream)
+        negotiated = self._negotiated(prm.streamIdx)
+        endpoint.pjmedia.give_bridge_nothing(prm, endpoint.rate_hz)
+        self.stream = Stream(endpoint.pjmedia, port, number, prm.streamIdx, endpoint.rate_hz, negotiated)
+        endpoint.metronome.serve(self.stream, None)  # what is heard comes when the negotiation is over
         self._cuts = CUTS_UNTROUBLED
+
+    def _negotiated(self, index: int) -> Negotiated:
+        info = self.getStreamInfo(index)
+        param = info.audCodecParam
+        codec, setting = param.info, param.setting
+        frames = max(1, setting.frmPerPkt)
+        return Negotiated(codec.clockRate, frames * codec.frameLen // max(1, codec.frameLenDenum))
 
     @guarded
     def onStreamDestroyed(self, prm: Any) -> None:  # noqa: N802
-        self.stream = None
+        if self.stream is not None and self.stream.is_of(int(prm.stream)):
+            self._leave_stream()
+
+    def _leave_stream(self) -> None:
+        """Before the library destroys it."""
+        stream, self.stream = self.stream, None
+        if stream is not None:
+            self._endpoint.metronome.leave(stream)
+            stream.close()
 
     @guarded
     def onDtmfDigit(self, prm: Any) -> None:  # noqa: N802

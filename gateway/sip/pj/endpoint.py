@@ -11,8 +11,8 @@ import pjsua2 as pj
 
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj.call import CallEvents, SipCall, guarded
-from gateway.sip.pj.port import choose_copies
-from gateway.sip.pj.stream import Puller
+from gateway.sip.pj.metronome import Metronome
+from gateway.sip.pj.pjmedia import Pjmedia
 from media.timebase import FRAME_MS
 
 CODEC_ORDER = {"PCMU/8000/1": 130, "PCMA/8000/1": 129}
@@ -46,7 +46,8 @@ class Endpoint:
         self.options = options
         self.events = events
         self.rate_hz = options.rate_hz
-        self.puller = Puller(library_path(), options.rate_hz)
+        self.pjmedia = Pjmedia(library_path())
+        self.metronome: Any = None
         self.account: Any = None
         self.sip_port = 0
         self._endpoint: Any = None
@@ -54,7 +55,6 @@ class Endpoint:
 
     def start(self) -> None:
         """Bind SIP on a loopback port of the system's choice and begin to take calls."""
-        choose_copies()
         self._endpoint = pj.Endpoint()
         self._endpoint.libCreate()
         self._endpoint.libInit(self._configuration())
@@ -66,6 +66,7 @@ class Endpoint:
             self._endpoint.codecSetPriority(codec.codecId, order.get(codec.codecId, 0))
         self._endpoint.audDevManager().setNullDev()
         self._endpoint.libStart()
+        self.metronome = Metronome(self.rate_hz)
         info = self._endpoint.transportGetInfo(number)
         self.sip_port = int(str(info.localName).rsplit(":", 1)[1])
         self.account = _Account(self)
@@ -82,16 +83,14 @@ class Endpoint:
         self._buried.append(call)
 
     def sweep(self) -> None:
-        """Destroy what is buried: port first, in this thread, then the rest.
+        """Destroy what is buried, in this thread.
 
         A `pj.Call` that is destroyed hangs up whatever call has its number by then: one whose number is
         in use again waits until it is free, and the moment is not left to whoever holds the last reference.
         """
         waiting = []
         for call in self._buried:
-            port, call.port, call.pull = call.port, None, None
-            if port is not None:
-                port.destroy()
+            call.pull = call.ear = None
             if call.isActive():
                 waiting.append(call)
             else:
@@ -103,6 +102,7 @@ class Endpoint:
 
         The process must leave by `os._exit` afterwards: the interpreter's own end hangs or crashes.
         """
+        self.metronome.stop()
         self._endpoint.hangupAllCalls()
         deadline = time.monotonic() + 0.5
         while time.monotonic() < deadline:

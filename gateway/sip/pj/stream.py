@@ -1,113 +1,111 @@
-"""A call's received stream, pulled by us: pjmedia keeps RTP, order and decoding, we say when and how much.
+"""A call's stream: pjmedia keeps RTP, order and codecs, we say when and how much.
 
-pjmedia's conference bridge would take a frame every 20 ms, and its jitter buffer gives delay back far too slowly
-(`gateway/sip/options.py` has the figures). So nobody listens to the stream on the bridge, its jitter buffer is no
-more than an ordered store, and each chunk is pulled when it is cut (`media/chunker.py`).
+What comes in is pulled when a chunk is cut. pjmedia's conference bridge would take a frame every 20 ms, and its
+jitter buffer gives delay back far too slowly (`gateway/sip/options.py` has the figures). So nobody listens to the
+stream on the bridge, and its jitter buffer is no more than an ordered store.
 
-Leaned on, of the library's C interface, which its Python module exports in both builds (`tests/gateway/sip`):
-`pjmedia_port_get_frame`, `pjmedia_stream_get_last_jb_frame_type`, `pjmedia_stream_get_stat_jbuf`, the layouts of
-`pjmedia_frame` and `pjmedia_jb_state`. Belongs to the thread that owns the library: there streams are made and
-destroyed, too.
+What goes out is pushed, every 20 ms, by the worker's `metronome`, in the clock's thread; all else here belongs to
+the thread that owns the library. There streams are made and destroyed, too, and one must not be destroyed while
+it is pushed to: see `metronome` for the rule.
 """
 
 from __future__ import annotations
 
-import ctypes
-from typing import Any, Final, NamedTuple
+from collections import deque
+from typing import NamedTuple
 
 import numpy as np
 
+from gateway.sip.pj.pjmedia import ROOM_BYTES, STORE_FRAME_MS, Pjmedia, StoreState
 from media.chunk import PCM
+from media.resample import Resampler
 from media.timebase import FRAME_MS, samples_of
 
-STORE_FRAME_MS: Final = 10
-"""Of one entry of pjmedia's store: what its G.711 and G.722 cut packets into."""
-_NORMAL: Final = 1  # PJMEDIA_JB_NORMAL_FRAME: neither missing nor empty
-_AUDIO: Final = 1  # PJMEDIA_FRAME_TYPE_AUDIO
 
+class Negotiated(NamedTuple):
+    """What one `get` gives and one `put` takes."""
 
-class _Frame(ctypes.Structure):
-    """`pjmedia_frame`."""
-
-    _fields_ = (
-        ("type", ctypes.c_int),
-        ("buf", ctypes.c_void_p),
-        ("size", ctypes.c_size_t),
-        ("timestamp", ctypes.c_uint64),
-        ("bit_info", ctypes.c_uint32),
-    )
-
-
-_STATE_WORDS: Final = {15: 6, 16: 7}
-"""Of `pjmedia_jb_state`, all unsigned: how many (2.15 has one less than 2.17), and which is `size`; the last three
-are `lost`, `discard`, `empty`."""
-_UNTOUCHED: Final = 0xFFFF_FFFF
-
-
-class StoreState(NamedTuple):
-    """Of pjmedia's store, in its frames."""
-
-    size: int
-    troubles: tuple[int, int, int]
-    """Lost, discarded and asked for in vain, since the stream began."""
-
-
-class Puller:
-    """The three functions of one process's library, and room for a frame."""
-
-    def __init__(self, path: str, rate_hz: int) -> None:
-        """Raises AttributeError when the library at `path` does not show them."""
-        library = ctypes.PyDLL(path)  # both take microseconds: not worth giving the GIL away
-        self._get_frame: Any = library.pjmedia_port_get_frame
-        self._get_frame.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self._kind: Any = library.pjmedia_stream_get_last_jb_frame_type
-        self._kind.argtypes, self._kind.restype = [ctypes.c_void_p], ctypes.c_byte
-        self._get_state: Any = library.pjmedia_stream_get_stat_jbuf
-        self._get_state.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
-        self._state = (ctypes.c_uint32 * 32)()
-        self._state_at, self._words = ctypes.addressof(self._state), 0
-        self._bytes = 2 * samples_of(FRAME_MS, rate_hz)
-        self._room = ctypes.create_string_buffer(self._bytes)
-        self._frame = _Frame(buf=ctypes.addressof(self._room))
-        self._at = ctypes.addressof(self._frame)
-
-    def pull(self, port: int, stream: int) -> PCM | None:
-        """The oldest 20 ms, int16; None where there should be some."""
-        self._frame.size = self._bytes
-        self._get_frame(port, self._at)
-        if self._frame.type != _AUDIO or self._kind(stream) != _NORMAL:
-            return None
-        return np.frombuffer(self._room.raw, np.int16)
-
-    def state(self, stream: int) -> StoreState:
-        """How much waits, and what has gone wrong. Raises RuntimeError when the library has another layout."""
-        if not self._words:
-            self._words = self._count_words(stream)
-        state, words = self._state, self._words
-        self._get_state(stream, self._state_at)
-        return StoreState(state[_STATE_WORDS[words]], (state[words - 3], state[words - 2], state[words - 1]))
-
-    def _count_words(self, stream: int) -> int:
-        ctypes.memset(self._state_at, 0xFF, ctypes.sizeof(self._state))
-        self._get_state(stream, self._state_at)
-        words = sum(word != _UNTOUCHED for word in self._state)
-        if words not in _STATE_WORDS:
-            raise RuntimeError(f"pjmedia_jb_state has {words} words, expected one of {list(_STATE_WORDS)}")
-        return words
+    rate_hz: int
+    packet_ms: int
+    """The peer's `a=ptime`, else the codec's: a multiple of `STORE_FRAME_MS`."""
 
 
 class Stream:
-    """One negotiated stream, from its making to its end."""
+    """One negotiated stream, from its making to its end, in frames of 20 ms at `rate_hz`."""
 
-    def __init__(self, puller: Puller, port: int, stream: int, index: int) -> None:
+    def __init__(
+        self, pjmedia: Pjmedia, port: int, stream: int, index: int, rate_hz: int, negotiated: Negotiated
+    ) -> None:
         self.index = index
-        self._puller, self._port, self._stream = puller, port, stream
-        puller.pull(port, stream)  # the first empties the store ("soft start") and gives nothing
+        self._pjmedia, self._port, self._stream = pjmedia, port, stream
+        self._packet_ms = negotiated.packet_ms
+        self._bytes = 2 * samples_of(negotiated.packet_ms, negotiated.rate_hz)
+        assert self._packet_ms and not self._packet_ms % STORE_FRAME_MS, f"packets of {self._packet_ms} ms"
+        assert self._bytes <= ROOM_BYTES, f"packets of {self._bytes} octets"
+        self._is_plain = negotiated == (rate_hz, FRAME_MS)
+        self._up, self._down = Resampler(negotiated.rate_hz, rate_hz), Resampler(rate_hz, negotiated.rate_hz)
+        self._pieces: deque[PCM | None] = deque()  # of STORE_FRAME_MS, less than a packet and a frame
+        self._unsent = b""  # less than a packet
+        self._nothing_ms = 0
+        pjmedia.keep(port)
+        pjmedia.get(port, stream, self._bytes)  # the first empties the store ("soft start") and gives nothing
+
+    def close(self) -> None:
+        """Nobody pulls or pushes any more."""
+        self._pjmedia.let_go(self._port)
+
+    def is_of(self, stream: int) -> bool:
+        """Whether the library's stream is this one."""
+        return self._stream == stream
+
+    # -- what comes in
+
+    def waiting_ms(self, state: StoreState) -> int:
+        """Of sound that can be pulled: of a packet that is not whole yet, a `get` would make the rest up."""
+        if self._is_plain:
+            return state.size * STORE_FRAME_MS
+        stored_ms = state.size * STORE_FRAME_MS
+        return stored_ms - stored_ms % self._packet_ms + len(self._pieces) * STORE_FRAME_MS
 
     def state(self) -> StoreState:
-        """How much waits, and what has gone wrong."""
-        return self._puller.state(self._stream)
+        """How much waits in the library, and what has gone wrong."""
+        return self._pjmedia.state(self._stream)
 
     def pull(self) -> PCM | None:
-        """The oldest 20 ms; None where there should be some."""
-        return self._puller.pull(self._port, self._stream)
+        """The oldest 20 ms, int16; None where there should be some."""
+        if self._is_plain:
+            pcm = self._pjmedia.get(self._port, self._stream, self._bytes)
+            return None if pcm is None else np.frombuffer(pcm, np.int16)
+        while len(self._pieces) < FRAME_MS // STORE_FRAME_MS:
+            self._pieces.extend(self._get())
+        pieces = [self._pieces.popleft() for _ in range(FRAME_MS // STORE_FRAME_MS)]
+        heard = [piece for piece in pieces if piece is not None]
+        return np.concatenate(heard) if len(heard) == len(pieces) else None
+
+    def _get(self) -> list[PCM | None]:
+        """A packet, in the store's frames."""
+        count = self._packet_ms // STORE_FRAME_MS
+        packet = self._pjmedia.get(self._port, self._stream, self._bytes)
+        if packet is None:
+            return [None] * count
+        return list(self._up.push(np.frombuffer(packet, np.int16)).reshape(count, -1))
+
+    # -- what goes out, in the clock's thread
+
+    def push(self, pcm: bytes) -> None:
+        """The next 20 ms, int16."""
+        if self._is_plain:
+            self._pjmedia.put(self._port, pcm)
+            return
+        self._unsent += self._down.push(np.frombuffer(pcm, np.int16)).tobytes()
+        while len(self._unsent) >= self._bytes:
+            packet, self._unsent = self._unsent[: self._bytes], self._unsent[self._bytes :]
+            self._pjmedia.put(self._port, packet)
+
+    def push_nothing(self) -> None:
+        """20 ms pass without sound."""
+        self._unsent = b""
+        self._nothing_ms += FRAME_MS
+        while self._nothing_ms >= self._packet_ms:
+            self._nothing_ms -= self._packet_ms
+            self._pjmedia.put_nothing(self._port)

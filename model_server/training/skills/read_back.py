@@ -91,11 +91,14 @@ class ReadBack:
 
 def scene(rng: np.random.Generator) -> Scene:
     """A caller who gives one string after another, half of the time with the number of digits known."""
-    expect = int(rng.integers(1, MAX_DIGITS + 1)) if rng.random() < 0.5 else None
-    if expect and rng.random() < 0.6:
-        expect = int(rng.integers(3, 11))
+    expect = expected(rng) if rng.random() < 0.5 else None
     persona = ("<persona>", "<read-back>", *((f"<expect:{expect}>",) if expect else ()))
     return Scene("read back", persona, [ReadBack(expect)], lambda stage: gives_strings(stage, expect))
+
+
+def expected(rng: np.random.Generator) -> int:
+    """How many digits a persona says there will be: half of the time few, so that a call has many strings."""
+    return int(rng.integers(1, 5 if rng.random() < 0.5 else 11 if rng.random() < 0.7 else MAX_DIGITS + 1))
 
 
 def gives_strings(stage: Stage, expect: int | None) -> Iterator[None]:
@@ -113,7 +116,7 @@ def gives_strings(stage: Stage, expect: int | None) -> Iterator[None]:
 def gives_string(stage: Stage, expect: int | None) -> Iterator[None]:
     """One string, and what is said to it: listened to, broken off by stop, or gone on with."""
     rng = stage.rng
-    count = expect or int(rng.integers(1, 13))
+    count = expect or int(rng.integers(1, rng.choice([5, 13])))
     if expect and expect > 1 and rng.random() < 0.08:
         count = int(rng.integers(1, expect))
     end = says_digits(stage, count, stage.now + seconds(stage, 0.0, 0.3), expect is not None)

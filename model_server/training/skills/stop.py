@@ -24,8 +24,8 @@ from model_server.training.stage import Stage
 
 
 def scene(rng: np.random.Generator) -> Scene:
-    """Long strings read back, and callers who stop it, cough at it or talk to others meanwhile."""
-    expect = int(rng.integers(5, 13))
+    """Strings read back, and callers who stop it, cough at it or talk to others meanwhile."""
+    expect = int(rng.integers(3, rng.choice([7, 13])))
     return Scene(
         "stop",
         ("<persona>", "<read-back>", f"<expect:{expect}>"),

@@ -1,60 +1,57 @@
-"""What `gateway/sip/pj` leans on of pjmedia's C interface to pull frames: fails when an upgrade moves it."""
+"""Streams of the library, pulled and pushed by us: two ends of real calls, in a process of their own."""
 
 from __future__ import annotations
 
-import ctypes
 import json
+import subprocess
+import sys
+from typing import Any
 
-import pjsua2 as pj
 import pytest
 
-from gateway.sip.pj import endpoint, stream
+pytestmark = pytest.mark.processes
+
+CHURN_ROUNDS = 25
 
 
-@pytest.mark.parametrize("rate_hz", [8_000, 16_000])
-def test_the_library_shows_the_functions_that_pull(rate_hz: int) -> None:
-    stream.Puller(endpoint.library_path(), rate_hz)
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "tests.support.calls_to_itself", *(str(word) for word in arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def test_a_library_without_them_is_refused() -> None:
-    with pytest.raises(AttributeError, match="pjmedia_port_get_frame"):
-        stream.Puller("libc.so.6", 8_000)
+def sound(rate_hz: int, codec: str, ptime_ms: int) -> dict[str, Any]:
+    ended = run("sound", rate_hz, codec, ptime_ms)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert isinstance(told, dict)
+    return told
 
 
-def test_a_frame_is_laid_out_as_in_c() -> None:
-    """pjmedia/frame.h: enum, void *, size_t, pj_timestamp (8 octets), pj_uint32_t."""
-    frame = stream._Frame
-    offsets = [getattr(frame, name).offset for name, _ in frame._fields_]
-    assert offsets == [0, 8, 16, 24, 32] and ctypes.sizeof(frame) == 40
+@pytest.mark.parametrize(
+    ("rate_hz", "codec", "ptime_ms"),
+    [
+        (8_000, "PCMU", 20),
+        (16_000, "G722", 20),
+        (8_000, "PCMU", 10),
+        (8_000, "PCMA", 30),
+        (16_000, "G722", 40),
+    ],
+)
+def test_a_peer_gets_packets_as_long_as_it_asks_for(rate_hz: int, codec: str, ptime_ms: int) -> None:
+    """`a=ptime:40` ended a process of the published wheel, by an assertion."""
+    told = sound(rate_hz, codec, ptime_ms)
+    assert told["caller_hears"] > 0.99 and told["called_hears"] > 0.99
+    assert told["digits"] == "5#", "they are sent between the packets"
+    assert told["packet_ms"] == pytest.approx(ptime_ms, rel=0.15)
 
 
-def test_the_store_discards_nothing_by_itself() -> None:
-    media = pj.EpConfig().medConfig
-    media.jbMax = 1234
-    endpoint._discard_nothing(media)
-    told = pj.JsonDocument()
-    told.writeObject(media)
-    found = json.loads(told.saveString())["MediaConfig"]
-    assert (found["jbDiscardAlgo"], found["jbMax"]) == (0, 1234)
+def test_a_narrow_call_of_a_wideband_worker_is_resampled() -> None:
+    told = sound(16_000, "PCMU", 20)
+    assert told["caller_hears"] > 0.99 and told["called_hears"] > 0.99
 
 
-@pytest.mark.parametrize(("words", "size"), [(15, 6), (16, 7)])
-def test_the_state_of_the_store_is_read_in_the_layout_of_this_library(words: int, size: int) -> None:
-    """jbuf.h of 2.15.1 and of 2.17: the size, and at the end what was lost, discarded and asked for in vain."""
-    puller = stream.Puller(endpoint.library_path(), 8_000)
-
-    def tell(_: int, at: int) -> None:
-        told = (ctypes.c_uint32 * words)(*range(100, 100 + words))
-        ctypes.memmove(at, told, ctypes.sizeof(told))
-
-    puller._get_state = tell
-    for _ in range(2):
-        state = puller.state(0)
-        assert state == (100 + size, (100 + words - 3, 100 + words - 2, 100 + words - 1))
-
-
-def test_another_layout_is_refused() -> None:
-    puller = stream.Puller(endpoint.library_path(), 8_000)
-    puller._get_state = lambda stream, at: ctypes.memset(at, 0, 4 * 14)
-    with pytest.raises(RuntimeError, match="14 words, expected one of"):
-        puller.state(0)
+def test_streams_begin_and_end_under_the_clock_that_serves_them() -> None:
+    """BYE from either end, hold, a hang-up before there is media, and streams that are destroyed untold."""
+    ended = run("churn", CHURN_ROUNDS)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1] == "survived"

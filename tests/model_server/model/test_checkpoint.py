@@ -21,7 +21,7 @@ SMALL = replace(DIGITS, name="small", hidden=32, expert_width=24, experts=4, vis
 def made(seed: int) -> Interaction:
     model = Interaction(SMALL)
     model.initialise(seed)
-    for layer in model.trunk.layers[1:]:
+    for layer in model.trunk.layers[SMALL.dense_layers :]:
         layer.mlp.router.balance.copy_(torch.randn(4) * 1e-5)
     return model
 

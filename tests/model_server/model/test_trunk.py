@@ -13,7 +13,7 @@ from tests.model_server.model.family import Family
 torch = pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
 
 from model_server.model import attention  # noqa: E402
-from model_server.model.band import Block, blocks  # noqa: E402
+from model_server.model.band import HIDDEN, Block, blocks  # noqa: E402
 from model_server.model.mlp import Experts  # noqa: E402
 from model_server.model.router import Route, Router  # noqa: E402
 
@@ -196,20 +196,21 @@ def test_a_block_of_queries_sees_what_the_definition_says() -> None:
         columns = 40 if window is None else window
         bias = torch.randn(600, columns)
         for block in blocks(600, window, first, budget):
-            got = skewed(block, bias)
+            got = bias_by_key(block, bias)
             for query in range(block.queries.start, block.queries.stop, 37):
                 for key in range(0, query + 1):
                     distance = query - key
                     seen = distance < window if window else distance < budget or key < first
-                    expected = -torch.inf if not seen else bias[query, distance] if distance < columns else 0
+                    expected = HIDDEN if not seen else bias[query, distance] if distance < columns else 0
                     at = (
                         got[query - block.queries.start, key - block.keys.start]
                         if key >= block.keys.start
                         else None
                     )
-                    assert (at is None and not seen) or at == expected, (window, query, key)
+                    assert at == expected if at is not None else not seen, (window, query, key)
 
 
-def skewed(block: Block, bias: Any) -> Any:
-    part = bias[block.queries][:, : block.reach].flip(1)
-    return block.skew(part[None, None])[0, 0]
+def bias_by_key(block: Block, bias: Any) -> Any:
+    """The block's bias where query t mixes profiles with row t of the identity: `bias[t, e]` at distance e."""
+    rho = torch.eye(len(bias))[block.queries]
+    return block.bias(rho[None, None], bias)[0, 0]

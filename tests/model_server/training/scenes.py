@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from media.timebase import MODEL_HZ
+from model_server.model.config import DIGITS
+from model_server.model.vocoder import FEATURES
 from model_server.training.bank import Voice, WordBank
 from model_server.training.clip import PCM, Clip, Word
 from model_server.training.conversation import Scene, Score, play
@@ -14,6 +17,15 @@ from model_server.training.frames import Pictures
 from model_server.training.mouth import VoiceTable
 from model_server.training.partner import Skill
 from model_server.training.stage import Stage
+from model_server.training.voice_table import SUBFRAMES
+from model_server.training.voice_table import Voice as VoiceOfWords
+
+SMALL = replace(
+    DIGITS,
+    **dict(name="small", layers=2, hidden=48, heads=3, kv_heads=1, kv_heads_sliding=1, head_dim=16),
+    **dict(dense_layers=1, dense_width=96, expert_width=32, experts=4, vision_widths=(8, 8, 8)),
+)
+"""A model that learns in seconds."""
 
 Times = Sequence[tuple[str, float, float]]
 """Words of the caller with their first and last second."""
@@ -51,3 +63,9 @@ def scored(
 
     scene = Scene("test", (), skills, caller, pictures)
     return play(scene, bank, table, np.random.default_rng(0), turns, Voice("a", "fsdd"))
+
+
+def voice_of(table: VoiceTable) -> VoiceOfWords:
+    """Vectors and tones for the words of a table; every word's vectors are different."""
+    features = np.random.default_rng(0).normal(size=(len(table.rows), SUBFRAMES, FEATURES)).astype(np.float32)
+    return VoiceOfWords(tuple(table.rows), features, table.sounds)

@@ -7,19 +7,32 @@ import pytest
 
 from media.timebase import TURN_SAMPLES
 from model_server.model.config import DIGITS
-from model_server.model.vocabulary import IDS
+from model_server.model.micro_turn import Kind
+from model_server.model.vocabulary import HEARD, IDS
 from model_server.training.bank import WordBank
-from model_server.training.batches import SCENES, Length, Source, example_of
+from model_server.training.batches import (
+    NOTHING,
+    OTHER_WORD,
+    PADDED_TO,
+    SCENES,
+    SHARES,
+    Length,
+    Lesson,
+    Source,
+    example_of,
+    frames_of,
+)
 from model_server.training.channel import Codec, Line
 from model_server.training.conversation import Conversation, Surroundings, rendered
 from model_server.training.mouth import VoiceTable
 from model_server.training.partner import SAY_LIMIT
 from model_server.training.skills.read_back import ReadBack
+from model_server.training.stage import Said
 from tests.model_server.training.scenes import scored, tone
 
 CLEAN = Line(Codec.OPUS, -20.0, 90.0)
 AROUND = Surroundings([tone(3000, 2.0)], [], [tone(700, 3.0)])
-LENGTH = Length(40, 60)
+LESSON = Lesson(SHARES, Length(40, 60))
 
 
 def _source(bank: WordBank, table: VoiceTable) -> Source:
@@ -40,9 +53,9 @@ def test_the_same_seed_gives_the_same_conversation_and_another_another(
     bank: WordBank, table: VoiceTable, scene: str
 ) -> None:
     source = _source(bank, table)
-    first = source.conversation(5, 2, LENGTH, scene)
-    assert _same(first, _source(bank, table).conversation(5, 2, LENGTH, scene))
-    assert not _same(first, source.conversation(5, 3, LENGTH, scene))
+    first = source.conversation(5, 2, LESSON, scene)
+    assert _same(first, _source(bank, table).conversation(5, 2, LESSON, scene))
+    assert not _same(first, source.conversation(5, 3, LESSON, scene))
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -50,7 +63,7 @@ def test_the_same_seed_gives_the_same_conversation_and_another_another(
 def test_targets_keep_to_the_vocabulary_and_to_the_voice(
     bank: WordBank, table: VoiceTable, scene: str, number: int
 ) -> None:
-    conversation = _source(bank, table).conversation(1, number, LENGTH, scene)
+    conversation = _source(bank, table).conversation(1, number, LESSON, scene)
     assert len(conversation.caller) == len(conversation.own) == len(conversation.turns) * TURN_SAMPLES
     assert conversation.made_up.shape == (len(conversation.turns) * 4,)
     before = (-1, 0)
@@ -76,7 +89,7 @@ def test_what_is_said_in_a_turn_is_heard_in_the_next(bank: WordBank, table: Voic
 
 def test_positions_are_those_of_the_conversation(bank: WordBank, table: VoiceTable) -> None:
     source = _source(bank, table)
-    conversation = source.conversation(1, 0, LENGTH, "stop")
+    conversation = source.conversation(1, 0, LESSON, "stop")
     example = example_of(conversation, DIGITS)
     assert [turn.say for turn in example.turns] == [
         tuple(IDS[token] for token in turn.say) for turn in conversation.turns
@@ -86,18 +99,36 @@ def test_positions_are_those_of_the_conversation(bank: WordBank, table: VoiceTab
 
 
 def test_batches_are_numbered_so_that_a_run_can_resume(bank: WordBank, table: VoiceTable) -> None:
-    source = _source(bank, table)
-    stream = source.batches(3, 0, 2, LENGTH)
-    next(stream)
-    second, again = next(stream), source.batch(3, 1, 2, LENGTH)
-    assert second.scenes == again.scenes and second.inputs.kinds.equal(again.inputs.kinds)
-    assert second.inputs.heard.equal(again.inputs.heard) and second.voice.equal(again.voice)
-    assert len(second.voice) * 4 == len(second.inputs.heard) == int((second.inputs.kinds == 4).sum())
+    first, again = (_source(bank, table).batch(3, 1, 2, LESSON) for _ in range(2))
+    assert first.scenes == again.scenes and first.inputs.kinds.equal(again.inputs.kinds)
+    assert first.inputs.heard.equal(again.inputs.heard) and first.voice.equal(again.voice)
+    assert first.frames.equal(again.frames) and first.inputs.kinds.shape[1] % PADDED_TO == 0
+    hear, speak = (int((first.inputs.kinds == kind).sum()) for kind in (Kind.HEAR, Kind.SPEAK))
+    assert len(first.voice) * 4 == len(first.frames) == len(first.inputs.heard) == hear == speak
+
+
+def test_an_easy_lesson_disturbs_no_line(bank: WordBank, table: VoiceTable) -> None:
+    source, easy = _source(bank, table), Lesson({"stop": 1.0}, Length(40, 60), hardness=0.0)
+    for number in range(20):
+        conversation = source.conversation(1, number, easy)
+        line = conversation.line
+        assert conversation.scene == "stop" and not conversation.made_up.any()
+        assert line.noise is None and line.room is None and line.echo_db is None and line.snr_db >= 40
+
+
+def test_frames_say_what_was_spoken_fifty_ms_before() -> None:
+    def word(label: str, token: str | None, start_ms: int, end_ms: int) -> Said:
+        return Said(label, token, start_ms * 16, end_ms * 16)
+
+    words = [word("seven", "heard:7", 50, 250), word("happy", None, 300, 400)]
+    seven = 2 + 2 * HEARD.index("heard:7")
+    expected = [NOTHING] * 2 + [seven] * 2 + [seven + 1] * 2 + [NOTHING] + [OTHER_WORD] * 2 + [NOTHING]
+    assert frames_of(words, 10).tolist() == expected
 
 
 def test_a_camera_gives_patches_every_turn(bank: WordBank, table: VoiceTable) -> None:
     source = _source(bank, table)
-    example = example_of(source.conversation(1, 0, Length(8, 8), "count"), DIGITS)
+    example = example_of(source.conversation(1, 0, Lesson(SHARES, Length(8, 8)), "count"), DIGITS)
     patches = [turn.patches for turn in example.turns]
     assert all(picture is not None and picture.dtype == np.float32 for picture in patches)
     assert len({picture.shape for picture in patches if picture is not None}) == 1

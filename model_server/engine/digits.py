@@ -1,0 +1,333 @@
+"""The engine `digits`: the interaction model, many calls in one batch, on one thread of a CPU.
+
+A step appends one turn to the sequence of every call that has a chunk, in the order of `micro_turn.TABLE`:
+
+    chunk    samples       -> dMel levels, with 800 samples carried from the chunk before
+             played        -> dMel levels of our own speech, as it was heard
+             concealed     -> how much of it was made up
+             text, events  -> tokens; the persona is the first of them
+             picture       -> patches, for the persona that counts
+    tokens   said, done    -> caption and actions of the reply
+    hidden   flow head, vocoder -> its 200 ms of sound
+
+A turn without a chunk leaves a sequence as it is. When its chunk comes after all, it is appended before the next
+one and gets no reply; turns that never come are appended as silence that we made up, up to `GAP_TURNS` of them.
+
+Nothing here decides when to speak: the likeliest token is taken, and the noise of the flow head is the same for the
+same turn of every call. One rule: a call's reply depends on that call alone.
+
+Shapes: B calls of a pass, S = 3,200 samples.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from media.chunk import PCM, RGB, Chunk, Flags
+from media.timebase import TURN_SAMPLES
+from model_server.batch import Batch, Results, Said
+from model_server.engine import personas, words
+from model_server.engine.own_voice import SILENCE, OwnVoice
+from model_server.engine.sequences import Sequences
+from model_server.engine.words import Talk
+from model_server.model import checkpoint
+from model_server.model.dmel import CARRIED_SAMPLES, FULL_SCALE, levels_of_samples
+from model_server.model.flow_head import OUTPUTS, FlowHead
+from model_server.model.inputs import TurnInputs
+from model_server.model.interaction import Interaction
+from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS, TEXT_LIMIT, truth_of
+from model_server.model.patches import patches_of
+from model_server.model.vocabulary import IDS
+from model_server.model.vocoder import MELS, SILENT_GAIN, Vocoder
+
+GAP_TURNS = 5
+"""One second. What is missing beyond it is not told to the network: each turn costs a pass."""
+NOISE_TURNS = 64
+NOISE_SEED = 20_261_121
+FLOW_STEPS = 1
+LOUD_END = 400.0
+"""RMS of the last 25 ms of a turn in the middle of a word; the end of a word is below 150."""
+LOUD_END_SAMPLES = 400
+TAIL_SAMPLES = 600
+"""What the vocoder still gives of the turn before, at most."""
+QUIET_PEAK = 150
+"""Largest sample of a turn that says nothing."""
+SILENT_MEL = math.log10(SILENT_GAIN)
+"""Where all mels are below it, the vocoder's gain is, and its sound is exactly zero."""
+PERSONA_LINE = "persona "
+_EYES = IDS[personas.COUNT]
+
+
+@dataclass(slots=True)
+class _Call:
+    """What is kept of a call beside its sequence; bounded."""
+
+    text: deque[int]
+    """Injected tokens that wait for their turn."""
+    sees: bool
+    next_turn: int = -1
+    turns: int = 0
+    """In its sequence."""
+    own: OwnVoice = field(default_factory=OwnVoice)
+    talk: Talk = field(default_factory=Talk)
+    heard_before: PCM = field(default_factory=lambda: np.zeros(CARRIED_SAMPLES, np.int16))
+    own_before: PCM = field(default_factory=lambda: np.zeros(CARRIED_SAMPLES, np.int16))
+    picture: RGB | None = None
+    sounding: bool = False
+    """The last reply ended in the middle of a sound."""
+    actions: tuple[str, ...] = ()
+    """Of turns that got no reply."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Due:
+    """One turn of one call that is to be appended."""
+
+    slot: int
+    call: _Call
+    turn: int
+    pcm: PCM
+    concealed_samples: int
+    played_samples: int
+    chunk: Chunk | None = None
+
+
+class DigitsEngine:
+    """The network of one checkpoint, and a sequence for each open slot."""
+
+    name = "digits"
+
+    def __init__(self, path: Path, persona: str = personas.DEFAULT, *, halved: bool = False) -> None:
+        """`ValueError` for a checkpoint or a persona that cannot be had; `halved`: large matrices in bfloat16."""
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+        self._default = personas.tokens_of(persona)
+        loaded = checkpoint.load(path)
+        self.config = loaded.config
+        self._model = Interaction(loaded.config)
+        self._flow_head = FlowHead(loaded.config.hidden)
+        loaded.into("interaction", self._model)
+        loaded.into("flow_head", self._flow_head)
+        for module in (self._model, self._flow_head):
+            module.eval().requires_grad_(False)
+        if halved:
+            self._model.trunk.halve()
+        self._vocoder = Vocoder()
+        generator = torch.Generator().manual_seed(NOISE_SEED)
+        self._noise = torch.randn(NOISE_TURNS, SPEAK_POSITIONS, OUTPUTS, generator=generator)
+        self._calls: dict[int, _Call] = {}
+        self._groups: list[Sequences] = []
+
+    def open(self, slot: int, persona: str) -> None:
+        """A new sequence; an empty persona is the server's own. `ValueError` says which there are."""
+        assert slot not in self._calls, f"slot {slot} is open"
+        tokens = personas.tokens_of(persona) if persona else self._default
+        self._calls[slot] = _Call(deque(tokens, maxlen=4 * TEXT_LIMIT), _EYES in tokens)
+
+    @torch.inference_mode()
+    def close(self, slot: int) -> None:
+        """Forget it."""
+        del self._calls[slot]
+        self._forget(slot)
+
+    @torch.inference_mode()
+    def repeat(self, slot: int) -> None:
+        """For measuring: every sequence of the slot's group becomes like that of `slot`."""
+        group = next(group for group in self._groups if slot in group)
+        row, rows = group.row(slot), slice(0, len(group))
+        for layer in group.trunk.layers:
+            for buffer in layer.buffers():
+                buffer[rows] = buffer[row].clone()
+        group.trunk.positions[rows] = int(group.trunk.positions[row])
+
+    @torch.inference_mode()
+    def step(self, batch: Batch) -> Results:
+        """Late turns first, oldest first, then the newest turn of every row."""
+        pcm_BS = np.zeros((len(batch), TURN_SAMPLES), np.int16)
+        said: dict[int, Said] = {}
+        row_of = {int(slot): b for b, slot in enumerate(batch.slots_B)}
+        for dues in _rounds(self._owed(batch, row_of)):
+            for due, pcm, reply in self._append(dues):
+                b = row_of.get(due.slot)
+                if b is None or due.turn != int(batch.turns_B[b]):
+                    due.call.actions += reply.events
+                    continue
+                pcm_BS[b] = pcm
+                due.call.own.send(pcm, Flags.FLUSH in reply.flags)
+                if due.call.actions:
+                    reply = Said(reply.text, due.call.actions + reply.events, reply.flags)
+                    due.call.actions = ()
+                if reply.text or reply.events or reply.flags:
+                    said[b] = reply
+        return Results(pcm_BS, said)
+
+    # -- what is due
+
+    def _owed(self, batch: Batch, row_of: dict[int, int]) -> Iterator[list[_Due]]:
+        """Of each call its turns in order, with those that never came."""
+        for slot in sorted({*row_of, *batch.earlier}):
+            call, dues = self._calls[slot], []
+            for chunk in batch.earlier.get(slot, ()):
+                due = _Due(
+                    slot, call, chunk.turn, chunk.pcm, chunk.concealed_samples, chunk.played_samples, chunk
+                )
+                dues += [*_missing(due), due]
+                call.next_turn = chunk.turn + 1
+            if slot in row_of:
+                b = row_of[slot]
+                meta = batch.meta_B[b]
+                due = _Due(
+                    slot, call, int(meta["turn"]), batch.pcm_BS[b],
+                    int(meta["concealed"]), int(meta["played"]), batch.chunks.get(b),
+                )  # fmt: skip
+                dues += [*_missing(due), due]
+                call.next_turn = due.turn + 1
+            yield dues
+
+    def _sequences_of(self, slots: Sequence[int]) -> Iterator[tuple[Sequences, list[int]]]:
+        """Slots that step together are kept together: a new one goes where the others of this pass are."""
+        held: dict[int, list[int]] = {}
+        new = []
+        for slot in slots:
+            place = next((at for at, group in enumerate(self._groups) if slot in group), None)
+            if place is None:
+                new.append(slot)
+            else:
+                held.setdefault(place, []).append(slot)
+        if new:
+            place = max(held, key=lambda at: len(held[at])) if held else self._empty_group()
+            for slot in new:
+                self._groups[place].open(slot)
+            held.setdefault(place, []).extend(new)
+        for place, together in held.items():
+            group = self._groups[place]
+            yield group, sorted(together, key=group.row)
+
+    def _empty_group(self) -> int:
+        for at, group in enumerate(self._groups):
+            if not len(group):
+                return at
+        self._groups.append(Sequences(self._model, self._vocoder))
+        return len(self._groups) - 1
+
+    def _forget(self, slot: int) -> None:
+        for group in self._groups:
+            if slot in group:
+                group.close(slot)
+
+    # -- one turn of some calls
+
+    def _append(self, dues: Sequence[_Due]) -> Iterator[tuple[_Due, PCM, Said]]:
+        """Every turn, its sound and what else the reply to it has."""
+        for due in dues:
+            self._read(due)
+        by_slot = {due.slot: due for due in dues}
+        for group, slots in self._sequences_of(list(by_slot)):
+            ordered = [by_slot[slot] for slot in slots]
+            rows = group.rows(slots)
+            inputs = self._inputs(ordered)
+            spoken = self._model.turn(group.trunk, rows, inputs)
+            sound = self._speak(group, rows, spoken.hidden, [due.call.turns for due in ordered])
+            for due, pcm, tokens in zip(ordered, sound, spoken.tokens, strict=True):
+                yield due, pcm, self._reply(due.call, pcm, tokens)
+
+    def _read(self, due: _Due) -> None:
+        """Typed lines and events, into the call's text; a line that names a persona begins anew."""
+        if due.chunk is None:
+            return
+        for line in due.chunk.text.splitlines():
+            if line.startswith(PERSONA_LINE):
+                self._begin_anew(due, line.removeprefix(PERSONA_LINE))
+        due.call.text.extend(words.read(due.chunk.text, due.chunk.events))
+
+    def _begin_anew(self, due: _Due, persona: str) -> None:
+        call = due.call
+        try:
+            tokens = personas.tokens_of(persona)
+        except ValueError:
+            return
+        self._forget(due.slot)
+        call.text.clear()
+        call.text.extend(tokens)
+        call.sees, call.picture, call.turns, call.talk = _EYES in tokens, None, 0, Talk()
+
+    def _inputs(self, dues: Sequence[_Due]) -> TurnInputs:
+        """Everything that these calls bring, [B, ...]."""
+        heard, own = [], []
+        for due in dues:
+            call = due.call
+            heard.append(np.concatenate([call.heard_before, due.pcm]))
+            own.append(np.concatenate([call.own_before, call.own.heard(due.played_samples)]))
+            call.heard_before, call.own_before = heard[-1][-CARRIED_SAMPLES:], own[-1][-CARRIED_SAMPLES:]
+        samples = torch.from_numpy(np.stack([*heard, *own]).astype(np.float32) / FULL_SCALE)
+        levels = levels_of_samples(samples)
+        shares = np.array([due.concealed_samples for due in dues])[:, None] // HEAR_POSITIONS
+        return TurnInputs(
+            levels[: len(dues)],
+            levels[len(dues) :],
+            torch.from_numpy(truth_of(np.repeat(shares, HEAR_POSITIONS, 1))),
+            text={b: _taken(due.call.text) for b, due in enumerate(dues) if due.call.text},
+            patches={b: seen for b, due in enumerate(dues) if (seen := self._seen(due)) is not None},
+        )
+
+    def _seen(self, due: _Due) -> Tensor | None:
+        """Patches of the newest picture and of the one before it."""
+        if not due.call.sees or due.chunk is None or not due.chunk.video:
+            return None
+        picture = due.chunk.video[-1].copied()
+        if picture is None:
+            return None
+        before, due.call.picture = due.call.picture, picture.rgb
+        return patches_of(before, picture.rgb, self.config)
+
+    def _speak(self, group: Sequences, rows: list[int], hidden: Tensor, turns: list[int]) -> list[PCM]:
+        """Hidden rows [B, 4, d] to int16 [3200] each. What the vocoder would make nothing of is not given to it."""
+        noise = self._noise[torch.tensor(turns) % NOISE_TURNS].flatten(0, 1)
+        vectors = self._flow_head.sample(hidden.flatten(0, 1), noise, FLOW_STEPS)
+        features = vectors.unflatten(0, (len(rows), -1)).flatten(1, 2)
+        state = group.voice.select(torch.tensor(rows))
+        audible = (features[..., :MELS].amax((1, 2)) > SILENT_MEL) | state.tail.any(1)
+        pcm = torch.zeros(len(rows), TURN_SAMPLES, dtype=torch.int16)
+        if at := audible.nonzero()[:, 0].tolist():
+            pcm[at], after = self._vocoder(features[at], state.select(torch.tensor(at)))
+            group.voice.put(torch.tensor([rows[b] for b in at]), after)
+        return list(pcm.numpy())
+
+    def _reply(self, call: _Call, pcm: PCM, tokens: Sequence[int]) -> Said:
+        """Caption, actions, and whether what is still queued is to be cut: silence in the middle of a word."""
+        call.turns += 1
+        text, events = call.talk.write(tokens)
+        silent = not text and int(np.abs(pcm[TAIL_SAMPLES:].astype(np.int32)).max()) < QUIET_PEAK
+        cuts = silent and call.sounding
+        if cuts:
+            pcm[:TAIL_SAMPLES] = 0
+        end = pcm[-LOUD_END_SAMPLES:].astype(np.float32)
+        call.sounding = bool(np.sqrt(np.mean(end * end)) > LOUD_END)
+        return Said(text, events, Flags.FLUSH if cuts else Flags.NONE)
+
+
+def _missing(due: _Due) -> list[_Due]:
+    """The turns between the call's last one and this one, as silence that was made up."""
+    expected = due.call.next_turn
+    first = due.turn if expected < 0 else max(expected, due.turn - GAP_TURNS)
+    return [_Due(due.slot, due.call, turn, SILENCE, TURN_SAMPLES, 0) for turn in range(first, due.turn)]
+
+
+def _rounds(of_calls: Iterator[list[_Due]]) -> Iterator[list[_Due]]:
+    """Turns that are appended in one pass: the newest of all calls last, older ones before it."""
+    every = [dues for dues in of_calls if dues]
+    for back in range(max(map(len, every), default=0), 0, -1):
+        yield [dues[-back] for dues in every if len(dues) >= back]
+
+
+def _taken(text: deque[int]) -> tuple[int, ...]:
+    """What one turn takes of the waiting tokens."""
+    return tuple(text.popleft() for _ in range(min(TEXT_LIMIT, len(text))))
