@@ -86,6 +86,12 @@ def usage_by_kind(before: list[ProcessSample], after: list[ProcessSample]) -> di
     return usage
 
 
+def grown_mb(before: list[ProcessSample], after: list[ProcessSample]) -> float:
+    """Proportional memory of all that calls use; a spare worker waits for no call, and comes when it may."""
+    first, last = (sum(item.pss_mb for item in items if item.kind != "spare") for items in (before, after))
+    return last - first
+
+
 def _stat_fields(entry: Path) -> list[str]:
     """Fields of /proc/PID/stat after the name: [0] is the state, [1] the parent, [11] utime, [12] stime."""
     try:

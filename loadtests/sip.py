@@ -254,7 +254,7 @@ async def _measure(
             logs = list(await asyncio.gather(*calls))
     costs = None
     if idle and first and last:
-        grown_mb = sum(item.pss_mb for item in last) - sum(item.pss_mb for item in idle)
+        grown_mb = processes.grown_mb(idle, last)
         costs = report.Costs(last_s - first_s, processes.usage_by_kind(first, last), grown_mb)
     return logs, costs, report.turns_between(turns_before, turns_after), _own_cpu_s() - own
 

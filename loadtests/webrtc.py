@@ -208,7 +208,7 @@ def measure(plan: LoadPlan, system: System) -> webrtc_figures.SystemRun:
         found = [_expect(child, FINISH_TIMEOUT_S, GeneratorResult) for _, child in children]
     costs = None
     if idle and first and last:
-        grown_mb = sum(item.pss_mb for item in last) - sum(item.pss_mb for item in idle)
+        grown_mb = processes.grown_mb(idle, last)
         costs = report.Costs(last_s - first_s, processes.usage_by_kind(first, last), grown_mb)
     counted = [webrtc_figures.parse_counters(text) for text in (before, after)]
     return webrtc_figures.SystemRun(

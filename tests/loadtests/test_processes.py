@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtests.processes import ProcessSample, family, kind_of, sample, usage_by_kind
+from loadtests.processes import ProcessSample, family, grown_mb, kind_of, sample, usage_by_kind
 
 
 @pytest.mark.parametrize(
@@ -75,3 +75,9 @@ def test_a_real_child_is_seen_at_work() -> None:
         child.stdin.close()
     assert seen.cpu_s >= 0.15
     assert seen.pss_mb > 0.5
+
+
+def test_a_spare_that_came_meanwhile_is_no_memory_of_calls() -> None:
+    before = [ProcessSample(1, "sip-worker", 1.0, 10)]
+    after = [ProcessSample(1, "sip-worker", 1.5, 12), ProcessSample(2, "spare", 0.5, 40)]
+    assert grown_mb(before, after) == 2.0
