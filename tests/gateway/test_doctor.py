@@ -15,7 +15,8 @@ def findings(**values: object) -> dict[str, Finding]:
 def test_a_port_that_is_taken_is_found_with_its_setting() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         taken.bind(("127.0.0.1", 0))
-        found = findings(webrtc_udp_port=taken.getsockname()[1], webrtc_tcp_port=0)
+        port_number = taken.getsockname()[1]  # the system gives none below 32768: RTP stays away from there
+        found = findings(webrtc_udp_port=port_number, webrtc_tcp_port=0, rtp_port=10_000)
     port = found["media of web-0 over UDP"]
     assert not port.good and port.fatal and "MICROTURN_WEBRTC_UDP_PORT" in port.advice
     assert "media of web-0 over TCP" not in found
