@@ -68,7 +68,9 @@ class Session:
         return self.call.over
 
     def drain(self) -> None:
-        """See what waits for the leg."""
+        """See what waits for the leg; raises what went wrong in its ear, which ends the call."""
+        if self.call.ear is not None and self.call.ear.wrong is not None:
+            raise self.call.ear.wrong
         self.leg.intake.look()
 
     def look(self) -> int | None:

@@ -83,7 +83,6 @@ class Peer:
         self.receptions: dict[int, Reception] = {}
         self.loss_told = 0.0
         """What the browser said last: the part of our packets that did not come, 0 to 1."""
-        self.round_trip_ms: float | None = None
         self.line = Line()
         self.gaps = Gaps()
         self.repeats = Repeats()
@@ -243,7 +242,6 @@ class Peer:
     def _told(self, heard: Heard, now_ns: int) -> None:
         self.loss_told = heard.loss
         if heard.round_trip_ms is not None:
-            self.round_trip_ms = heard.round_trip_ms
             self._round_trip_ns = int(heard.round_trip_ms * NS_PER_MS)
         self.line.outward.update(heard.loss, heard.round_trip_ms, now_ns)
         self.voice.tune(heard.loss, self.line.opus_bit_s, now_ns)
@@ -258,6 +256,11 @@ class Peer:
         loss = min(1.0, max(0.0, lost / expected))
         if self.line.inward.update(loss, self.round_trip_ms, now_ns) and self.sight is not None:
             self.sight.ask(self.line.camera)
+
+    @property
+    def round_trip_ms(self) -> float | None:
+        """By the browser's newest report that says so."""
+        return None if self._round_trip_ns is None else self._round_trip_ns / NS_PER_MS
 
     def _receive_voice(
         self, packet: RtpPacket, payload: bytes, older: Iterable[Block], arrival_ns: int

@@ -63,6 +63,8 @@ QUIET_PEAK = 150
 SILENT_MEL = math.log10(SILENT_GAIN)
 """Where all mels are below it, the vocoder's gain is, and its sound is exactly zero."""
 PERSONA_LINE = "persona "
+MOST_NOTICE = 200
+"""Letters of an answer to a typed line that names no persona."""
 _EYES = IDS[personas.COUNT]
 
 
@@ -85,6 +87,8 @@ class _Call:
     """The last reply ended in the middle of a sound."""
     actions: tuple[str, ...] = ()
     """Of turns that got no reply."""
+    notice: str = ""
+    """For who typed something that cannot be done; said in the next reply's text."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,7 +256,8 @@ class DigitsEngine:
         call = due.call
         try:
             tokens = personas.tokens_of(persona)
-        except ValueError:
+        except ValueError as wrong:
+            call.notice = f"[{str(wrong)[:MOST_NOTICE]}] "
             return
         self._forget(due.slot)
         call.text.clear()
@@ -311,7 +316,8 @@ class DigitsEngine:
             pcm[:TAIL_SAMPLES] = 0
         end = pcm[-LOUD_END_SAMPLES:].astype(np.float32)
         call.sounding = bool(np.sqrt(np.mean(end * end)) > LOUD_END)
-        return Said(text, events, Flags.FLUSH if cuts else Flags.NONE)
+        notice, call.notice = call.notice, ""
+        return Said(notice + text, events, Flags.FLUSH if cuts else Flags.NONE)
 
 
 def _missing(due: _Due) -> list[_Due]:

@@ -3,12 +3,15 @@ mistake here is a crash.
 
     python -m tests.support.calls_to_itself sound RATE_HZ CODEC PTIME_MS    what each end hears, as one JSON line
     python -m tests.support.calls_to_itself churn ROUNDS                    prints `survived`
+    python -m tests.support.calls_to_itself broken                          prints `alone`
 
 `sound`: the end that is called is told a packet time and a codec, so it packs and resamples; the one that calls
 is told 20 ms. Each says a tone of its own.
 
 `churn`: calls begin, are held and end under the clock that serves them, while a third thread keeps the interpreter
 busy, so that the clock waits for it in the middle of most pushes.
+
+`broken`: one end's ear raises; its session is told to end, and the other end is served as before.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import pjsua2 as pj
 
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj import Endpoint, SipCall
+from gateway.sip.worker import Counters, Session
 from media.chunk import PCM
 from media.timebase import FRAME_MS, samples_of
 
@@ -238,6 +242,28 @@ def untold(line: Line) -> None:
         pj.Call.hangup(call, pj.CallOpParam(True))
 
 
+def broken() -> None:
+    """A bug of ours in one ear."""
+    line = Line(8000)
+    line.dial("PCMU", 20)
+    line.run(WAIT_S, until=line.heard_by_all)
+    bad, good = line.callers[0], line.called[0]
+    assert bad.ear is not None and good.ear is not None, "not connected"
+    session = Session(bad, 8000, Counters())
+    session.drain()
+    bad.ear.pull = lambda: bytes(1 // 0)
+    line.run(WAIT_S, until=lambda: bad.ear is not None and bad.ear.wrong is not None)
+    served, pulls = line.endpoint.metronome.served, good.ear.pulls
+    line.run(WAIT_S, until=lambda: good.ear is not None and good.ear.pulls > pulls + 5)
+    assert served == 1 and good.ear.pulls > pulls + 5 and good.ear.wrong is None, (
+        "the other end is served no more"
+    )
+    try:
+        session.drain()
+    except ZeroDivisionError:
+        print("alone", flush=True)
+
+
 def keep_busy() -> None:
     """So that the clock thread waits for the interpreter."""
     while True:
@@ -247,6 +273,8 @@ def keep_busy() -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "churn":
         churn(int(sys.argv[2]))
+    elif sys.argv[1] == "broken":
+        broken()
     else:
         sound(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     sys.stdout.flush()

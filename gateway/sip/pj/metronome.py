@@ -37,12 +37,14 @@ log = structlog.get_logger()
 class Ear:
     """What one caller hears, and when it was fetched: written by the clock, read by anyone."""
 
-    __slots__ = ("first_pull_ns", "last_pull_ns", "pull", "pulls")
+    __slots__ = ("first_pull_ns", "last_pull_ns", "pull", "pulls", "wrong")
 
     def __init__(self, pull: Callable[[], bytes]) -> None:
         self.pull = pull
         self.pulls = 0
         self.first_pull_ns = self.last_pull_ns = 0
+        self.wrong: Exception | None = None
+        """What went wrong in a tick, a bug of ours: the stream is served no more, and the call's owner ends it."""
 
 
 class Metronome(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
@@ -86,15 +88,17 @@ class Metronome(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
             self._is_pinned = True
             ctypes.pythonapi.PyGILState_Ensure()  # this thread's Python state stays between ticks: cheaper
         with self._lock:
-            for stream, ear in self._streams.items():
+            for stream, ear in tuple(self._streams.items()):
                 try:
                     if ear is None:
                         stream.push_nothing()
                     else:
                         _serve(stream, ear, now_ns)
-                except Exception:  # the edge of a call: the others hear on
-                    self._streams[stream] = None
-                    log.exception("a call is silent from now on")
+                except Exception as wrong:  # the edge of a call: the others hear on
+                    del self._streams[stream]
+                    log.exception("a stream is served no more")
+                    if ear is not None:
+                        ear.wrong = wrong
 
 
 def _serve(stream: Stream, ear: Ear, now_ns: int) -> None:

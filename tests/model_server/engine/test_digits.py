@@ -143,7 +143,11 @@ def test_a_typed_persona_begins_the_sequence_anew(engine: Any) -> None:
     line = chunk_of(3, pcm[0], text="persona interpret")
     engine.step(batch_of({0: 3}, {0: pcm[0]}, chunks={0: line}))
     assert int(engine._groups[0].trunk.positions[0]) < 2 + 8 + 3 + 1
-    engine.step(batch_of({0: 4}, {0: pcm[1]}, chunks={0: chunk_of(4, pcm[1], text="persona nonsense")}))
+    nonsense = {0: chunk_of(4, pcm[1], text="persona nonsense")}
+    told = engine.step(batch_of({0: 4}, {0: pcm[1]}, chunks=nonsense)).said[0].text
+    assert told.startswith("[persona = 'nonsense': expected one of: read-back")
+    later = engine.step(batch_of({0: 5}, {0: pcm[2]})).said
+    assert 0 not in later or "nonsense" not in later[0].text, "told once"
     assert int(engine._groups[0].trunk.positions[0]) > 16 and wanted
 
 
