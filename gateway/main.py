@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import importlib.util
 import signal
-from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from gateway.metrics import Metrics
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.tls import server_context
+from gateway.tasks import Tasks
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
 
@@ -41,12 +41,12 @@ class Gateway:
     def __init__(self, settings: GatewaySettings, library: Library) -> None:
         self.settings = settings
         self.metrics = Metrics()
+        self._tasks = Tasks(self._broken)
         self.telephones = Telephones(self._edge_settings(), library.invite_spacing_ns)
         self.pool: WebrtcPool | None = None
-        self.fleet = Fleet(self.metrics, self._spawn)
+        self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.draining = False
         self.http_port = 0
-        self._tasks: set[asyncio.Task[None]] = set()
         for sip in plan_workers(settings, library):
             self.fleet.add(sip.name, "gateway.sip", sip, self.telephones)
         if settings.webrtc_calls:
@@ -96,17 +96,16 @@ class Gateway:
         adopting = self._inside_port() != 0
         await self.telephones.edge.start()
         self._past.write_text(str(self.telephones.edge.inside_port))
-        self._spawn(self.fleet.accept(listener))
+        self._tasks.spawn(self.fleet.accept(listener))
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
-            self._spawn(self._announce())
+            self._tasks.spawn(self._announce())
             await stop.wait()
             self._drain()
             await self.fleet.stop()
             self._past.unlink(missing_ok=True)
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
         await self.telephones.edge.stop()
         listener.close()
         self.settings.worker_socket.unlink(missing_ok=True)
@@ -160,16 +159,9 @@ class Gateway:
     def _past(self) -> Path:
         return self.settings.run_dir / "edge.port"
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("gateway broken", exc_info=task.exception())
-            signal.raise_signal(signal.SIGTERM)
+    def _broken(self, wrong: BaseException) -> None:
+        log.error("gateway broken", exc_info=wrong)
+        signal.raise_signal(signal.SIGTERM)
 
 
 def run(settings: GatewaySettings) -> int:

@@ -22,6 +22,7 @@ import structlog
 from gateway import control
 from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
+from gateway.tasks import Tasks
 from gateway.turns import Turns
 
 log = structlog.get_logger()
@@ -88,7 +89,7 @@ class WorkerProcess:
         self.turns = Turns(name, Path(model_path), attachable=self._attachable, between=self.garbage.sweep)
         self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
         self._look_after, self._report, self._hear_more = look_after, report, hear
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks(self._broken)
         self._stop = asyncio.Event()
 
     def heed_signals(self) -> None:
@@ -105,20 +106,15 @@ class WorkerProcess:
 
     def close(self) -> None:
         """Give up what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
+        self._tasks.cancel()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run it until `close`; if it raises, that is a bug of ours and ends the process."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
+        self._tasks.spawn(work)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("worker broken", exc_info=task.exception())
-            self._stop.set()
+    def _broken(self, wrong: BaseException) -> None:
+        log.error("worker broken", exc_info=wrong)
+        self._stop.set()
 
     async def _each_second(self) -> None:
         while True:
