@@ -11,6 +11,8 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from gateway.descriptors import make_room
+
 FIFO_PRIORITY = 10
 NICE = -10
 
@@ -30,9 +32,11 @@ def ask_for_realtime() -> str:
 
 @contextlib.contextmanager
 def keeping_time() -> Iterator[None]:
-    """Real-time scheduling for the length of a measurement: a generator that is late measures itself."""
+    """Real-time scheduling for the length of a measurement, and room for its sockets: a generator that is late
+    measures itself."""
     before, parameters = os.sched_getscheduler(0), os.sched_getparam(0)
     ask_for_realtime()
+    make_room()
     try:
         yield
     finally:

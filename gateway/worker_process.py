@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from gateway import control
+from gateway.descriptors import make_room
 from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
 from gateway.tasks import Tasks
@@ -142,7 +143,8 @@ class WorkerProcess:
 
 
 def prepare_process(*, realtime: bool) -> None:
-    """Before its first thread is started: all of them are scheduled alike."""
+    """Before its first thread is started: all of them are scheduled alike, and there is nobody to wait for yet."""
     sys.setswitchinterval(SWITCH_S)
+    make_room()
     if realtime:
         log.debug("scheduling", got=ask_for_realtime())
