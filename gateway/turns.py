@@ -3,12 +3,12 @@
 What SIP and WebRTC workers share. A worker puts a call in with `lease` and takes it out with `leave`; in
 between this is the driving rule of its leg:
 
-    EARLY_NS before a phase group's tick   drain what came in, cut the legs that are whole, publish
-    LATE_NS before it                      cut the others as they are: concealed, and said
-    doorbell                               replies to their playouts
+    before a phase group's tick   drain what came in, cut the legs that are whole, publish
+    a little later                cut the others as they are: concealed, and said
+    doorbell                      replies to their playouts
 
-Both times lie earlier by what the cuts of the group are measured to take, so that the last is in time, too.
-When the model server goes, the calls live on without slots; when one is back, each leases again.
+`gateway/cut_time.py` says how long before. When the model server goes, the calls live on without slots; when one is
+back, each leases again.
 """
 
 from __future__ import annotations
@@ -23,17 +23,14 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from gateway.attachment import Attachment
+from gateway.cut_time import CutTime
 from media.chunk import Reply, VideoFrame
 from media.leases import Leased
 from media.leg import Leg, Tenancy
-from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, phase_offset_ns
+from media.timebase import NS_PER_S, TURN_NS, phase_offset_ns
 
 log = structlog.get_logger()
 
-EARLY_NS = 5 * NS_PER_MS
-LATE_NS = 2 * NS_PER_MS
-MOST_COST_NS = NS_PER_MS
-"""Of one cut; what the measure of its usual cost is bounded by."""
 LEASE_AGAIN_S = 0.1
 
 
@@ -102,11 +99,13 @@ class Turns:
         self,
         worker: str,
         model: Path,
+        most_calls: int,
         *,
         attachable: Callable[[bool], None],
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        """`between` is called when replies have been handed out: the cuts of the next group are far away."""
+        """For at most so many calls. `between` is called when replies have been handed out: the cuts of the next
+        group are far away."""
         self.counters = TurnCounters()
         self.attachment = Attachment(
             worker, model, attached=self._attached, detached=self._detached, replied=self._replied
@@ -121,7 +120,7 @@ class Turns:
         self._ticking: list[asyncio.Task[None]] = []
         self._leasing: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] | None = None
-        self._cut_cost_ns = 150_000
+        self._cut_time = CutTime(most_calls)
 
     @property
     def is_attached(self) -> bool:
@@ -244,8 +243,7 @@ class Turns:
         calls = self._groups[group]
         tick_ns = 0
         while True:
-            before_ns = len(calls) * self._cut_cost_ns
-            early_ns, late_ns = EARLY_NS + 2 * before_ns, LATE_NS + before_ns
+            early_ns, late_ns = self._cut_time.ahead_ns(group, len(calls), groups)
             now_ns = time.monotonic_ns()
             last_ns, tick_ns = tick_ns, now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
             if tick_ns <= last_ns:  # the timer fired early, by up to a millisecond: that tick has its chunks
@@ -271,8 +269,7 @@ class Turns:
             self._cut(call, now_ns, tick_ns)
         except Exception as wrong:  # the edge of a call
             call.fail(wrong)
-        took_ns = time.monotonic_ns() - began_ns
-        self._cut_cost_ns += (min(took_ns, MOST_COST_NS) - self._cut_cost_ns) // 64
+        self._cut_time.took(time.monotonic_ns() - began_ns)
         return True
 
     def _cut(self, call: Call, now_ns: int, tick_ns: int) -> None:

@@ -79,6 +79,7 @@ class WorkerProcess:
         name: str,
         control_path: str,
         model_path: str,
+        most_calls: int,
         *,
         ready: Callable[[], control.WorkerMessage],
         is_busy: Callable[[], bool],
@@ -87,7 +88,9 @@ class WorkerProcess:
         hear: Callable[[control.MainMessage], None] = lambda message: None,
     ) -> None:
         self.garbage = Garbage()
-        self.turns = Turns(name, Path(model_path), attachable=self._attachable, between=self.garbage.sweep)
+        self.turns = Turns(
+            name, Path(model_path), most_calls, attachable=self._attachable, between=self.garbage.sweep
+        )
         self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
         self._look_after, self._report, self._hear_more = look_after, report, hear
         self._tasks = Tasks(self._broken)

@@ -154,7 +154,7 @@ class Worker:
         self.counters = Counters()
         self.endpoint = Endpoint(options.endpoint, self)
         self.process = WorkerProcess(
-            options.name, options.control, options.model,
+            options.name, options.control, options.model, options.endpoint.max_calls,
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
             report=self._report,
         )  # fmt: skip

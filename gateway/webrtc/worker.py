@@ -65,7 +65,7 @@ class Worker:
         self.counters = Counters()
         self.transport_counters = TransportCounters()
         self.process = WorkerProcess(
-            options.name, options.control, options.model,
+            options.name, options.control, options.model, options.max_calls,
             ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
             report=self._report, hear=self._hear,
         )  # fmt: skip

@@ -51,14 +51,14 @@ SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "count": count.scene,
 }
 SHARES = {
-    "read back": 0.33,
+    "read back": 0.31,
     "stop": 0.1,
-    "correct": 0.17,
+    "correct": 0.18,
     "interpret": 0.06,
-    "every": 0.12,
+    "every": 0.1,
     "ask for help": 0.1,
     "mixed": 0.09,
-    "count": 0.03,
+    "count": 0.06,
 }
 """Of the conversations. A turn with a picture has many times the positions of one without."""
 PADDED_TO = 32

@@ -80,7 +80,7 @@ class World:
         self.heard: list[control.MainMessage] = []
         self.order: list[str] = []
         self.process = WorkerProcess(
-            "w", str(tmp_path / "run" / "control"), str(tmp_path / "no-model"),
+            "w", str(tmp_path / "run" / "control"), str(tmp_path / "no-model"), 1,
             ready=lambda: READY, is_busy=lambda: False, look_after=self._look_after, report=self._report,
             hear=self.heard.append,
         )  # fmt: skip

@@ -1,0 +1,67 @@
+"""When chunks are cut: early enough for all of a group, and at a time that keeps still."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.cut_time import EARLY_NS, LATE_NS, STEP_NS, CutTime
+
+US = 1_000
+
+
+def _taught(most_calls: int, cost_ns: int) -> CutTime:
+    """After thousands of cuts that took so long."""
+    time = CutTime(most_calls)
+    for _ in range(4000):
+        time.took(cost_ns)
+    return time
+
+
+def test_calls_that_join_do_not_move_the_cut_of_those_that_are_there() -> None:
+    time = _taught(100, 70 * US)
+    assert len({time.ahead_ns(0, calls, 5) for calls in range(1, 21)}) == 1
+
+
+def test_there_is_time_for_all_cuts_of_the_group_twice() -> None:
+    time = _taught(100, 70 * US)
+    whole_ns, late_ns = time.ahead_ns(0, 20, 5)
+    assert whole_ns - EARLY_NS >= 2 * 20 * 69 * US
+    assert late_ns - LATE_NS >= 20 * 69 * US
+
+
+def test_a_group_with_more_than_its_share_gets_the_time_that_it_needs() -> None:
+    time = _taught(100, 70 * US)
+    assert time.ahead_ns(0, 60, 5)[0] - EARLY_NS >= 2 * 60 * 69 * US
+
+
+@pytest.mark.parametrize("costs_us", [(60, 75), (75, 60), (55, 90, 70)])
+def test_a_measure_that_wanders_does_not_move_it_down(costs_us: tuple[int, ...]) -> None:
+    time = _taught(100, 90 * US)
+    first = time.ahead_ns(0, 20, 5)
+    for cost_us in costs_us:
+        for _ in range(4000):
+            time.took(cost_us * US)
+        assert time.ahead_ns(0, 20, 5) == first
+
+
+def test_it_grows_with_the_cost_and_comes_back_when_half_would_do() -> None:
+    time = _taught(100, 70 * US)
+    usual = time.ahead_ns(0, 20, 5)
+    for _ in range(4000):
+        time.took(400 * US)
+    assert time.ahead_ns(0, 20, 5) > usual
+    for _ in range(4000):
+        time.took(70 * US)
+    assert time.ahead_ns(0, 20, 5) == usual
+
+
+def test_one_cut_that_took_very_long_moves_nothing() -> None:
+    time = _taught(100, 70 * US)
+    usual = time.ahead_ns(0, 20, 5)
+    time.took(1_000_000_000)
+    assert time.ahead_ns(0, 20, 5) == usual
+
+
+def test_the_time_ahead_is_of_whole_steps() -> None:
+    whole_ns, late_ns = _taught(37, 83 * US).ahead_ns(0, 3, 5)
+    assert (whole_ns - EARLY_NS) % (2 * STEP_NS) == (late_ns - LATE_NS) % STEP_NS == 0
