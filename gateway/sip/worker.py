@@ -27,8 +27,8 @@ from media.timebase import NS_PER_S
 
 log = structlog.get_logger()
 
-POLL_S = 0.01
-"""SIP is polled so often; media does not wait for it."""
+POLL_S = 0.05
+"""The library's timers are polled so often; messages are dealt with when they come, and media waits for neither."""
 RING_S = 60.0
 """The target of a transfer may ring for so long."""
 
@@ -254,15 +254,21 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.process.heed_signals()
         self.endpoint.start()
+        assert self.endpoint.sip_socket is not None, "just started"
+        self._loop.add_reader(self.endpoint.sip_socket, self._poll)
         await self.process.serve(self._poll_sip())
+        self._loop.remove_reader(self.endpoint.sip_socket)
         self.process.close()
         self.endpoint.close()
 
     async def _poll_sip(self) -> None:
         while True:
-            self.endpoint.poll()
-            self.endpoint.sweep()
+            self._poll()
             await asyncio.sleep(POLL_S)
+
+    def _poll(self) -> None:
+        self.endpoint.poll()
+        self.endpoint.sweep()
 
     async def _answer(self, session: Session) -> None:
         """Lease, then 183 if early media is wanted, then 200."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import stat
 import sys
 import time
 from typing import Any
@@ -50,6 +53,8 @@ class Endpoint:
         self.metronome: Any = None
         self.account: Any = None
         self.sip_port = 0
+        self.sip_socket: socket.socket | None = None
+        """The library's, to see when there is something to `poll` for; nothing else may be done with it."""
         self._endpoint: Any = None
         self._buried: list[SipCall] = []
 
@@ -69,6 +74,7 @@ class Endpoint:
         self.metronome = Metronome(self.rate_hz)
         info = self._endpoint.transportGetInfo(number)
         self.sip_port = int(str(info.localName).rsplit(":", 1)[1])
+        self.sip_socket = _socket_at(("127.0.0.1", self.sip_port))
         self.account = _Account(self)
         self.account.create(self._account_configuration())
 
@@ -138,6 +144,26 @@ class Endpoint:
         media.transportConfig.randomizePort = True
         media.srtpUse, media.srtpSecureSignaling = self.options.srtp, 0
         return config
+
+
+def _socket_at(address: tuple[str, int]) -> socket.socket:
+    """This process's UDP socket there, which the library does not tell: another descriptor of the same."""
+    for name in os.listdir("/proc/self/fd"):
+        descriptor = int(name)
+        try:
+            if not stat.S_ISSOCK(os.fstat(descriptor).st_mode):
+                continue
+        except OSError:  # the descriptor of the listing itself, which is closed by now
+            continue
+        found = socket.socket(fileno=os.dup(descriptor))
+        if (
+            found.family == socket.AF_INET
+            and found.type == socket.SOCK_DGRAM
+            and found.getsockname() == address
+        ):
+            return found
+        found.close()
+    raise OSError(f"the library has no UDP socket at {address[0]}:{address[1]}")
 
 
 def library_path() -> str:
