@@ -43,7 +43,7 @@ BAD_WORDS = (
 PSS_TOLERANCE_KB, FIRST_PSS_TOLERANCE_KB = 6144, 16_384
 """Of a process: up to 31 calls that are over wait for the worker's sweep. The first attack also makes the process
 as large as it gets: decoders, tables, arenas."""
-PREPARE_S, FINISH_S, SETTLE_S = 60.0, 60.0, 25.0
+PREPARE_S, FINISH_S, SETTLE_S, REFUSED_S = 60.0, 60.0, 25.0, 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,10 +223,12 @@ class Aim:
         caller = await self._connect(http)
         for message in _messages(rng):
             caller.channel.send(message)
-        await asyncio.sleep(1.0)
+        refused = asyncio.Event()
         for number in range(channels):
-            caller.peer.createDataChannel(f"x{number}")
-        await asyncio.sleep(2.0)
+            caller.peer.createDataChannel(f"x{number}").on("close", refused.set)
+        with contextlib.suppress(TimeoutError):  # it waits behind what was shouted; what is counted tells
+            await asyncio.wait_for(refused.wait(), REFUSED_S)
+        await asyncio.sleep(1.0)
         await caller.hang_up(http, self.token)
 
     async def _go_on(

@@ -52,7 +52,9 @@ def test_figures_of_a_run() -> None:
     assert result["statuses"] == {"200": 2, "503": 1, "486": 1}
     assert result["cpu_percent_per_call"] == {"model-server": 0.5, "sip-worker": 2.5, "total": 3.0}
     assert result["rss_mb_per_call"] == 1.5
-    assert result["delay_ms"] == {"p50": 30.0, "p95": 60.0, "p99": 60.0, "max": 60.0, "growth": 30.0}
+    assert result["delay_ms"] == {
+        "p50": 30.0, "p95": 60.0, "p99": 60.0, "max": 60.0, "growth": 30.0, "calls_grown": 1,
+    }  # fmt: skip
     assert (result["gap_ms"], result["calls_with_gaps"]) == (40.0, 1)
     assert result["turns"] == {"total": 100, "missed": 1, "late": 2}
     assert result["setup_ms"]["p50"] == 10.0
@@ -63,7 +65,7 @@ def test_nothing_answered_is_all_none() -> None:
     assert result["answered"] == 0
     assert result["cpu_percent_per_call"] is None
     assert result["rss_mb_per_call"] is None
-    assert set(result["delay_ms"].values()) == {None}
+    assert set(result["delay_ms"].values()) == {None, 0}  # no call grew
     assert table(result)
 
 
