@@ -7,7 +7,8 @@ it does, once a turn and just before the tick of the leg's phase group (`now_ns`
 
     intake.receive_...(...) for all that came; chunk = cut(now_ns); publish it; receive_reply(...) when rung
 
-Its one rule: a chunk is cut every turn as long as the leg lives, whatever did not come.
+Its one rule: a chunk is cut every turn as long as the leg lives, whatever did not come. Whoever slept over some
+ticks has their turns counted as missed: a tick is the same turn here, in the model server and in the playout.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Reply, VideoFrame
 from media.chunker import Cut
 from media.playout import Playout
 from media.resample import Resampler
-from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS
+from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, TURN_NS
 
 WAKE_NS = 8 * NS_PER_MS
 """Between a reply's publishing and its first frame: the doorbell, the worker's waking, the resampling."""
@@ -82,6 +83,7 @@ class Leg(Generic[IntakeT]):
         self._texts: list[str] = []
         self._lost_packets = 0
         self._playing_since: int | None = None
+        self._first_tick_ns = 0  # of that turn
 
     @property
     def tenancy(self) -> Tenancy | None:
@@ -129,10 +131,10 @@ class Leg(Generic[IntakeT]):
         pulled: the playout point is set by both.
         """
         cut = self.intake.cut(now_ns)
-        turn, self.turn = self.turn, self.turn + 1
+        for _ in range(self._slept_over(tick_ns)):
+            self._count_turn()
+        turn = self._count_turn()
         pcm = self._up.push(cut.pcm)
-        if turn >= 2 and self._playing_since is not None and turn - 2 >= self._playing_since:
-            self.playout.settle(turn - 2)
         played = int(self.playout.ledger.played * self._to_model)
         heard, self._played_told = played - self._played_told, played
         self._lost_packets += cut.lost
@@ -140,7 +142,7 @@ class Leg(Generic[IntakeT]):
             self.playout.ledger.missed_turns += 1
             return None
         if self._playing_since is None:
-            self._playing_since = turn
+            self._playing_since, self._first_tick_ns = turn, tick_ns
             self._set_playout_point(turn, tick_ns, last_pull_ns, self._tenancy.budget_ns)
         flags = Flags.FIRST if turn == 0 else Flags.NONE
         if self.held:
@@ -183,6 +185,19 @@ class Leg(Generic[IntakeT]):
             return 0
         self.playout.skip(behind)
         return behind
+
+    def _slept_over(self, tick_ns: int) -> int:
+        """Turns that went by since the last cut, without a chunk."""
+        if self._tenancy is None or self._playing_since is None:
+            return 0
+        return max(0, (tick_ns - self._first_tick_ns) // TURN_NS - (self.turn - self._playing_since))
+
+    def _count_turn(self) -> int:
+        """The turn that is cut now; the books of the one that was heard meanwhile are closed."""
+        turn, self.turn = self.turn, self.turn + 1
+        if self._playing_since is not None and turn - 2 >= self._playing_since:
+            self.playout.settle(turn - 2)
+        return turn
 
     def _set_playout_point(self, turn: int, tick_ns: int, last_pull_ns: int, budget_ns: int) -> None:
         """Turn `turn` is heard from the first pull that its reply is certain to be there for."""

@@ -137,6 +137,22 @@ def test_a_clock_that_slept_is_caught_up_with() -> None:
     assert echo.leg.catch_up(newest_ns + 5 * FRAME_NS) == 0
 
 
+def test_ticks_that_were_slept_over_are_turns_that_were_missed() -> None:
+    echo = Echo(12)
+    echo.run(10)
+    for _ in range(30):  # 600 ms in which nobody cuts, while sound comes and goes
+        now_ns = echo.frame * FRAME_NS
+        echo.store.put(echo.frame, echo.sent[echo.frame * FRAME : (echo.frame + 1) * FRAME], now_ns)
+        echo.heard.append(echo.leg.playout.pull())
+        echo.frame += 1
+    echo.run(20)
+    assert [chunk.turn for chunk in echo.chunks] == [*range(10), *range(13, 33)]
+    ledger = echo.leg.playout.ledger
+    assert (ledger.late_turns, ledger.missed_turns) == (0, 3)
+    assert echo.lag(6 * RATE) == echo.lag(RATE)
+    assert ledger.offered == ledger.played + ledger.flushed + echo.leg.playout.waiting
+
+
 def test_an_hour_of_turns_keeps_its_books() -> None:
     store = FrameStore()
     leg = Leg(Chunker(RATE, store))

@@ -1,4 +1,4 @@
-"""SIGKILL of each part while people talk: who notices, and who does not.
+"""SIGKILL of each part while people talk, and a part that stands still: who notices, and who does not.
 
 How good it sounds meanwhile is measured by `python -m loadtests faults`; here stand the facts.
 """
@@ -6,12 +6,16 @@ How good it sounds meanwhile is measured by `python -m loadtests faults`; here s
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 
 import pytest
 
 from gateway.caller.calls import Caller, CallLog, CallPlan
+from gateway.caller.report import report_call
 from gateway.caller.signals import numbered_tones
-from loadtests.faults.calls import live_calls
+from loadtests.faults.calls import lag_ms, live_calls
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
 pytestmark = pytest.mark.processes
@@ -84,3 +88,31 @@ def test_a_worker_dies_with_its_calls_and_no_others() -> None:
         assert len(struck) == 2
         assert still_heard([log for log in logs if not any(log is other for other in struck)]) == 2
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
+
+
+def test_a_worker_that_stood_still_for_a_second_answers_on_time_again() -> None:
+    stood_ns: list[int] = []
+
+    async def story(gateway: GatewayUnderTest) -> list[CallLog]:
+        async with live_calls(gateway) as calls:
+            await calls.place(CALLS, 9.0)
+            await asyncio.sleep(2.0)  # heard before
+            for number in (signal.SIGSTOP, signal.SIGCONT):
+                for worker in gateway.workers():
+                    os.kill(worker.pid, number)
+                stood_ns.append(time.monotonic_ns())
+                await asyncio.sleep(1.2)
+            return await calls.finish()
+
+    with GatewayUnderTest.start(GatewayWish(calls=CALLS)) as gateway:
+        logs = asyncio.run(story(gateway))
+        assert still_heard(logs) == CALLS
+        metrics = gateway.metrics()
+    stopped_ns, continued_ns = stood_ns
+    for log in logs:
+        report = report_call(log)
+        before = lag_ms(report, 0, stopped_ns - 10**9)
+        after = lag_ms(report, continued_ns + 2 * 10**9, log.listened_until_ns)
+        assert before is not None and after is not None, "nothing is heard again"
+        assert after < before + 45, "two seconds later the delay is back, but for two frames"
+    assert metrics["microturn_turns_late_total"] < 5 * CALLS
