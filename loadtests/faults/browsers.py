@@ -17,7 +17,7 @@ from pathlib import Path
 
 import aiohttp
 
-from loadtests import processes, webrtc_figures
+from loadtests import machine, processes, report, webrtc_figures
 from loadtests.faults.calls import check_untouched
 from loadtests.faults.churn import Holdings
 from loadtests.faults.outcome import Outcome, Plan
@@ -93,7 +93,10 @@ async def strike_beside_calls(strength: Strength, calls: int, seconds: float, at
     settings = {"webrtc_calls": str(CAPACITY), "webrtc_workers": "1", "jwt_secret": secret}
     settings |= {"webrtc_udp_port": str(port), "webrtc_tcp_port": str(port), "log_level": "info"}
     outcome = Outcome("browser-hostile", {"calls": calls, "attacks": attacks})
+    begun_ns = time.monotonic_ns()
     with contextlib.ExitStack() as stack:
+        witness = stack.enter_context(contextlib.ExitStack())
+        stalls = witness.enter_context(machine.witnessed())
         gateway = stack.enter_context(GatewayUnderTest.start(GatewayWish(calls=1, settings=settings)))
         callers = stack.enter_context(live_callers(gateway, token(secret), calls, seconds))
         await _until(gateway, lambda m: m["microturn_webrtc_calls_live"] == calls)
@@ -103,11 +106,14 @@ async def strike_beside_calls(strength: Strength, calls: int, seconds: float, at
             await aim.attack(strength, seed)
         ended_ns = await _last_attack(outcome, aim, strength, calls, attacks)
         over = await asyncio.to_thread(callers.result)
+        witness.close()
     early = [log for log in over.logs if log.listened_until_ns < ended_ns or log.ended_by != "us"]
     outcome.expect(not early, f"{len(early)} calls were over before the attack was")
     outcome.figures["generator_late_ms"] = round(over.max_late_ms, 1)
     reports = webrtc_figures.report_calls(over.logs, over.voices)
     check_untouched(outcome, reports)
+    span = begun_ns, time.monotonic_ns()
+    outcome.figures["machine"] = stalls.figures(span, report.gap_starts(reports))
     gaps_ns = [int(at) for one in reports if one.windows is not None for at in one.windows.gap_starts_ns]
     outcome.figures["gaps_before_end_s"] = [
         round((ended_ns - at_ns) / 1e9, 1) for at_ns in sorted(gaps_ns)[:24]
