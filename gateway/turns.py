@@ -79,8 +79,8 @@ class Call(Protocol):
         """What was seen in this turn."""
         ...
 
-    def turned(self, turn: int, chunk: Any) -> None:
-        """The chunk of `turn` was published."""
+    def turned(self, chunk: Any) -> None:
+        """Its chunk was published."""
         ...
 
     def replied(self, reply: Reply, taken: bool) -> None:
@@ -279,7 +279,6 @@ class Turns:
             return
         counters = self.counters
         counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
-        turn = leg.turn
         chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, call.pictures(now_ns))
         if chunk is not None:
             self.attachment.publish(leg.tenancy.slot, chunk)
@@ -288,7 +287,7 @@ class Turns:
             counters.samples_dropped += chunk.dropped_samples
             counters.packets_lost += chunk.lost_packets
             counters.video_frames += len(chunk.video)
-            call.turned(turn, chunk)
+            call.turned(chunk)
 
     def _replied(self, replies: list[tuple[int, Reply]]) -> None:
         for slot, reply in replies:

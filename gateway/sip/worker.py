@@ -7,6 +7,7 @@ loop here does everything else: SIP events, and the turns of `gateway/turns.py`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import time
@@ -95,7 +96,7 @@ class Session:
         """A telephone sees nothing."""
         return ()
 
-    def turned(self, turn: int, chunk: Chunk) -> None:
+    def turned(self, chunk: Chunk) -> None:
         """Nobody at a telephone watches the turns."""
 
     def replied(self, reply: Reply, taken: bool) -> None:
@@ -254,21 +255,24 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self.process.heed_signals()
         self.endpoint.start()
-        assert self.endpoint.sip_socket is not None, "just started"
-        self._loop.add_reader(self.endpoint.sip_socket, self._poll)
         await self.process.serve(self._poll_sip())
-        self._loop.remove_reader(self.endpoint.sip_socket)
         self.process.close()
         self.endpoint.close()
 
     async def _poll_sip(self) -> None:
-        while True:
-            self._poll()
-            await asyncio.sleep(POLL_S)
-
-    def _poll(self) -> None:
-        self.endpoint.poll()
-        self.endpoint.sweep()
+        socket, arrived = self.endpoint.sip_socket, asyncio.Event()
+        assert socket is not None, "the endpoint was started"
+        self._loop.add_reader(socket, arrived.set)
+        try:
+            while True:
+                arrived.clear()
+                self.endpoint.poll()
+                self.endpoint.sweep()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(POLL_S):
+                        await arrived.wait()
+        finally:
+            self._loop.remove_reader(socket)
 
     async def _answer(self, session: Session) -> None:
         """Lease, then 183 if early media is wanted, then 200."""

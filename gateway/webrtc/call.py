@@ -182,12 +182,14 @@ class BrowserCall:
             return ()
         return self.peer.sight.take(now_ns, self.video_size)
 
-    def turned(self, turn: int, chunk: Chunk) -> None:
+    def turned(self, chunk: Chunk) -> None:
         """The chunk was published; those who watch are told, some turns at a time."""
         channel = self.peer.channel if self.peer is not None else None
         if channel is None or not channel.every_turns or self.peer is None:
             return
-        self._turn_log.add(turn, chunk)
+        if not self._turn_log.goes_on_with(chunk):
+            self._send("turns", **self._turn_log.take(self.peer))
+        self._turn_log.add(chunk)
         if len(self._turn_log) >= channel.every_turns:
             self._send("turns", **self._turn_log.take(self.peer))
 

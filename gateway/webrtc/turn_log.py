@@ -53,10 +53,14 @@ class TurnLog:
             self._energy += float(np.dot(samples, samples))
             self._spoken += len(samples)
 
-    def add(self, turn: int, chunk: Chunk) -> None:
-        """The turn that was cut."""
+    def goes_on_with(self, chunk: Chunk) -> bool:
+        """Whether its turn is next to the rows that wait: turns that were slept over have no row."""
+        return not self._rows or chunk.turn == self._first + len(self._rows)
+
+    def add(self, chunk: Chunk) -> None:
+        """The turn that was cut; `goes_on_with` it."""
         if not self._rows:
-            self._first = turn
+            self._first = chunk.turn
         counts = self._counts()
         missed, late, flushed = (now > before for now, before in zip(counts, self._counted, strict=True))
         self._counted = counts

@@ -96,7 +96,7 @@ def test_a_worker_that_stood_still_for_a_second_answers_on_time_again() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with live_calls(gateway) as calls:
             await calls.place(CALLS, 9.0)
-            await asyncio.sleep(2.0)  # heard before
+            await calls.until(lambda m: m["microturn_turns_cut_total"] > 10 * CALLS)  # 2 s are heard before
             for number in (signal.SIGSTOP, signal.SIGCONT):
                 for worker in gateway.workers():
                     os.kill(worker.pid, number)

@@ -4,6 +4,7 @@ mistake here is a crash.
     python -m tests.support.calls_to_itself sound RATE_HZ CODEC PTIME_MS    what each end hears, as one JSON line
     python -m tests.support.calls_to_itself churn ROUNDS                    prints `survived`
     python -m tests.support.calls_to_itself broken                          prints `alone`
+    python -m tests.support.calls_to_itself woken                           prints how often, as one JSON line
 
 `sound`: the end that is called is told a packet time and a codec, so it packs and resamples; the one that calls
 is told 20 ms. Each says a tone of its own.
@@ -12,6 +13,8 @@ is told 20 ms. Each says a tone of its own.
 busy, so that the clock waits for it in the middle of most pushes.
 
 `broken`: one end's ear raises; its session is told to end, and the other end is served as before.
+
+`woken`: a call is set up and ended by somebody who polls only when the library's socket is readable.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ import gc
 import json
 import os
 import re
+import select
 import sys
 import threading
 import time
@@ -242,6 +246,26 @@ def untold(line: Line) -> None:
         pj.Call.hangup(call, pj.CallOpParam(True))
 
 
+def woken() -> None:
+    """`Endpoint.sip_socket` is the one that SIP comes to."""
+    line = Line(8000)
+    counts = {"woken": 0, "in_vain": 0}
+
+    def poll_when_woken(until: Callable[[], bool]) -> None:
+        while not until() and not counts["in_vain"]:
+            readable, _, _ = select.select([line.endpoint.sip_socket], [], [], WAIT_S)
+            counts["woken" if readable else "in_vain"] += 1
+            line.endpoint.poll()
+            line.endpoint.sweep()
+
+    caller = line.dial("PCMU", FRAME_MS)
+    poll_when_woken(lambda: caller.connected and all(call.connected for call in line.called))
+    connected = caller.connected and bool(line.called)
+    caller.hang_up()
+    poll_when_woken(lambda: not line.callers and not line.called)
+    print(json.dumps({"connected": connected, **counts}), flush=True)
+
+
 def broken() -> None:
     """A bug of ours in one ear."""
     line = Line(8000)
@@ -275,6 +299,8 @@ if __name__ == "__main__":
         churn(int(sys.argv[2]))
     elif sys.argv[1] == "broken":
         broken()
+    elif sys.argv[1] == "woken":
+        woken()
     else:
         sound(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     sys.stdout.flush()

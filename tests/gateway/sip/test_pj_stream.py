@@ -60,3 +60,11 @@ def test_streams_begin_and_end_under_the_clock_that_serves_them() -> None:
 def test_an_ear_that_breaks_ends_its_call_alone() -> None:
     ended = run("broken")
     assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == "alone", ended.stderr
+
+
+def test_whoever_watches_the_socket_of_sip_misses_no_message() -> None:
+    ended = run("woken")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["connected"] and told["woken"] >= 2, "for its beginning and for its end"
+    assert told["in_vain"] == 0

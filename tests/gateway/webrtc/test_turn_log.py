@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from gateway.webrtc.turn_log import HELD, MISSED, QUIET_DBOV, VIDEO, TurnLog, level_dbov
@@ -35,7 +37,7 @@ def turns(count: int, answered: bool) -> tuple[TurnLog, list[Chunk]]:
             chunk = leg.cut(now_ns, now_ns, now_ns)
             assert chunk is not None
             chunks.append(chunk)
-            log.add(chunk.turn, chunk)
+            log.add(chunk)
             if answered:
                 leg.receive_reply(Reply(1, chunk.turn, now_ns, tone))
     return log, chunks
@@ -57,6 +59,15 @@ def test_a_reply_that_never_came_is_marked() -> None:
     rows = log.take(Quiet())["turns"]
     assert rows[-1][6] & MISSED and rows[0][6] == 0
     assert rows[-1][5] == 0
+
+
+def test_turns_that_were_slept_over_have_no_row() -> None:
+    log, chunks = turns(3, answered=True)
+    assert log.goes_on_with(replace(chunks[-1], turn=3)) and not log.goes_on_with(replace(chunks[-1], turn=5))
+    log.take(Quiet())
+    assert log.goes_on_with(replace(chunks[-1], turn=5))
+    log.add(replace(chunks[-1], turn=5))
+    assert log.take(Quiet())["first"] == 5
 
 
 def test_nobody_watches_nothing_is_computed() -> None:
