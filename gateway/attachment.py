@@ -87,14 +87,15 @@ class Attachment:
             finally:
                 self._let_go(loop)
 
-    async def lease(self, call: str, *, floor: int, turn: int, timeout_s: float = 1.0) -> Leased | Refused:
+    async def lease(self, wish: Lease, timeout_s: float = 1.0) -> Leased | Refused:
         """A slot for a call. Refused, too, while there is no server and when it does not answer in time."""
+        call = wish.call
         if self._socket is None:
             return Refused(call, "no model server", 2)
         answer: asyncio.Future[Leased | Refused] = asyncio.get_running_loop().create_future()
         self._leases[call] = answer
         try:
-            self._socket.send(encode(Lease(call, floor, turn)))
+            self._socket.send(encode(wish))
             leased = await asyncio.wait_for(answer, timeout_s)
         except (OSError, TimeoutError) as wrong:
             return Refused(call, f"the model server does not answer: {wrong or 'time is up'}", 2)

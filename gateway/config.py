@@ -22,6 +22,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from gateway import personas
 from gateway.api.turn import check_urls
 from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
@@ -52,6 +53,10 @@ class GatewaySettings(BaseSettings):
     )
     persona: str = Field(
         "", description="what the model is to do, such as: correct 482913; empty is everything"
+    )
+    personas: dict[str, str] = Field(
+        default_factory=dict,
+        description='another persona for who calls that name or number: 100 = "correct 482913", ...',
     )
     slots: int = Field(
         256, ge=1, le=4096, description="rows of the slot table: calls the model server can hold"
@@ -173,6 +178,7 @@ class GatewaySettings(BaseSettings):
             )
         if self.http_tls_cert or self.http_tls_key:
             self.http_tls()
+        personas.check(self.personas)
         self._knows_whom_to_call()
         if self.webrtc_calls:
             self._takes_browser_calls()

@@ -105,6 +105,8 @@ class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     call: str
     resume: str = ""
     """The token that an earlier `Answered` gave: go on with that call, with this offer's transports."""
+    persona: str = ""
+    """Of a new call; empty is the model server's own."""
 
 
 class Candidates(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -16,8 +16,9 @@ LATE_NS = 2 * NS_PER_MS
 STEP_NS = 1 * NS_PER_MS
 MOST_COST_NS = NS_PER_MS
 """Of one cut; what the measure of its usual cost is bounded by."""
-_FIRST_COST_NS = 200_000
-"""Before any is measured. It takes 80 us alone; on cores that are full, 150 to 250 us pass."""
+TELEPHONE_COST_NS, BROWSER_COST_NS = 200_000, 700_000
+"""Of one cut, before any is measured, on cores that are full. A telephone's takes 80 us alone, a browser's, which
+decodes ten packets, 400. Too little here, and the cuts of the first minute's calls move while they talk."""
 _SHARE = 512
 """A cut counts for so little of the measure of all: seconds go by until it follows."""
 
@@ -25,10 +26,10 @@ _SHARE = 512
 class CutTime:
     """Of one worker: it measures the cuts of all groups, and says for each how early they begin."""
 
-    def __init__(self, most_calls: int) -> None:
-        """`most_calls` that the worker may have."""
+    def __init__(self, most_calls: int, cost_ns: int) -> None:
+        """`most_calls` that the worker may have; `cost_ns` of a cut, until it is measured."""
         self._most_calls = most_calls
-        self._cost_ns = _FIRST_COST_NS
+        self._cost_ns = cost_ns
         self._ahead_ns: dict[int, int] = {}
 
     def took(self, cost_ns: int) -> None:

@@ -62,7 +62,7 @@ def make_whip(settings: GatewaySettings, pool: WebrtcPool) -> Whip:
     door = Door(settings.jwt_secret.get_secret_value(), frozenset(settings.web_origins))
     turn_secret = settings.turn_secret.get_secret_value()
     servers = IceServers(settings.stun_urls, settings.turn_urls, turn_secret, settings.turn_ttl_s)
-    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s))
+    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.personas)
 
 
 class ClientFaults(logging.Filter):

@@ -25,7 +25,7 @@ import structlog
 from gateway.attachment import Attachment
 from gateway.cut_time import CutTime
 from media.chunk import Reply, VideoFrame
-from media.leases import Leased
+from media.leases import Lease, Leased
 from media.leg import Leg, Tenancy
 from media.timebase import NS_PER_S, TURN_NS, phase_offset_ns
 
@@ -64,6 +64,11 @@ class Call(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def persona(self) -> str:
+        """What the model is to be in it; empty is the model server's own."""
+        ...
+
+    @property
     def leg(self) -> Leg[Any]: ...
     @property
     def is_over(self) -> bool: ...
@@ -99,13 +104,12 @@ class Turns:
         self,
         worker: str,
         model: Path,
-        most_calls: int,
+        cut_time: CutTime,
         *,
         attachable: Callable[[bool], None],
         between: Callable[[], None] = lambda: None,
     ) -> None:
-        """For at most so many calls. `between` is called when replies have been handed out: the cuts of the next
-        group are far away."""
+        """`between` is called when replies have been handed out: the cuts of the next group are far away."""
         self.counters = TurnCounters()
         self.attachment = Attachment(
             worker, model, attached=self._attached, detached=self._detached, replied=self._replied
@@ -120,7 +124,7 @@ class Turns:
         self._ticking: list[asyncio.Task[None]] = []
         self._leasing: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] | None = None
-        self._cut_time = CutTime(most_calls)
+        self._cut_time = cut_time
 
     @property
     def is_attached(self) -> bool:
@@ -146,7 +150,8 @@ class Turns:
     async def lease(self, call: Call) -> bool:
         """A slot for a call, which takes part in turns from now on; False when there is none."""
         generation = self._calls.get(call, 0)
-        answer = await self.attachment.lease(call.name, floor=generation, turn=call.leg.turn)
+        wish = Lease(call.name, floor=generation, turn=call.leg.turn, persona=call.persona)
+        answer = await self.attachment.lease(wish)
         if not isinstance(answer, Leased):
             log.info("no slot", call=call.name, reason=answer.reason)
             return False

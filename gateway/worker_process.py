@@ -20,6 +20,7 @@ from typing import Any
 import structlog
 
 from gateway import control
+from gateway.cut_time import CutTime
 from gateway.descriptors import make_room
 from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
@@ -79,7 +80,7 @@ class WorkerProcess:
         name: str,
         control_path: str,
         model_path: str,
-        most_calls: int,
+        cut_time: CutTime,
         *,
         ready: Callable[[], control.WorkerMessage],
         is_busy: Callable[[], bool],
@@ -89,7 +90,7 @@ class WorkerProcess:
     ) -> None:
         self.garbage = Garbage()
         self.turns = Turns(
-            name, Path(model_path), most_calls, attachable=self._attachable, between=self.garbage.sweep
+            name, Path(model_path), cut_time, attachable=self._attachable, between=self.garbage.sweep
         )
         self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
         self._look_after, self._report, self._hear_more = look_after, report, hear

@@ -2,9 +2,11 @@
 
 The plan is a JSON file, the answer one JSON object on the last line:
 
-    {"engine": "digits", "settings": {"model_persona": "interpret"}, "at_once": 4, "codec": "PCMU",
-     "calls": [{"play": "a.wav", "record": "a-heard.wav"}, ...]}
+    {"engine": "digits", "settings": {"model_realtime_priority": "false"}, "at_once": 4, "codec": "PCMU",
+     "calls": [{"play": "a.wav", "record": "a-heard.wav", "persona": "interpret"}, ...]}
     -> {"calls": [{"status": 200, "record": "a-heard.wav", "received_packets": 512, "lost_packets": 0}, ...]}
+
+The codec `opus` is a browser's call, any other one a telephone's; who names a persona calls a number that has it.
 
 A recording is as long as what was played and time-synchronous with it, as Full-Duplex-Bench wants it: its sample n
 was heard when sample n of the played sound was sent. It starts the gateway that it calls; judging is for others.
@@ -23,12 +25,15 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from gateway.caller.analysis import ReceivedAudio, received_audio
+from gateway.caller.analysis import ReceivedAudio, Times, received_audio
 from gateway.caller.calls import Caller, CallLog, CallPlan
-from gateway.caller.codec import FRAME_TICKS
 from gateway.caller.command import read_audio
 from gateway.priority import keeping_time
+from loadtests.browser_dialogues import BrowserDialogues
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from loadtests.webrtc_figures import received_audio as received_browser
+from loadtests.webrtc_loop import CallerLoop
+from media.timebase import FRAME_MS
 
 Samples = NDArray[np.int16]
 
@@ -36,6 +41,19 @@ LEAD_IN_S, TAIL_S = 0.4, 0.6
 READY_S = 120.0
 APART_S = 0.13
 """Between the beginnings of calls: they fall into all phase groups and packet slots."""
+
+
+BROWSER = "opus"
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Dialogue:
+    """One call."""
+
+    play: Path
+    record: Path
+    persona: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +64,16 @@ class Plan:
     settings: dict[str, str]
     at_once: int
     codec: str
-    calls: tuple[tuple[Path, Path], ...]
-    """(play, record)."""
+    calls: tuple[Dialogue, ...]
 
     @classmethod
     def of(cls, text: str) -> Plan:
         """ValueError or KeyError for what is no plan."""
         given = json.loads(text)
-        calls = tuple((Path(call["play"]), Path(call["record"])) for call in given["calls"])
+        calls = tuple(
+            Dialogue(Path(call["play"]), Path(call["record"]), str(call.get("persona", "")))
+            for call in given["calls"]
+        )
         plan = cls(
             given["engine"],
             dict(given.get("settings", {})),
@@ -65,46 +85,90 @@ class Plan:
             raise ValueError("a plan needs calls, and at_once of 1 or more")
         return plan
 
+    @property
+    def numbers(self) -> dict[str, str]:
+        """The setting `personas`: a number for each of them."""
+        named = dict.fromkeys(call.persona for call in self.calls if call.persona)
+        return {str(100 + at): persona for at, persona in enumerate(named)}
 
-async def call_all(plan: Plan, uri: str) -> list[dict[str, Any]]:
-    """All calls, `at_once` at a time; what was heard is written when no call is live."""
+    def called(self) -> list[str]:
+        """The number that each call calls; "" is anybody."""
+        numbers = {persona: number for number, persona in self.numbers.items()}
+        return [numbers.get(call.persona, "") for call in self.calls]
+
+    def groups(self) -> list[range]:
+        """Calls that are live at the same time, by their places."""
+        count = len(self.calls)
+        return [range(start, min(start + self.at_once, count)) for start in range(0, count, self.at_once)]
+
+
+async def call_all(plan: Plan, uri: str) -> list[Answer]:
+    """All calls by telephone, `at_once` at a time; what was heard is written when no call is live."""
     logs: list[CallLog] = []
-    sounds = [read_audio(play) for play, _ in plan.calls]
+    sounds, called = [read_audio(call.play) for call in plan.calls], plan.called()
     with keeping_time():
         async with Caller() as caller:
-            for start in range(0, len(sounds), plan.at_once):
-                group = sounds[start : start + plan.at_once]
+            for group in plan.groups():
                 tasks = []
-                for pcm, rate_hz in group:
-                    call = CallPlan(uri, plan.codec, pcm, rate_hz, lead_in_s=LEAD_IN_S, tail_s=TAIL_S)
+                for at in group:
+                    whom = uri.replace("sip:", f"sip:{called[at]}@", 1) if called[at] else uri
+                    call = CallPlan(whom, plan.codec, *sounds[at], lead_in_s=LEAD_IN_S, tail_s=TAIL_S)
                     tasks.append(asyncio.create_task(caller.place(call)))
                     await asyncio.sleep(APART_S)
                 logs += await asyncio.gather(*tasks)
-    return [_written(log, record) for log, (_, record) in zip(logs, plan.calls, strict=True)]
+    return [_of_telephone(log, call.record) for log, call in zip(logs, plan.calls, strict=True)]
 
 
-def _written(log: CallLog, record: Path) -> dict[str, Any]:
-    answer: dict[str, Any] = {"status": log.status, "record": "", "received_packets": 0, "lost_packets": 0}
+async def browse_all(plan: Plan, http: str) -> list[Answer]:
+    """The same as browsers."""
+    sounds, called = [read_audio(call.play) for call in plan.calls], plan.called()
+    async with BrowserDialogues(f"{http}/whip", LEAD_IN_S, TAIL_S) as browsers:
+        for group in plan.groups():
+            await browsers.talk([(*sounds[at], called[at]) for at in group], APART_S)
+    answers = []
+    for log, call, (pcm, rate_hz) in zip(browsers.logs(), plan.calls, sounds, strict=True):
+        if not log.datagrams:
+            answers.append(_unheard(log.status))
+            continue
+        received = received_browser(log.datagrams, log.arrivals_ns)
+        sent_ns = np.array(log.sent_ns, np.int64)
+        heard = synchronous(received, sent_ns, log.ptime_ms, pcm.size / rate_hz)
+        answers.append(_written(log.status, received, heard, call.record))
+    return answers
+
+
+def _of_telephone(log: CallLog, record: Path) -> Answer:
     if not log.answered or not log.datagrams:
-        return answer
+        return _unheard(log.status)
     received = received_audio(log.datagrams, log.arrivals_ns, log.received_type, log.codec)
-    answer |= {"received_packets": received.packets, "lost_packets": received.lost, "record": str(record)}
-    soundfile.write(record, synchronous(log, received), received.rate_hz, subtype="PCM_16", format="WAV")
-    return answer
+    seconds = log.plan.play_pcm.size / log.plan.play_rate_hz
+    heard = synchronous(received, np.array(log.sent_ns, np.int64), FRAME_MS, seconds)
+    return _written(log.status, received, heard, record)
 
 
-def synchronous(log: CallLog, received: ReceivedAudio) -> Samples:
+def _unheard(status: int) -> Answer:
+    return {"status": status, "record": "", "received_packets": 0, "lost_packets": 0}
+
+
+def _written(status: int, received: ReceivedAudio, heard: Samples, record: Path) -> Answer:
+    soundfile.write(record, heard, received.rate_hz, subtype="PCM_16", format="WAV")
+    told = {"received_packets": received.packets, "lost_packets": received.lost}
+    return {"status": status, "record": str(record), **told}
+
+
+def synchronous(received: ReceivedAudio, sent_ns: Times, ptime_ms: int, seconds: float) -> Samples:
     """int16 [n], as long as what was played: sample i was heard when sample i of it was sent.
 
-    Samples are laid by their RTP time; the middle of all packets' arrivals says when that time was.
+    It was played for `seconds`, behind the lead-in, in packets that left at `sent_ns`. What came is laid by its RTP
+    time; the middle of all packets' arrivals says when that time was.
     """
     rate_hz = received.rate_hz
-    count = round(log.plan.play_pcm.size * rate_hz / log.plan.play_rate_hz)
+    count = round(seconds * rate_hz)
     out = np.zeros(count, np.int16)
-    packet, offset = divmod(round(LEAD_IN_S * rate_hz), FRAME_TICKS * log.codec.samples_per_tick)
-    if packet >= len(log.sent_ns):
+    packet, offset = divmod(round(LEAD_IN_S * rate_hz), ptime_ms * rate_hz // 1000)
+    if packet >= len(sent_ns):
         return out
-    begun_ns = log.sent_ns[packet] + offset * 1_000_000_000 // rate_hz
+    begun_ns = sent_ns[packet] + offset * 1_000_000_000 // rate_hz
     laid_ns = np.median(received.arrival_ns - received.start * 1_000_000_000 / rate_hz)
     shift = round((laid_ns - begun_ns) * rate_hz / 1e9)
     start, end = max(0, shift), min(count, shift + received.pcm.size)
@@ -123,11 +187,15 @@ def main(argv: list[str]) -> int:
     except (OSError, ValueError, KeyError) as wrong:
         print(f"loadtests.dialogues: {argv[0]}: {wrong}", file=sys.stderr)
         return 2
-    wish = GatewayWish(
-        calls=max(16, plan.at_once), engine=plan.engine, settings=plan.settings, ready_timeout_s=READY_S
-    )
+    places = max(16, plan.at_once)
+    settings = {"personas": json.dumps(plan.numbers), "webrtc_calls": str(places)} | plan.settings
+    wish = GatewayWish(calls=places, engine=plan.engine, settings=settings, ready_timeout_s=READY_S)
     with GatewayUnderTest.start(wish) as gateway:
-        calls = asyncio.run(call_all(plan, gateway.uri))
+        if plan.codec == BROWSER:
+            with asyncio.Runner(loop_factory=CallerLoop) as runner:
+                calls = runner.run(browse_all(plan, gateway.http))
+        else:
+            calls = asyncio.run(call_all(plan, gateway.uri))
         metrics = gateway.metrics()
     names = {"total": "turns_total", "missed": "turns_missed_total", "late": "turns_late_total"}
     turns = {name: int(metrics.get(f"microturn_{metric}", 0)) for name, metric in names.items()}

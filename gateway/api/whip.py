@@ -1,6 +1,6 @@
 """Browser calls over HTTP: WHIP (RFC 9725), whole, and `GET /ice` for our own page.
 
-    POST   /whip                   an offer -> 201, the answer, the call's URL; Microturn-Resume: an old call again
+    POST   /whip[?to=NAME]         an offer -> 201, the answer, the call's URL; Microturn-Resume: an old call again
     PATCH  /whip/<worker>/<call>   an SDP fragment -> 204 (trickled candidates) or 200 (ICE restart)
     DELETE /whip/<worker>/<call>   hang up -> 200
     OPTIONS of both                what they take; preflights of other origins (never with a token)
@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
@@ -64,8 +64,17 @@ _COUNTED: Final = {
 class Whip:
     """The resources, and what they need."""
 
-    def __init__(self, pool: WebrtcPool, door: Door, servers: IceServers, rate: OfferRate) -> None:
+    def __init__(
+        self,
+        pool: WebrtcPool,
+        door: Door,
+        servers: IceServers,
+        rate: OfferRate,
+        personas: Mapping[str, str] | None = None,
+    ) -> None:
+        """`personas` by the names that may be called."""
         self.counters = ApiCounters()
+        self._personas = personas or {}
         self._pool, self._door, self._servers, self._rate = pool, door, servers, rate
 
     def routes(self) -> list[web.RouteDef]:
@@ -122,8 +131,10 @@ class Whip:
             raise Problem(
                 400, "malformed", "the offer does not begin with v=0: it is no SDP (RFC 8866 section 5)"
             )
+        persona = self._persona(request.query.get("to", ""))
         try:
-            worker, answered = await self._pool.offer(sdp, request.headers.get("Microturn-Resume", ""))
+            resume = request.headers.get("Microturn-Resume", "")
+            worker, answered = await self._pool.offer(sdp, resume, persona)
         except ValueError as wrong:
             raise Problem(400, "malformed", str(wrong)) from None
         if answered.status not in (200, 201):
@@ -139,6 +150,13 @@ class Whip:
         for link in self._servers.links(name or answered.call, time.time()):
             response.headers.add("Link", link)
         return response
+
+    def _persona(self, name: str) -> str:
+        if name and name not in self._personas:
+            raise Problem(
+                404, "no-such-name", "nobody here has the name that was called: see the setting personas"
+            )
+        return self._personas.get(name, "")
 
     async def _patch(self, request: web.Request) -> web.Response:
         self._door.admit(request)

@@ -76,6 +76,7 @@ export const FAILURES = {
   ),
   full: error('All lines are busy', 'Every line of the gateway is taken at the moment.', 'stop'),
   'not-ready': error('The gateway is not ready', 'It is starting, or being restarted.', 'stop'),
+  'no-such-name': error('Nobody has that name', 'The name behind “to=” in the address of this page is not known here.', 'stop'),
   'too-fast': error('Too many calls in a short time', 'The gateway asks to wait a little.', 'stop'),
   'still-not': error('Still no luck', 'The gateway took none of several calls. Try again in a few minutes.', 'retry'),
   'token-needed': error(

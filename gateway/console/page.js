@@ -18,6 +18,7 @@ import { Tracks } from './tracks.js';
 import { WhipClient } from './whip.js';
 
 const GATEWAY = new URL('..', import.meta.url); // served from console/ below it
+const CALLED = new URLSearchParams(location.search).get('to') ?? '';
 const EVERY_TURNS = 2; // statistics while the page is seen
 const EVERY_TURNS_UNSEEN = 25;
 const MOST_REDIALS = 5;
@@ -73,7 +74,7 @@ class Page {
   }
 
   #newCall(listenOnly) {
-    const whip = new WhipClient(GATEWAY, memory.bearer);
+    const whip = new WhipClient(GATEWAY, memory.bearer, CALLED);
     const call = new Call({ whip, openVoice: () => this.#openVoice(listenOnly), everyTurns: this.#everyTurns() });
     const on = (type, act) => call.addEventListener(type, ({ detail }) => call === this.#call && act(detail));
     on('state', (detail) => this.#changed(detail));

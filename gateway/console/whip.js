@@ -19,6 +19,7 @@ function codeOf(status, hasToken, resuming, told) {
   if (status === 403) return hasToken ? 'token-refused' : 'refused';
   if (resuming && [404, 409, 410].includes(status)) return 'gone';
   if (status === 429) return 'too-fast';
+  if (told === 'no-such-name') return told;
   if (status === 503) return told === 'not-ready' ? 'not-ready' : 'full';
   return status === 404 || status >= 500 ? 'away' : 'refused';
 }
@@ -32,13 +33,15 @@ export function retryAfterS(header, nowMs = Date.now()) {
 
 export class WhipClient {
   #base;
+  #to;
   #token;
   #resource = null;
   #etag = '';
 
-  /** `base` is the gateway's URL, `token()` gives the bearer token or ''. */
-  constructor(base, token) {
+  /** `base` is the gateway's URL, `token()` gives the bearer token or '', `to` is who is called: '' is anybody. */
+  constructor(base, token, to = '') {
     this.#base = base;
+    this.#to = to;
     this.#token = token;
   }
 
@@ -59,6 +62,7 @@ export class WhipClient {
     const headers = { 'Content-Type': 'application/sdp', Accept: 'application/sdp' };
     if (resume) headers[RESUME] = resume;
     const url = new URL('whip', this.#base);
+    if (this.#to) url.searchParams.set('to', this.#to);
     const answer = await this.#ask(url, { method: 'POST', headers, body: sdp });
     if (answer.status !== 201) throw await this.#failure(answer, Boolean(resume));
     const location = answer.headers.get('Location');

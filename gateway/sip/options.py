@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +39,7 @@ class WorkerOptions:
     rtp_timeout_s: int
     early_media_ms: int
     retry_after_s: int
+    personas: dict[str, str] = field(default_factory=dict)
+    """By the user part of the URI that was called."""
     realtime: bool = True
     log_level: str = "info"

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway import control
+from gateway.cut_time import TELEPHONE_COST_NS, CutTime
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
@@ -53,8 +54,8 @@ class Session:
     While a transfer is pending, `child` is the call to its target; when that is answered, it becomes `call`.
     """
 
-    def __init__(self, call: SipCall, rate_hz: int, counters: Counters) -> None:
-        self.call = call
+    def __init__(self, call: SipCall, rate_hz: int, counters: Counters, persona: str = "") -> None:
+        self.call, self.persona = call, persona
         self.child: SipCall | None = None
         self.name = call.sip_call_id
         """The SIP Call-ID of its first call: a lease goes by it."""
@@ -155,7 +156,8 @@ class Worker:
         self.counters = Counters()
         self.endpoint = Endpoint(options.endpoint, self)
         self.process = WorkerProcess(
-            options.name, options.control, options.model, options.endpoint.max_calls,
+            options.name, options.control, options.model,
+            CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
             report=self._report,
         )  # fmt: skip
@@ -167,7 +169,8 @@ class Worker:
 
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
-        session = self._by_call[call] = Session(call, self.endpoint.rate_hz, self.counters)
+        persona = self.options.personas.get(call.called, "")
+        session = self._by_call[call] = Session(call, self.endpoint.rate_hz, self.counters, persona)
         if session.name in self._sessions:  # of a caller that was transferred
             self.counters.calls_refused += 1
             call.answer_with(482, "Call-ID In Use")

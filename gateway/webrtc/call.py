@@ -41,9 +41,14 @@ class BrowserCall:
     """From its offer to its end."""
 
     def __init__(
-        self, name: str, *, live: Callable[[BrowserCall], None], ended: Callable[[BrowserCall, str], None]
+        self,
+        name: str,
+        persona: str = "",
+        *,
+        live: Callable[[BrowserCall], None],
+        ended: Callable[[BrowserCall, str], None],
     ) -> None:
-        self.name = name
+        self.name, self.persona = name, persona
         self.secret = secrets.token_urlsafe(16)
         """What a browser must show to resume this call."""
         self.leg = Leg(JitterBuffer(OpusDecoder(MODEL_HZ), MODEL_HZ))

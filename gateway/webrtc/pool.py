@@ -155,7 +155,7 @@ class WebrtcPool:
 
     # -- of the clients
 
-    async def offer(self, sdp: str, resume: str = "") -> tuple[str, control.Answered]:
+    async def offer(self, sdp: str, resume: str = "", persona: str = "") -> tuple[str, control.Answered]:
         """The worker that was asked ("" when none could be), and its answer.
 
         `ValueError` when `resume` is no token of ours.
@@ -166,7 +166,7 @@ class WebrtcPool:
         place = self._place_of(resume) if resume else self._emptiest()
         if isinstance(place, control.Answered):
             return "", place
-        request = control.Offer(0, sdp, f"b-{secrets.token_hex(8)}", resume)
+        request = control.Offer(0, sdp, f"b-{secrets.token_hex(8)}", resume, persona)
         place.offers_out += not resume
         try:
             return place.name, await self._ask(place, request)

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from gateway import control
+from gateway.cut_time import BROWSER_COST_NS, CutTime
 from gateway.webrtc.call import BrowserCall
 from gateway.webrtc.certificate import Certificate
 from gateway.webrtc.ice import IceServer, IceSettings
@@ -65,7 +66,7 @@ class Worker:
         self.counters = Counters()
         self.transport_counters = TransportCounters()
         self.process = WorkerProcess(
-            options.name, options.control, options.model, options.max_calls,
+            options.name, options.control, options.model, CutTime(options.max_calls, BROWSER_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
             report=self._report, hear=self._hear,
         )  # fmt: skip
@@ -125,7 +126,9 @@ class Worker:
             return await self._resume(message, offer)
         if len(self._calls) >= self.options.max_calls or not self.turns.is_attached:
             return self._full(message.id)
-        call = self._calls[message.call] = BrowserCall(message.call, live=self._live, ended=self._ended)
+        call = self._calls[message.call] = BrowserCall(
+            message.call, message.persona, live=self._live, ended=self._ended
+        )
         if not await self.turns.lease(call):
             self._calls.pop(call.name, None)
             return self._full(message.id)

@@ -11,7 +11,7 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -55,7 +55,10 @@ class Strength:
     packets: int = 10_000
     """RTP with keys; half as many of RTCP, a fifth of SCTP."""
     streams: int = 500
-    per_s: float = 1000.0
+    per_s: float = 500.0
+    """Of each kind. Attackers that fill the machine, which the live callers share, only show that it is full."""
+    requests_per_s: float = 120.0
+    """Over HTTP."""
     channels: int = 100
     slow: int = 8
     """Heads and bodies that do not come; they are waited for, 10 s."""
@@ -64,7 +67,9 @@ class Strength:
         """The same, less of it."""
         counts = (self.offers, self.datagrams, self.packets, self.streams, self.channels)
         offers, datagrams, packets, streams, channels = (max(40, int(count * share)) for count in counts)
-        return Strength(offers, datagrams, packets, streams, self.per_s, channels, self.slow)
+        return replace(
+            self, offers=offers, datagrams=datagrams, packets=packets, streams=streams, channels=channels
+        )
 
 
 @dataclass(slots=True)
@@ -81,7 +86,7 @@ async def browser_hostile(plan: Plan) -> Outcome:
     """The whole strength, three times: what a process keeps for good, it has after two."""
     share = plan.hostile_web / 2000
     strength = Strength() if share == 1 else Strength().part(share)
-    return await strike_beside_calls(strength, calls=6, seconds=45 + 50 * share, attacks=3)
+    return await strike_beside_calls(strength, calls=6, seconds=60 + 90 * share, attacks=3)
 
 
 async def strike_beside_calls(strength: Strength, calls: int, seconds: float, attacks: int) -> Outcome:
@@ -155,7 +160,7 @@ class Aim:
         """Everything at once; whoever it was is gone afterwards."""
         struck = Struck()
         async with aiohttp.ClientSession() as http, asyncio.TaskGroup() as group:
-            group.create_task(self.whip.run(http, strength.offers, strength.slow))
+            group.create_task(self.whip.run(http, strength.offers, strength.slow, strength.requests_per_s))
             udp = group.create_task(flood_udp(self.port, strength.datagrams, strength.per_s, seed))
             tcp = group.create_task(crowd_tcp(self.port, strength.streams, seed))
             group.create_task(self._forge(http, strength, struck, seed))

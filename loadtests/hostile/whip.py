@@ -60,13 +60,15 @@ class WhipAttack:
         self._rng = random.Random(f"whip {seed}")
         self.token = token(secret)
 
-    async def run(self, http: aiohttp.ClientSession, offers: int, slow: int, at_once: int = 4) -> None:
+    async def run(
+        self, http: aiohttp.ClientSession, offers: int, slow: int, per_s: float, at_once: int = 4
+    ) -> None:
         """All classes, so many mutated offers among them, and so many slow heads and bodies, which take 10 s."""
         requests = self._requests(offers)
 
         async def work() -> None:
             for request in requests:
-                await self._send(http, request)
+                await asyncio.gather(self._send(http, request), asyncio.sleep(at_once / per_s))
 
         waiting = [
             asyncio.create_task(self._slow(kind)) for kind in ("slow", "slow head") for _ in range(slow)

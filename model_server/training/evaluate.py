@@ -86,7 +86,9 @@ def evaluate(arguments: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     begun_s = time.monotonic()
     extra: dict[str, Any] = {}
     if arguments.call:
-        heard, extra = real_calls.call(chosen, checkpoint, arguments.at_once, arguments.realtime)
+        heard, extra = real_calls.call(
+            chosen, checkpoint, arguments.at_once, arguments.realtime, Codec(arguments.codec)
+        )
     else:
         heard = _directly(chosen, checkpoint, Codec(arguments.codec))
     voice = load_voice()
@@ -95,9 +97,9 @@ def evaluate(arguments: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     figures = judged(reads, Stranger() if is_here() else None)
     print(table(figures))
     arguments.results.mkdir(parents=True, exist_ok=True)
-    picture = arguments.results / f"timelines-{'call' if arguments.call else 'direct'}.png"
+    picture = arguments.results / f"timelines-{'call' if arguments.call else 'direct'}-{arguments.codec}.png"
     timelines.draw(reads, picture)
-    over = "sip pcmu" if arguments.call else f"engine, {arguments.codec}"
+    over = f"{'calls' if arguments.call else 'engine'}, {arguments.codec}"
     return {
         "checkpoint": str(checkpoint), "over": over, "seconds": round(time.monotonic() - begun_s, 1),
         "timelines": str(picture), **extra, "skills": figures,
@@ -121,8 +123,10 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--skills", nargs="+", default=list(SKILLS), help=", ".join(SKILLS))
     parser.add_argument("--count", type=int, default=COUNT, help="cases of each skill (%(default)s)")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK} cases of each skill")
-    parser.add_argument("--codec", choices=list(Codec), default=Codec.MULAW, help="without --call")
-    parser.add_argument("--call", action="store_true", help="over SIP calls through a gateway")
+    parser.add_argument("--codec", choices=list(Codec), default=Codec.MULAW)
+    parser.add_argument(
+        "--call", action="store_true", help="over calls through a gateway: browsers' with --codec opus"
+    )
     parser.add_argument("--at-once", type=int, default=4, help="calls at the same time")
     parser.add_argument(
         "--realtime", action="store_true", help="with --call: the model before all other work"
@@ -133,6 +137,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--results", type=Path, default=RESULTS, help="where pictures go (%(default)s)")
     arguments = parser.parse_args(argv)
+    if arguments.call and Codec(arguments.codec) not in real_calls.NAMES:
+        parser.error(f"--codec {arguments.codec} with --call: expected {', '.join(real_calls.NAMES)}")
     checkpoint = arguments.checkpoint or CHECKPOINT
     try:
         if not checkpoint.is_file():

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.cut_time import EARLY_NS, LATE_NS, STEP_NS, CutTime
+from gateway.cut_time import EARLY_NS, LATE_NS, STEP_NS, TELEPHONE_COST_NS, CutTime
 
 US = 1_000
 
 
 def _taught(most_calls: int, cost_ns: int) -> CutTime:
     """After thousands of cuts that took so long."""
-    time = CutTime(most_calls)
+    time = CutTime(most_calls, TELEPHONE_COST_NS)
     for _ in range(4000):
         time.took(cost_ns)
     return time
+
+
+def test_before_any_cut_is_measured_it_goes_by_what_one_usually_takes() -> None:
+    assert CutTime(40, 700 * US).ahead_ns(0, 0, 4) == (EARLY_NS + 14_000 * US, LATE_NS + 7_000 * US)
 
 
 def test_calls_that_join_do_not_move_the_cut_of_those_that_are_there() -> None:

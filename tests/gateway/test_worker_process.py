@@ -15,6 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from gateway import control
+from gateway.cut_time import CutTime
 from gateway.worker_process import ENDED_CALLS_TO_COLLECT, Garbage, WorkerProcess
 
 PATIENCE_S = 5.0
@@ -80,7 +81,7 @@ class World:
         self.heard: list[control.MainMessage] = []
         self.order: list[str] = []
         self.process = WorkerProcess(
-            "w", str(tmp_path / "run" / "control"), str(tmp_path / "no-model"), 1,
+            "w", str(tmp_path / "run" / "control"), str(tmp_path / "no-model"), CutTime(1, 200_000),
             ready=lambda: READY, is_busy=lambda: False, look_after=self._look_after, report=self._report,
             hear=self.heard.append,
         )  # fmt: skip

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from array import array
 
 import numpy as np
 import pytest
+import soundfile
 
 from gateway.caller.analysis import ReceivedAudio
-from gateway.caller.calls import CallLog, CallPlan
-from gateway.caller.codec import find_codec
 from loadtests.dialogues import LEAD_IN_S, Plan, main, synchronous
 
 RATE = 8000
@@ -18,12 +16,9 @@ PACKET = 160
 MS = 1_000_000
 
 
-def log_of(seconds: float) -> CallLog:
-    """A call that played so much silence; packets left every 20 ms from 1 s on."""
-    plan = CallPlan("sip:127.0.0.1", "PCMU", np.zeros(round(seconds * 16000), np.int16), lead_in_s=LEAD_IN_S)
-    log = CallLog(plan, find_codec("PCMU"), plan.timeline())
-    log.sent_ns = array("q", (1_000 * MS + 20 * MS * n for n in range(log.sent_pcm.size // PACKET)))
-    return log
+def sent(seconds: float) -> np.ndarray:
+    """Packets of a call that leave every 20 ms from 1 s on."""
+    return np.arange(1_000 * MS, round((1.0 + seconds) * 1000) * MS, 20 * MS)
 
 
 def received(pcm: np.ndarray, arrivals_ns: list[int]) -> ReceivedAudio:
@@ -36,12 +31,11 @@ def received(pcm: np.ndarray, arrivals_ns: list[int]) -> ReceivedAudio:
 
 
 def test_what_came_back_at_once_lies_where_it_was_played():
-    log = log_of(2.0)
     pcm = np.zeros(200 * PACKET, np.int16)
     click = round((LEAD_IN_S + 0.5) * RATE)
     pcm[click] = 9000
     arrivals = [1_000 * MS + 20 * MS * n + (3 * MS if n % 7 == 0 else 0) for n in range(200)]
-    out = synchronous(log, received(pcm, arrivals))
+    out = synchronous(received(pcm, arrivals), sent(3.0), 20, 2.0)
     assert len(out) == 2 * RATE
     assert np.flatnonzero(out).tolist() == [RATE // 2]
 
@@ -50,7 +44,7 @@ def test_what_came_later_lies_later():
     pcm = np.zeros(200 * PACKET, np.int16)
     pcm[0] = 9000
     arrivals = [round((1.0 + LEAD_IN_S + 0.25) * 1000) * MS + 20 * MS * n for n in range(200)]
-    out = synchronous(log_of(2.0), received(pcm, arrivals))
+    out = synchronous(received(pcm, arrivals), sent(3.0), 20, 2.0)
     assert np.flatnonzero(out).tolist() == [RATE // 4]
 
 
@@ -65,3 +59,30 @@ def test_a_plan_that_is_none_is_refused(tmp_path, capsys, text):
 def test_a_plan_has_its_defaults():
     plan = Plan.of(json.dumps({"engine": "digits", "calls": [{"play": "a", "record": "b"}]}))
     assert (plan.at_once, plan.codec, plan.settings) == (4, "PCMU", {})
+
+
+def test_whoever_names_a_persona_calls_its_number():
+    calls = [
+        {"play": "a", "record": "b", "persona": persona} for persona in ("", "count", "every 5", "count")
+    ]
+    plan = Plan.of(json.dumps({"engine": "digits", "calls": calls, "at_once": 3}))
+    assert plan.numbers == {"100": "count", "101": "every 5"}
+    assert plan.called() == ["", "100", "101", "100"]
+    assert plan.groups() == [range(0, 3), range(3, 4)]
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("codec", ["PCMU", "opus"])
+def test_what_an_echo_answers_lies_a_turn_after_what_was_played(tmp_path, codec):
+    """By telephone and as a browser: a click at 1 s is heard 0.2 s and a floor later."""
+    pcm = np.zeros(4 * 16_000, np.int16)
+    pcm[16_000:16_800] = (9000 * np.sin(2 * np.pi * 500 * np.arange(800) / 16_000)).astype(np.int16)
+    soundfile.write(tmp_path / "a.wav", pcm, 16_000)
+    calls = [{"play": str(tmp_path / "a.wav"), "record": str(tmp_path / "b.wav"), "persona": "count"}]
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps({"engine": "echo", "codec": codec, "calls": calls}))
+    assert main([str(plan)]) == 0
+    heard, rate = soundfile.read(tmp_path / "b.wav", dtype="int16")
+    assert len(heard) == 4 * rate
+    loud = np.flatnonzero(np.abs(heard) > 3000) / rate
+    assert 1.2 < loud[0] < 1.4 and loud[-1] - loud[0] < 0.1

@@ -78,6 +78,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.over = False
         self.sip_call_id = ""
         self.remote = ""
+        self.called = ""
+        """User part of the URI of the INVITE that began it."""
 
     # -- what the worker asks for
 

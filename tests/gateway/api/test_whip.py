@@ -60,6 +60,19 @@ def test_a_call_from_its_offer_to_its_end(tmp_path: Path) -> None:
     on_a_site(story, tmp_path)
 
 
+def test_who_is_called_decides_what_the_model_is_to_be(tmp_path: Path) -> None:
+    async def story(here: Visit) -> None:
+        headers = {"Content-Type": "application/sdp"}
+        for query, persona in (("", ""), ("?to=count", "count"), ("?to=100", "correct 482913")):
+            made = await here.http.post(f"/whip{query}", data=OFFER, headers=headers)
+            assert made.status == 201 and here.worker.heard[-1].persona == persona
+        strange = await here.http.post("/whip?to=nobody", data=OFFER, headers=headers)
+        assert strange.status == 404 and (await told(strange))["code"] == "no-such-name"
+        assert len(here.worker.heard) == 3
+
+    on_a_site(story, tmp_path, personas={"count": "count", "100": "correct 482913"})
+
+
 def test_if_match_decides_between_trickle_and_restart(tmp_path: Path) -> None:
     async def story(here: Visit) -> None:
         made = await here.post()

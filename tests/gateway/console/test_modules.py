@@ -179,6 +179,7 @@ STATUSES: list[tuple[int, dict[str, object], str]] = [
     (403, {"hasToken": True}, "token-refused"),
     (404, {}, "away"),
     (404, {"resuming": True}, "gone"),
+    (404, {"told": "no-such-name"}, "no-such-name"),
     (422, {}, "refused"),
     (429, {}, "too-fast"),
     (502, {}, "away"),
