@@ -245,7 +245,10 @@ class WebrtcCall:
         audio = taps.find_transceiver(self._connection, "audio")
         assert audio is not None
         ssrc = int.from_bytes(self._path.port.datagrams[0][8:12], "big")
-        taps.fill_receiver_reports(audio.receiver, ssrc, ArrivalStatistics(self._path.port, OPUS_HZ))
+        statistics = ArrivalStatistics(self._path.port, OPUS_HZ)
+        taps.fill_receiver_reports(audio.receiver, ssrc, statistics)
+        if self._asking is not None:
+            self._asking.statistics = statistics
 
     def _stop_sending(self) -> None:
         for stream in (self._audio, self._video, self._asking):

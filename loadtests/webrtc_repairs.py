@@ -5,6 +5,8 @@
     nack     a=rtcp-fb:<Opus> nack              asks for what is missing, answers requests (no RTX: as it was sent)
     red      audio/red with Opus, one before    carries each payload twice
 
+A request is a compound packet with a report in front, as a browser sends it to who agreed to no reduced size
+(RFC 4585 section 3.1, RFC 5506): so the sender hears of a loss before a repeat hides it from the reports.
 `media/nack.py` decides which packets are asked for and which are sent again. What came is looked at by its headers
 only: they are not encrypted, and nothing is decoded while calls are live.
 """
@@ -17,6 +19,7 @@ from typing import Final, Protocol
 
 from gateway.webrtc import rtcp
 from loadtests.webrtc_loop import DatagramPort
+from loadtests.webrtc_streams import ArrivalStatistics
 from media.nack import Gaps
 from media.timebase import FRAME_NS, NS_PER_MS
 
@@ -25,6 +28,7 @@ RED_TYPE: Final = 63
 """As in Chromium's offers; aiortc's own types begin at 96."""
 PATIENCE_NS: Final = 200 * NS_PER_MS
 """What is older is not asked for: a listener has given it up."""
+CNAME: Final = "caller"
 _OPUS = re.compile(r"^a=rtpmap:(\d+) opus/48000[^\r\n]*\r?\n", re.MULTILINE | re.IGNORECASE)
 _HEADER = struct.Struct("!BBHII")
 
@@ -61,6 +65,8 @@ class Asking:
         self.repeated: list[int] = []
         """Which of the port's datagrams came because they were asked for."""
         self.round_trip_ns: int | None = None
+        self.statistics: ArrivalStatistics | None = None
+        """What the reports say; None: nothing yet."""
         self._path, self._ssrc = path, ssrc
         self._theirs = 0
         self._read = 0
@@ -73,7 +79,12 @@ class Asking:
         self._look()
         wanted = self.gaps.wanted(now_ns, self.round_trip_ns, self._place_ns)
         if wanted:
-            self._path.send_rtcp(rtcp.nack(self._ssrc, self._theirs, wanted))
+            self._path.send_rtcp(self._report() + rtcp.nack(self._ssrc, self._theirs, wanted))
+
+    def _report(self) -> bytes:
+        """RR and SDES, which begin a compound packet (RFC 3550 section 6.1)."""
+        blocks = {self._theirs: self.statistics.block()} if self.statistics is not None else {}
+        return rtcp.report(rtcp.Sent(self._ssrc, 0, 0, 0), CNAME, blocks, sending=False)
 
     def _look(self) -> None:
         port = self._path.port

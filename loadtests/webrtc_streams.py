@@ -24,6 +24,7 @@ from loadtests.webrtc_loop import DatagramPort
 from loadtests.webrtc_media import OPUS_HZ, VIDEO_FPS, Clip, Voice
 from media.nack import Repeats
 from media.red import pack_red
+from media.reports import ReportBlock
 from media.rtp import JitterEstimator, sequence_unwrapper, timestamp_unwrapper
 
 VIDEO_HZ = 90_000  # RFC 7741 section 4.1
@@ -202,12 +203,17 @@ class VideoStream:
 
 
 class ArrivalStatistics:
-    """What our receiver reports say of the stream that a port keeps: brought up to date when one is made."""
+    """What our receiver reports say of the stream that a port keeps: brought up to date when one is made.
+
+    What is repeated counts as received, once: a second copy of a packet gets no further than SRTP, whose replay
+    list drops it (RFC 3711 section 3.3.2), and the port keeps what comes before that.
+    """
 
     def __init__(self, port: DatagramPort, clock_hz: int) -> None:
         self._port = port
         self._read = 0
         self._numbers, self._stamps = sequence_unwrapper(), timestamp_unwrapper()
+        self._seen: set[int] = set()  # as many as the port keeps packets
         self._jitter = JitterEstimator(clock_hz)
         self._first: int | None = None
         self._highest = 0
@@ -217,7 +223,7 @@ class ArrivalStatistics:
     def fraction_lost(self) -> int:
         """Of 256, since it was last asked for (RFC 3550 section A.3)."""
         self._catch_up()
-        expected, received = self._expected, self._read
+        expected, received = self._expected, len(self._seen)
         lost = expected - self._expected_before - (received - self._received_before)
         span = expected - self._expected_before
         self._expected_before, self._received_before = expected, received
@@ -225,7 +231,7 @@ class ArrivalStatistics:
 
     @property
     def packets_lost(self) -> int:
-        return max(0, self._expected - self._read)
+        return max(0, self._expected - len(self._seen))
 
     @property
     def max_seq(self) -> int:
@@ -236,6 +242,10 @@ class ArrivalStatistics:
     def jitter(self) -> int:
         return self._jitter.jitter_ticks
 
+    def block(self) -> ReportBlock:
+        """A report block of now, which says nothing of the sender's reports."""
+        return ReportBlock(self.fraction_lost, self.packets_lost, self.max_seq, self.jitter, 0, 0)
+
     @property
     def _expected(self) -> int:
         return 0 if self._first is None else self._highest - self._first + 1
@@ -245,6 +255,9 @@ class ArrivalStatistics:
         for index in range(self._read, len(datagrams)):
             _, _, sequence, timestamp = _HEADER.unpack_from(datagrams[index])
             number = self._numbers.unwrap(sequence)
+            if number in self._seen:
+                continue
+            self._seen.add(number)
             self._first = number if self._first is None else self._first
             self._highest = max(self._highest, number)
             self._jitter.update(arrivals_ns[index], self._stamps.unwrap(timestamp))

@@ -1,10 +1,11 @@
-"""What a receiver says of a stream in RTCP: the report block of RFC 3550 6.4.1, and the sender's own report.
+"""What a receiver says of a stream in RTCP, the report block of RFC 3550 6.4.1, and what its sender makes of it.
 
 Fed with packets as they come; asked for a block once per report. Nothing here decides about playing.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 from media.rtp import JitterEstimator, sequence_unwrapper, timestamp_unwrapper
@@ -12,6 +13,7 @@ from media.timebase import NS_PER_S
 
 _MOST_LOST = (1 << 23) - 1
 _LONGEST_DELAY_NS = 0xFFFF * NS_PER_S
+_SPAN_NS, _SPAN_PACKETS, _MOST_MARKS = NS_PER_S, 1 << 12, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +92,27 @@ class Reception:
             last_sender_report=last,
             delay_since=delay_ns * 65536 // NS_PER_S,
         )
+
+
+class ReportedLoss:
+    """Share of our packets that were lost by a peer's running sums, over the last second or more of its reports.
+
+    The fraction of a single report is no measure where packets overtake each other: it counts those that are still
+    under way as lost, and never takes them back (RFC 3550 A.3). A report comes with every NACK, too, just then.
+    """
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[int, int, int]] = deque(maxlen=_MOST_MARKS)  # time, highest sequence, lost
+
+    def update(self, highest_sequence: int, cumulative_lost: int, now_ns: int) -> float:
+        """A report: -1 to 1, below 0 when more came than was newly sent; 0 until a second of reports is here."""
+        marks = self._marks
+        if marks and not 0 <= highest_sequence - marks[-1][1] < _SPAN_PACKETS:
+            marks.clear()  # another stream, or nonsense
+        marks.append((now_ns, highest_sequence, cumulative_lost))
+        while len(marks) > 1 and now_ns - marks[1][0] >= _SPAN_NS:
+            marks.popleft()
+        then_ns, first, lost = marks[0]
+        if now_ns - then_ns < _SPAN_NS or highest_sequence == first:
+            return 0.0
+        return max(-1.0, min(1.0, (cumulative_lost - lost) / (highest_sequence - first)))

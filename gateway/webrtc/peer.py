@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from aiortc import RTCCertificate, RTCDataChannel
@@ -28,7 +28,7 @@ from media.ladder import Line
 from media.leg import Leg
 from media.nack import Gaps, Repeats
 from media.red import Block, parse_red
-from media.reports import Reception
+from media.reports import Reception, ReportBlock, ReportedLoss
 from media.rtp import RtpPacket
 from media.timebase import NS_PER_MS
 
@@ -84,6 +84,7 @@ class Peer:
         self.loss_told = 0.0
         """What the browser said last: the part of our packets that did not come, 0 to 1."""
         self.line = Line()
+        self._loss_told = ReportedLoss()
         self.gaps = Gaps()
         self.repeats = Repeats()
         self._owner = owner
@@ -148,13 +149,15 @@ class Peer:
     def look(self, due_ns: int) -> None:
         """What the browser has to be asked for."""
         self._frames += 1
+        asked = []
         if self._repeats:
             missing = self.gaps.wanted(due_ns, self._round_trip_ns, self.leg.intake.place_ns)
             if missing:
-                self.transport.send_rtcp(rtcp.nack(self.voice.ssrc, self._voice_ssrc, missing))
+                asked.append(rtcp.nack(self.voice.ssrc, self._voice_ssrc, missing))
         if self.sight is not None and self._frames % FEEDBACK_FRAMES == 0:
-            for packet in self.sight.feedback(self.voice.ssrc, due_ns):
-                self.transport.send_rtcp(packet)
+            asked += self.sight.feedback(self.voice.ssrc, due_ns)
+        if asked:
+            self.transport.send_rtcp(self._report(due_ns, {}) + b"".join(asked))
 
     def report(self, now_ns: int) -> None:
         """Once a second: what we sent and what we got."""
@@ -162,8 +165,7 @@ class Peer:
             return
         blocks = {ssrc: reception.block(now_ns) for ssrc, reception in self.receptions.items()}
         self._watch_line(now_ns)
-        listens = self.offer.audio.listens
-        packet = rtcp.report(self.voice.sent(now_ns), self._cname, blocks, sending=listens)
+        packet = self._report(now_ns, blocks)
         if self.sight is not None:
             packet += self.sight.budget(self.voice.ssrc)
         self.transport.send_rtcp(packet)
@@ -183,7 +185,8 @@ class Peer:
     async def close(self, reason: str) -> None:
         """Goodbye, if it still can be heard."""
         if self.transport.is_connected and self.offer.audio.listens:
-            self.transport.send_rtcp(rtcp.goodbye(self.voice.ssrc))
+            farewell = rtcp.goodbye(self.voice.ssrc)
+            self.transport.send_rtcp(self._report(time.monotonic_ns(), {}) + farewell)
         if self.sight is not None:
             self.sight.close()
         await self.transport.close(reason)
@@ -241,10 +244,16 @@ class Peer:
 
     def _told(self, heard: Heard, now_ns: int) -> None:
         self.loss_told = heard.loss
+        lost = self._loss_told.update(heard.highest_sequence, heard.lost, now_ns)
         if heard.round_trip_ms is not None:
             self._round_trip_ns = int(heard.round_trip_ms * NS_PER_MS)
-        self.line.outward.update(heard.loss, heard.round_trip_ms, now_ns)
+        self.line.outward.update(lost, heard.round_trip_ms, now_ns)
         self.voice.tune(heard.loss, self.line.opus_bit_s, now_ns)
+
+    def _report(self, now_ns: int, blocks: Mapping[int, ReportBlock]) -> bytes:
+        """Every compound packet begins with one (RFC 3550 6.1): whoever offers no reduced size may ask for that."""
+        listens = self.offer.audio.listens
+        return rtcp.report(self.voice.sent(now_ns), self._cname, blocks, sending=listens)
 
     def _watch_line(self, now_ns: int) -> None:
         """By all that came since the last report; where nothing came nothing is known."""

@@ -37,6 +37,10 @@ class Heard:
 
     loss: float
     """0 to 1, since its report before."""
+    lost: int
+    """Since the stream began; it falls when late ones come."""
+    highest_sequence: int
+    """32 bits."""
     jitter: int
     round_trip_ms: float | None
 
@@ -70,7 +74,7 @@ def goodbye(ssrc: int) -> bytes:
 
 
 def nack(ssrc: int, media_ssrc: int, sequences: Iterable[int]) -> bytes:
-    """Send these again, RFC 4585 6.2.1."""
+    """Send these again, RFC 4585 6.2.1; behind a report (RFC 4585 3.1: we agree on no reduced size)."""
     lost = sorted(sequence & 0xFFFF for sequence in sequences)  # aiortc packs ascending ones only
     return bytes(rtp.RtcpRtpfbPacket(fmt=rtp.RTCP_RTPFB_NACK, ssrc=ssrc, media_ssrc=media_ssrc, lost=lost))
 
@@ -104,7 +108,8 @@ def heard(packet: rtp.AnyRtcpPacket, ssrc: int, now_ntp: int) -> Heard | None:
             if block.lsr:  # RFC 3550 6.4.1, in 65536ths of a second
                 trip_64k = ((now_ntp >> 16) - block.lsr - block.dlsr) & 0xFFFFFFFF
                 trip = trip_64k * 1000 / 65536 if trip_64k < 60 * 65536 else None
-            return Heard(block.fraction_lost / 256, block.jitter, trip)
+            loss = block.fraction_lost / 256
+            return Heard(loss, block.packets_lost, block.highest_sequence, block.jitter, trip)
     return None
 
 

@@ -98,6 +98,8 @@ class Example:
     """int64 [T, 2]: row of the voice table and turns into it; (-1, 0): silence."""
     frames: np.ndarray[tuple[int], np.dtype[np.int64]]
     """int64 [4 T]: what the caller was saying in each 50 ms, 50 ms before."""
+    seen: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """int64 [pictures]: 1 where one completes a change or a repetition."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,6 +111,8 @@ class Batch:
     """int64 [turns of all conversations, 2], as in `Example`: row i belongs to the i-th four `speak` positions."""
     frames: Tensor
     """int64 [hear positions of all conversations]: what the caller was saying, one of FRAME_CLASSES."""
+    seen: Tensor
+    """int64 [pictures of all conversations], as in `Example`."""
     scenes: tuple[str, ...]
 
 
@@ -164,7 +168,8 @@ def example_of(conversation: Conversation, config: ModelConfig) -> Example:
         for t, turn in enumerate(conversation.turns)
     )
     voice = np.array([turn.voice for turn in conversation.turns], np.int64)
-    return Example(conversation.scene, turns, voice, frames_of(conversation.words, HEAR_POSITIONS * count))
+    frames = frames_of(conversation.words, HEAR_POSITIONS * count)
+    return Example(conversation.scene, turns, voice, frames, _seen(conversation))
 
 
 def frames_of(words: Sequence[Said], positions: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -190,6 +195,7 @@ def collated(examples: Sequence[Example], config: ModelConfig) -> Batch:
         replace(inputs, kinds=kinds, targets=targets),
         torch.from_numpy(np.concatenate([example.voice for example in examples])),
         torch.from_numpy(np.concatenate([example.frames for example in examples])),
+        torch.from_numpy(np.concatenate([example.seen for example in examples])),
         tuple(example.scene for example in examples),
     )
 
@@ -198,6 +204,13 @@ def _drawn(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
     names = [name for name, share in shares.items() if share > 0]
     chances = np.array([shares[name] for name in names])
     return names[int(rng.choice(len(names), p=chances / chances.sum()))]
+
+
+def _seen(conversation: Conversation) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    pictures = conversation.pictures
+    if pictures is None:
+        return np.zeros(0, np.int64)
+    return np.array([turn in pictures.changes for turn in range(len(conversation.turns))], np.int64)
 
 
 def _patches(conversation: Conversation, config: ModelConfig) -> list[Rows | None]:

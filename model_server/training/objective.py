@@ -3,6 +3,10 @@
 tokens   cross entropy at every position that has a target, `END` included
 frames   cross entropy of what the caller is saying, at every `hear` position, by a matrix that is not shipped:
          words are rare, and their targets come at their end; this says at every 50 ms what there was to hear
+words    cross entropy among words and actions of ours, where there is one: which, not whether. One target in twenty
+         is such a one, and all that a conversation is about is in them
+pictures cross entropy of whether a picture completes a change, at its last position, by a matrix that is not
+         shipped: for the same reason as `frames`
 sound    flow-matching loss of the `speak` positions: all that sound, and a share of the silent ones
 """
 
@@ -32,7 +36,12 @@ FRAME_WEIGHT = 0.3
 """Of what is said in each 50 ms, likewise ..."""
 NOTHING_WEIGHT = 0.3
 """... in which nothing counts for less, as there is most of it."""
+WORD_WEIGHT = 4.0
+"""Of which word is ours, on top of what it weighs among the tokens."""
+PICTURE_WEIGHT = 0.3
+"""Of what a picture shows."""
 _HEARD = ids_of(HEARD)
+_NOT_OURS = (END, *_HEARD)
 
 
 class Vectors:
@@ -80,6 +89,10 @@ class Losses:
     """Mean cross entropy, nats a target."""
     frames: Tensor
     """Mean cross entropy, nats a `hear` position."""
+    words: Tensor
+    """Cross entropy of our own words among themselves, nats a target of any kind."""
+    pictures: Tensor
+    """Mean cross entropy, nats a picture."""
     sound: Tensor
     """Mean squared error of the velocity."""
     counts: tuple[Counts, ...]
@@ -87,16 +100,18 @@ class Losses:
 
     @property
     def total(self) -> Tensor:
-        return self.tokens + FRAME_WEIGHT * self.frames + SOUND_WEIGHT * self.sound
+        taught = FRAME_WEIGHT * self.frames + WORD_WEIGHT * self.words + PICTURE_WEIGHT * self.pictures
+        return self.tokens + taught + SOUND_WEIGHT * self.sound
 
 
 class Learner(nn.Module):
-    """The model and its flow head, taught together, and the matrix that says what is heard."""
+    """The model and its flow head, taught together, and the matrices that say what is heard and seen."""
 
     def __init__(self, config: ModelConfig, voice: Voice) -> None:
         super().__init__()
         self.interaction, self.flow_head = Interaction(config), FlowHead(config.hidden)
         self.frames = nn.Linear(config.hidden, FRAME_CLASSES)
+        self.pictures = nn.Linear(config.hidden, 2)
         mean, deviation = voice.statistics()
         self.flow_head.normalise_by(torch.from_numpy(mean), torch.from_numpy(deviation))
         weights = torch.ones(FRAME_CLASSES)
@@ -109,13 +124,23 @@ class Learner(nn.Module):
         inputs = batch.inputs
         hidden = self.interaction.whole(inputs, chosen)
         logits = self.interaction.logits(hidden[inputs.targets >= 0]).float()
+        targets = inputs.targets[inputs.targets >= 0]
         said = self.frames(hidden[inputs.where(Kind.HEAR)]).float()
         return Losses(
-            F.cross_entropy(logits, inputs.targets[inputs.targets >= 0]),
+            F.cross_entropy(logits, targets),
             F.cross_entropy(said, batch.frames, self._buffers["_frame_weights"]),
+            words_among(logits, targets),
+            self.picture_loss(hidden[inputs.where(Kind.VIDEO)], batch.seen),
             self._sound(hidden[inputs.where(Kind.SPEAK)], batch.voice, generator),
             counted(logits.detach().argmax(-1), inputs.targets),
         )
+
+    def picture_loss(self, rows: Tensor, seen: Tensor) -> Tensor:
+        """Rows of all patches, as many for each picture."""
+        if not len(seen):
+            return rows.sum() * 0.0
+        last = rows.unflatten(0, (len(seen), -1))[:, -1]
+        return F.cross_entropy(self.pictures(last).float(), seen)
 
     def _sound(self, rows: Tensor, spoken: Tensor, generator: torch.Generator) -> Tensor:
         sounding = (spoken[:, 0] >= 0).repeat_interleave(SPEAK_POSITIONS)
@@ -124,6 +149,14 @@ class Learner(nn.Module):
         noise = torch.randn(len(vectors), OUTPUTS, generator=generator)
         times = training_times(len(vectors), generator)
         return self.flow_head.loss(rows[taken], vectors, noise, times).mean()
+
+
+def words_among(logits: Tensor, targets: Tensor) -> Tensor:
+    """Surprise at our words, given that it is one of ours: [N, V] and int64 [N], nats a target of any kind."""
+    not_ours = torch.tensor(_NOT_OURS, device=targets.device)
+    ours = ~torch.isin(targets, not_ours)
+    among = logits[ours].index_fill(1, not_ours, -torch.inf)
+    return F.cross_entropy(among, targets[ours], reduction="sum") / len(targets)
 
 
 def counted(found: Tensor, targets: Tensor) -> tuple[Counts, ...]:

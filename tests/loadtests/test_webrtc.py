@@ -216,6 +216,10 @@ def test_receiver_reports_count_what_is_missing() -> None:
     assert (statistics.packets_lost, statistics.max_seq, statistics.jitter) == (1, 65_538, 0)
     arrive([65_539, 65_540])
     assert (statistics.fraction_lost, statistics.packets_lost) == (0, 1)
+    arrive([65_539, 65_540, 65_542])  # two come twice, which makes up for nothing
+    assert (statistics.fraction_lost, statistics.packets_lost) == (256 // 2, 2)
+    arrive([65_537, 65_541])
+    assert (statistics.fraction_lost, statistics.packets_lost) == (0, 0)
 
 
 # -- what it makes of what came back

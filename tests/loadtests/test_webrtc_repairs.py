@@ -13,7 +13,8 @@ from aiortc import rtp
 from loadtests.webrtc_loop import DatagramPort
 from loadtests.webrtc_media import Voice
 from loadtests.webrtc_repairs import PATIENCE_NS, RED_TYPE, Asking, offered
-from loadtests.webrtc_streams import AudioStream, Losses, RtpSlot
+from loadtests.webrtc_streams import ArrivalStatistics, AudioStream, Losses, RtpSlot
+from media.nack import RETRY_NS
 from media.red import parse_red
 from media.rtp import RtpPacket, parse_packet
 from media.timebase import FRAME_NS, NS_PER_MS
@@ -48,12 +49,20 @@ class Line:
         self.port.arrivals_ns.append(at_ns)
 
     def asked(self) -> list[int]:
-        """Sequence numbers of all NACKs so far."""
+        """Sequence numbers of all NACKs so far, each in a compound packet of its own."""
         found = []
-        for packet in rtp.RtcpPacket.parse(b"".join(self.told)) if self.told else []:
+        for told in self.told:
+            report, names, packet = rtp.RtcpPacket.parse(told)
+            assert isinstance(report, rtp.RtcpRrPacket) and isinstance(names, rtp.RtcpSdesPacket)
             assert isinstance(packet, rtp.RtcpRtpfbPacket) and packet.media_ssrc == 9
             found += packet.lost
         return found
+
+    def reported(self) -> list[tuple[int, int]]:
+        """Of the newest of them: fraction lost, and lost in all, of each stream."""
+        report, *_ = rtp.RtcpPacket.parse(self.told[-1])
+        assert isinstance(report, rtp.RtcpRrPacket) and report.ssrc == 7
+        return [(block.fraction_lost, block.packets_lost) for block in report.reports if block.ssrc == 9]
 
 
 def test_offers_have_what_a_browser_with_our_page_offers() -> None:
@@ -85,6 +94,24 @@ def test_what_is_missing_is_asked_for_once_a_round_trip_and_known_when_it_comes(
     asking.due_ns = PATIENCE_NS + 80 * NS_PER_MS
     asking.send()
     assert asking.gaps.counters.lost == 1
+
+
+def test_a_request_reports_the_loss_that_its_repeats_will_hide() -> None:
+    line = Line()
+    asking, statistics = Asking(line, 7), ArrivalStatistics(line.port, 48_000)
+    for number in (65_534, 65_535, 2):
+        line.come(number, 0)
+    asking.due_ns = FRAME_NS
+    asking.send()
+    assert line.asked() == [0, 1] and line.reported() == []  # nothing is counted yet
+    asking.statistics = statistics
+    asking.due_ns = FRAME_NS + RETRY_NS
+    asking.send()
+    assert line.reported() == [(256 * 2 // 5, 2)]
+    for number in (0, 1, 0, 1):  # the second request was not needed: SRTP drops what it brings
+        line.come(number, FRAME_NS + RETRY_NS)
+    line.come(4, FRAME_NS + RETRY_NS)
+    assert (statistics.fraction_lost, statistics.packets_lost) == (0, 1)
 
 
 def test_a_packet_that_is_asked_for_goes_again_as_it_was() -> None:

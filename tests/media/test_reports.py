@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from media.reports import Reception
+from media.reports import Reception, ReportedLoss
 from media.timebase import NS_PER_MS, NS_PER_S
 
 
@@ -53,3 +53,34 @@ def test_the_delay_since_the_senders_report_lets_it_compute_the_round_trip() -> 
     block = reception.block(10 * NS_PER_S + NS_PER_S // 2)
     assert (block.last_sender_report, block.delay_since) == (0x33445566, 32768)
     assert reception.block(10**9 * NS_PER_S).delay_since <= 0xFFFFFFFF
+
+
+def test_loss_is_reckoned_over_a_second_of_reports() -> None:
+    told = ReportedLoss()
+    heard = [told.update(50 * n // 10, n // 2, n * NS_PER_S // 10) for n in range(31)]  # 5 packets, 0.5 lost
+    assert heard[:10] == [0.0] * 10 and 0.08 <= heard[10] <= 0.12 and 0.08 <= heard[-1] <= 0.12
+
+
+def test_packets_that_are_only_late_are_no_loss() -> None:
+    """At every second report three are under way: its fraction says 30 %, the next one takes none back."""
+    told, reception = ReportedLoss(), Reception(48_000)
+    fractions, losses, late = [], [], list[int]()
+    for turn in range(40):
+        numbers = list(range(10 * turn, 10 * turn + 10))
+        stream(reception, [*late, *numbers[:6], *([numbers[9]] if turn % 2 else numbers[6:])])
+        late = numbers[6:9] if turn % 2 else []
+        block = reception.block(0)
+        fractions.append(block.fraction_lost / 256)
+        losses.append(told.update(block.highest_sequence, block.cumulative_lost, turn * NS_PER_S // 5))
+    assert 0.14 < sum(fractions) / len(fractions) < 0.16
+    assert abs(sum(losses[10:])) / len(losses[10:]) < 0.005
+
+
+def test_reports_of_another_stream_and_nonsense_begin_anew() -> None:
+    told = ReportedLoss()
+    for n in range(20):
+        told.update(5 * n, 0, n * NS_PER_S // 10)
+    assert told.update(1 << 31, 1 << 22, 3 * NS_PER_S) == 0.0
+    assert told.update(3, 0, 4 * NS_PER_S) == 0.0
+    assert told.update(53, 25, 5 * NS_PER_S) == 0.5
+    assert told.update(63, -5000, 6 * NS_PER_S) == -1.0

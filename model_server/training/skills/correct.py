@@ -7,6 +7,10 @@
 | the last digit is heard, and no correction is being said | `okay` |
 | 1.4 s of silence, or the last digit | the string is over: the next digit is its first again |
 | digits beyond the last | a new string |
+| which digit is right next changes | `<digit:d>`, a note that nobody hears; a turn later beside two heard words |
+
+The notes are how the network keeps its place: the next one is found from the last one, and a digit is wrong when it
+is not the last note's.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ class Correct:
 
     def __init__(self, expected: Sequence[str]) -> None:
         self._expected = expected
-        self._at = 0
+        self._at = self._noted = 0
 
     def stopped(self) -> None:
         self._at = 0
@@ -46,7 +50,10 @@ class Correct:
             self._at = (self._at + 1) % len(self._expected)
         if ear.silence_ms >= _OVER_MS:
             self._at = 0
-        return ()
+        if self._noted == self._at or len(ear.words) > 1:
+            return ()
+        self._noted = self._at
+        return (f"<digit:{self._expected[self._at]}>",)
 
 
 def scene(rng: np.random.Generator) -> Scene:

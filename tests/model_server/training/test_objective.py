@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,13 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra: pip install 'microturn[torch]'")
 
-from model_server.model.vocabulary import END, IDS  # noqa: E402
+from model_server.model.vocabulary import END, HEARD, IDS  # noqa: E402
 from model_server.training.bank import WordBank  # noqa: E402
 from model_server.training.batches import NOTHING, Length, Lesson, Source, source_of  # noqa: E402
 from model_server.training.conversation import Surroundings  # noqa: E402
 from model_server.training.corpus import Part  # noqa: E402
 from model_server.training.mouth import VoiceTable, table_of  # noqa: E402
-from model_server.training.objective import Counts, Learner, Vectors, counted  # noqa: E402
+from model_server.training.objective import Counts, Learner, Vectors, counted, words_among  # noqa: E402
 from model_server.training.synthesise import bank_folder  # noqa: E402
 from model_server.training.voice_table import CACHE, Voice, load_voice, silence  # noqa: E402
 from tests.model_server.training.scenes import SMALL, voice_of  # noqa: E402
@@ -32,6 +33,33 @@ def test_targets_are_counted_by_conversation() -> None:
     assert first == Counts(heard=1, heard_right=1, said=1, said_right=0, false_events=1)
     assert second == Counts(heard=1, heard_right=0, said=0, said_right=0, false_events=0)
     assert (first + second).right == 1 / 3 and Counts().right == 0.0
+
+
+def test_which_word_is_ours_is_weighed_apart_from_whether_there_is_one() -> None:
+    targets = torch.tensor([END, IDS["heard:3"], IDS["say:3"], IDS["<delegate>"]])
+    logits = torch.zeros(4, len(IDS))
+    ours = len(IDS) - 1 - len(HEARD)
+    assert float(words_among(logits, targets)) == pytest.approx(2 * math.log(ours) / 4)
+    logits[:, END] = 50.0  # silence is far likelier: that is not what is asked here
+    assert float(words_among(logits, targets)) == pytest.approx(2 * math.log(ours) / 4)
+    logits[2, IDS["say:3"]] = logits[3, IDS["<delegate>"]] = 50.0
+    assert float(words_among(logits, targets)) == pytest.approx(0.0, abs=1e-6)
+    assert float(words_among(logits[:2], targets[:2])) == 0.0
+
+
+def test_what_pictures_show_is_learned_at_their_last_position(table: VoiceTable) -> None:
+    made, generator = learner(voice_of(table)), torch.Generator().manual_seed(1)
+    rows = torch.zeros(3 * 2, SMALL.hidden)
+    rows[3] = torch.randn(SMALL.hidden, generator=generator)  # the last of the second picture's two
+    seen = torch.tensor([0, 1, 0])
+    optimiser = torch.optim.AdamW(made.pictures.parameters(), lr=0.1)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = made.picture_loss(rows, seen)
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.05
+    assert float(made.picture_loss(rows[:0], seen[:0]).detach()) == 0.0
 
 
 def test_vectors_are_those_of_the_word_and_silence_beyond_it(table: VoiceTable) -> None:

@@ -93,21 +93,39 @@ def test_stop_silences_the_answer_in_its_turn_and_forgets_it(perform: Perform) -
 def test_a_wrong_digit_is_corrected_while_the_caller_goes_on(perform: Perform) -> None:
     times = [("four", 0.2, 0.5), ("nine", 0.8, 1.1), ("two", 1.3, 1.6), ("six", 2.4, 2.7)]
     assert perform([Correct("4726")], times, 20) == {
-        2: ("heard:4",),
-        5: ("heard:9", "say:no"),
+        2: ("heard:4", "<digit:7>"),
+        5: ("heard:9", "<digit:2>", "say:no"),
         7: ("say:7",),
-        8: ("heard:2",),
-        13: ("heard:6", "say:okay"),
+        8: ("heard:2", "<digit:6>"),
+        13: ("heard:6", "<digit:4>", "say:okay"),
     }
 
 
 def test_after_a_silence_the_number_begins_anew(perform: Perform) -> None:
     times = [("four", 0.2, 0.5), ("four", 2.4, 2.7), ("nine", 2.9, 3.2)]
     assert perform([Correct("4726")], times, 20) == {
-        2: ("heard:4",),
-        13: ("heard:4",),
-        16: ("heard:9", "say:no"),
+        2: ("heard:4", "<digit:7>"),
+        9: ("<digit:4>",),
+        13: ("heard:4", "<digit:7>"),
+        16: ("heard:9", "<digit:2>", "say:no"),
         18: ("say:7",),
+    }
+
+
+def test_a_note_waits_a_turn_beside_two_heard_words(perform: Perform) -> None:
+    times = [("four", 0.2, 0.42), ("nine", 0.5, 0.69), ("two", 1.3, 1.6)]
+    assert perform([Correct("4726")], times, 12) == {
+        2: ("heard:4", "<digit:7>"),
+        3: ("heard:9", "<digit:2>", "say:no"),
+        5: ("say:7",),
+        8: ("heard:2", "<digit:6>"),
+    }
+    times = [("four", 0.2, 0.40), ("nine", 0.45, 0.49), ("two", 1.3, 1.6)]
+    assert perform([Correct("4726")], times, 12) == {
+        2: ("heard:4", "heard:9", "say:no"),
+        3: ("<digit:2>",),
+        4: ("say:7",),
+        8: ("heard:2", "<digit:6>"),
     }
 
 
