@@ -1,8 +1,9 @@
-"""The command line of the weak-network lab: one profile or all of them, in memory or with real calls."""
+"""The command line of the weak-network lab: profiles, in memory or with real calls of one kind after another."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shlex
 import sys
@@ -40,6 +41,7 @@ ALL: Final = (
 )
 _COLUMNS: Final = (
     ("profile", "profile"),
+    ("leg", "leg"),
     ("mos", "MOS"),
     ("mos_clean", "ceiling"),
     ("mos_caller", "caller"),
@@ -59,7 +61,7 @@ class LabPlan:
     """One run of the lab, checked. Raises ValueError for what must not or cannot be run."""
 
     profiles: tuple[str, ...]
-    leg: str
+    legs: tuple[str, ...]
     seconds: float
     calls: int
     codec: str
@@ -72,12 +74,18 @@ class LabPlan:
     def __post_init__(self) -> None:
         for name in self.profiles:
             profiles.find(name)
-        if self.leg != MEMORY:
-            LivePlan(self.profiles[0], self.leg, self.calls, self.seconds, self.codec, self.seed, self.repair)
-        elif self.digits and not can_hear_digits():
+        for leg in self.legs:
+            if leg != MEMORY:
+                self.live(self.profiles[0], leg)
+        if MEMORY in self.legs and self.digits and not can_hear_digits():
             raise ValueError("--digits needs pocketsphinx: pip install pocketsphinx")
-        elif self.seconds < LEAST_S:
+        if self.seconds < LEAST_S:
             raise ValueError(f"--seconds {self.seconds}: PESQ wants {LEAST_S} or more")
+
+    def live(self, profile: str, leg: str) -> LivePlan:
+        """Real calls; with Chromium beside other legs there is one of it, all the same."""
+        calls = 1 if leg == "chromium" and len(self.legs) > 1 else self.calls
+        return LivePlan(profile, leg, calls, self.seconds, self.codec, self.seed, self.repair)
 
 
 def parse_arguments(argv: Sequence[str]) -> LabPlan:
@@ -88,8 +96,7 @@ def parse_arguments(argv: Sequence[str]) -> LabPlan:
     add(
         "--leg",
         default="webrtc",
-        choices=(*LEGS, MEMORY),
-        help="real calls of that kind, or receive paths in memory",
+        help=f"real calls ({', '.join(LEGS)}) or receive paths in memory ({MEMORY}); several with commas, or all",
     )
     add("--seconds", type=float, default=10.0, help="of bad network, for each direction")
     add("--calls", type=int, default=1, help="at once, each with a line of its own")
@@ -113,7 +120,8 @@ def parse_arguments(argv: Sequence[str]) -> LabPlan:
     given = vars(parser.parse_args(argv))
     chosen = given.pop("profile")
     names = tuple(n for n in ALL if n in profiles.names()) if chosen == "all" else tuple(chosen.split(","))
-    return LabPlan(profiles=names, **given)
+    leg = given.pop("leg")
+    return LabPlan(profiles=names, legs=(MEMORY, *LEGS) if leg == "all" else tuple(leg.split(",")), **given)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -127,31 +135,30 @@ def main(argv: Sequence[str]) -> int:
     command = shlex.join(["python", "-m", "loadtests", "netem", *argv])
     rows: dict[str, dict[str, Any]] = {}
     failed = 0
-    for name in plan.profiles:
+    for name, leg in itertools.product(plan.profiles, plan.legs):
+        key = name if len(plan.legs) == 1 else f"{name}, {leg}"
         try:
-            rows[name] = measure_profile(plan, name)
+            row = rows[key] = measure_profile(plan, name, leg)
         except (OSError, RuntimeError, TimeoutError) as error:
-            print(f"loadtests netem: {name}: {error}", file=sys.stderr)
+            print(f"loadtests netem: {key}: {error}", file=sys.stderr)
             failed += 1
             continue
-        failed += not rows[name].get("answered", 1)
-        report.append_row(
-            plan.results / "netem.csv", report.surroundings(command) | report.flatten(rows[name])
-        )
-        print(f"{name}: MOS {rows[name]['mos']} of {rows[name]['mos_clean']}", file=sys.stderr, flush=True)
-    if len(plan.profiles) > 1:
-        plots.draw_all(plan.results / f"netem-{plan.leg}.png", rows, f"all profiles, {plan.leg}")
+        failed += not row.get("answered", 1)
+        report.append_row(plan.results / "netem.csv", report.surroundings(command) | report.flatten(row))
+        print(f"{key}: MOS {row['mos']} of {row['mos_clean']}", file=sys.stderr, flush=True)
+    if len(plan.profiles) > 1 and len(plan.legs) == 1:
+        plots.draw_all(plan.results / f"netem-{plan.legs[0]}.png", rows, f"all profiles, {plan.legs[0]}")
     if not rows:
         return 1
-    print(table(rows.values()) if len(plan.profiles) > 1 else report.table(rows[plan.profiles[0]]))
-    last = rows[plan.profiles[-1]] if len(plan.profiles) == 1 else summary(rows)
-    print(json.dumps(last), flush=True)
+    (only, *others) = rows.values()
+    print(table(rows.values()) if others else report.table(only))
+    print(json.dumps(summary(rows) if others else only), flush=True)
     return 1 if failed else 0
 
 
-def measure_profile(plan: LabPlan, name: str) -> dict[str, Any]:
+def measure_profile(plan: LabPlan, name: str, leg: str) -> dict[str, Any]:
     """Figures of one profile, and its plot. Raises OSError or RuntimeError where it cannot be measured."""
-    return _in_memory(plan, name) if plan.leg == MEMORY else _with_calls(plan, name)
+    return _in_memory(plan, name) if leg == MEMORY else _with_calls(plan.live(name, leg), plan.results)
 
 
 def _in_memory(plan: LabPlan, name: str) -> dict[str, Any]:
@@ -176,24 +183,24 @@ def _in_memory(plan: LabPlan, name: str) -> dict[str, Any]:
     return result
 
 
-def _with_calls(plan: LabPlan, name: str) -> dict[str, Any]:
-    live = LivePlan(name, plan.leg, plan.calls, plan.seconds, plan.codec, plan.seed, plan.repair)
+def _with_calls(live: LivePlan, results: Path) -> dict[str, Any]:
+    name = live.profile
     seen = run(live)
     result, windows = figures(seen, live)
-    result |= {"calls": plan.calls, "seconds": plan.seconds, "seed": plan.seed}
+    result |= {"calls": live.calls, "seconds": live.seconds, "seed": live.seed}
     for reason in sorted({call.reason for call in seen.calls if call.reason}):
         print(f"loadtests netem: {name}: {reason}", file=sys.stderr)
     ways = [profiles.find(name, way) for way in ("up", "down")]
     beyond_ms = CHUNK_MS + sum(way.base_ms for way in ways)
     begun = [call.began_ns for call in ended(seen.calls)]
     curves = {
-        plan.leg: [_curve(found, at_ns, beyond_ms) for found, at_ns in zip(windows, begun, strict=True)]
+        live.leg: [_curve(found, at_ns, beyond_ms) for found, at_ns in zip(windows, begun, strict=True)]
     }
     spells = {
         f"{spell.name} bad": (spell.from_s - EARLY_S, spell.until_s) for spell in live.timeline.spells[1:]
     }
-    title = f"{name}, {plan.leg}: {ways[0].text}"
-    plots.draw_delay(plan.results / f"netem-{plan.leg}-{name}.png", curves, spells, title)
+    title = f"{name}, {live.leg}: {ways[0].text}"
+    plots.draw_delay(results / f"netem-{live.leg}-{name}.png", curves, spells, title)
     return result
 
 

@@ -462,6 +462,10 @@ def test_arguments_are_checked_before_anything_runs(capsys: pytest.CaptureFixtur
     assert main(["--profile", "clean", "--leg", "sip", "--codec", "G729"]) == 2
     assert main(["--profile", "clean", "--seconds", "1"]) == 2
     assert main(["--profile", "clean", "--leg", "chromium", "--repair", "fec"]) == 2
+    assert main(["--profile", "clean", "--leg", "memory,letter"]) == 2
+    side_by_side = parse_arguments(["--profile", "clean", "--leg", "all", "--calls", "3"])
+    assert side_by_side.legs[0] == "memory" and {"webrtc", "chromium", "sip"} < set(side_by_side.legs)
+    assert [side_by_side.live("clean", leg).calls for leg in ("webrtc", "chromium", "sip")] == [3, 1, 3]
     everything = parse_arguments(["--profile", "all", "--leg", "memory"])
     assert {"clean", "burst-20", "jitter-300", "drift-200ppm"} <= set(everything.profiles)
     with pytest.raises(ValueError, match="--leg"):
