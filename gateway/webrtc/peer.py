@@ -84,7 +84,7 @@ class Peer:
         self.loss_told = 0.0
         """What the browser said last: the part of our packets that did not come, 0 to 1."""
         self.line = Line()
-        self._loss_told = ReportedLoss()
+        self._reported = ReportedLoss()
         self.gaps = Gaps()
         self.repeats = Repeats()
         self._owner = owner
@@ -244,7 +244,7 @@ class Peer:
 
     def _told(self, heard: Heard, now_ns: int) -> None:
         self.loss_told = heard.loss
-        lost = self._loss_told.update(heard.highest_sequence, heard.lost, now_ns)
+        lost = self._reported.update(heard.highest_sequence, heard.lost, now_ns)
         if heard.round_trip_ms is not None:
             self._round_trip_ns = int(heard.round_trip_ms * NS_PER_MS)
         self.line.outward.update(lost, heard.round_trip_ms, now_ns)

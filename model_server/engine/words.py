@@ -6,7 +6,7 @@
 | `<delegate>` | event `delegate caller: 3 plus 4; ...`: the conversation so far, its newest end |
 | `<hang-up>`, `<send-dtmf:5>`, `<show>`, `<transfer>` | events `hangup`, `dtmf 5`, `show`, `transfer` |
 | `heard:three` | nothing; it is kept for the conversation |
-| `<digit:3>` | nothing: a note to itself (the digit that is right next) |
+| `<digit:3>`, `<expect:2>` | nothing: notes to itself (the digit that is right next, the place in a string) |
 
 | comes in | is read by the network as |
 |---|---|

@@ -61,6 +61,8 @@ SHARES = {
     "count": 0.06,
 }
 """Of the conversations. A turn with a picture has many times the positions of one without."""
+SHORTENED = 0.75
+"""Of the conversations with pictures: those have so many positions more that the whole batch would be filled up."""
 PADDED_TO = 32
 """Conversations are filled up to a multiple of so many positions: the same shapes come again and again."""
 HALVES = 2
@@ -131,6 +133,8 @@ class Source:
         rng = np.random.default_rng([seed, number])
         name = scene or _drawn(rng, lesson.shares)
         turns = int(rng.integers(lesson.length.shortest, lesson.length.longest + 1))
+        if name == "count" and scene is None and rng.random() < SHORTENED:
+            turns = max(1, turns * 3 // 5)
         chosen = count.scene(rng, turns) if name == "count" else SCENES[name](rng)
         score = play(chosen, self._bank, self._table, rng, turns)
         return rendered(score, self._table, rng, self._surroundings, line, lesson.hardness)

@@ -7,7 +7,7 @@ in the turn in which it is decided.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +50,8 @@ class Mouth:
 
     def __init__(self, table: VoiceTable) -> None:
         self._table = table
-        self._waiting: deque[str] = deque(maxlen=64)
+        self._waiting: deque[tuple[str, ...]] = deque(maxlen=64)
+        """The tokens of each word: perhaps a note, and the word's own."""
         self._row, self._at = SILENT
         self._left = 0
 
@@ -66,7 +67,12 @@ class Mouth:
 
     def say(self, *words: str) -> None:
         """Adds words (without the `say:`) behind those that wait."""
-        self._waiting.extend(f"say:{word}" for word in words)
+        self._waiting.extend((f"say:{word}",) for word in words)
+
+    def say_noted(self, words: Sequence[str], notes: Sequence[str]) -> None:
+        """The same, each but the first behind its note."""
+        for at, (word, note) in enumerate(zip(words, notes, strict=True)):
+            self._waiting.append((note, f"say:{word}") if at else (f"say:{word}",))
 
     def instead(self, *words: str) -> None:
         """In place of what waits; the word that is being said is finished."""
@@ -78,12 +84,13 @@ class Mouth:
         self._waiting.clear()
         self._left = 0
 
-    def step(self, may_begin: bool) -> tuple[str | None, tuple[int, int]]:
-        """One turn: the token of a word that begins in it, and (row, turns into the word) or SILENT."""
-        begun = None
-        if self._left == 0 and self._waiting and may_begin:
+    def step(self, room: int) -> tuple[tuple[str, ...], tuple[int, int]]:
+        """One turn: the tokens of a word that begins in it, at most `room`, and (row, turns into the word) or
+        SILENT."""
+        begun: tuple[str, ...] = ()
+        if self._left == 0 and self._waiting and len(self._waiting[0]) <= room:
             begun = self._waiting.popleft()
-            self._row, self._at = self._table.rows[begun], -1
+            self._row, self._at = self._table.rows[begun[-1]], -1
             self._left = self._table.turns(self._row)
         if self._left == 0:
             return begun, SILENT

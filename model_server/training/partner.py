@@ -7,9 +7,9 @@ the head of its file; the rules here hold for all of them:
 | what happens | in which turn |
 |---|---|
 | `heard:` token of a word | the first whose end is 100 ms (`stop`: 20 ms) or more after the word's end |
-| more than two such words in one turn | the others in the next turns, in their order |
+| more than one such word in one turn | the others in the next turns, in their order |
 | `stop` | our voice is silent from the turn in which it is heard; whatever a skill was about is dropped |
-| order of the tokens of a turn | heard words, actions, said word; at most 3 |
+| order of the tokens of a turn | heard word, actions and notes, said word with its note; at most 3 |
 | a word that finds no room, or our voice busy | said in the next turn that has room |
 """
 
@@ -24,7 +24,7 @@ from model_server.training.mouth import Mouth
 
 SAY_LIMIT = 3
 """Tokens a turn."""
-_HEARD_LIMIT = 2
+_HEARD_LIMIT = 1
 _HEARD_AFTER_MS, _STOP_AFTER_MS = 100, 20
 DIGITS = frozenset("0123456789")
 
@@ -124,5 +124,5 @@ class Partner:
             actions += skill.step(ear, self.mouth)
         written = (*now, *actions)
         assert len(written) <= SAY_LIMIT, written
-        begun, voice = self.mouth.step(may_begin=len(written) < SAY_LIMIT)
-        return Written(written if begun is None else (*written, begun), voice)
+        begun, voice = self.mouth.step(SAY_LIMIT - len(written))
+        return Written((*written, *begun), voice)

@@ -7,7 +7,7 @@
 | the last digit is heard, and no correction is being said | `okay` |
 | 1.4 s of silence, or the last digit | the string is over: the next digit is its first again |
 | digits beyond the last | a new string |
-| which digit is right next changes | `<digit:d>`, a note that nobody hears; a turn later beside two heard words |
+| which digit is right next changes | `<digit:d>`, a note that nobody hears |
 
 The notes are how the network keeps its place: the next one is found from the last one, and a digit is wrong when it
 is not the last note's.
@@ -50,7 +50,7 @@ class Correct:
             self._at = (self._at + 1) % len(self._expected)
         if ear.silence_ms >= _OVER_MS:
             self._at = 0
-        if self._noted == self._at or len(ear.words) > 1:
+        if self._noted == self._at:
             return ()
         self._noted = self._at
         return (f"<digit:{self._expected[self._at]}>",)

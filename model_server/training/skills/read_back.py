@@ -9,8 +9,11 @@
 | no count, longest pause p of 0.3 s or more | said after 1.3 p + 0.3 s, at least 0.7, at most 1.6 s |
 | digits while they are being said | silence at once; without a count they go on the same string |
 | `plus`, `minus`, `times`, `how many`, `every` | what was heard was no string: forgotten |
+| the i-th digit of a string is heard; it is said, if it is not the first | `<expect:i>`, a note that nobody hears |
 
-Silence is counted from the end of the last word to the end of the turn.
+Silence is counted from the end of the last word to the end of the turn. The notes are how the network keeps its
+place: the digit to be said next stands beside the note of that number, and a string of known length is over when
+the note is the persona's.
 """
 
 from __future__ import annotations
@@ -52,15 +55,17 @@ class ReadBack:
     def step(self, ear: Ear, mouth: Mouth) -> tuple[str, ...]:
         if self._saying and mouth.idle:
             self.stopped()
+        notes: tuple[str, ...] = ()
         for word in ear.words:
             if word in _NO_STRING:
                 self._drop(mouth)
             elif word in DIGITS:
                 self._take(word, ear.pause_ms, mouth)
+                notes = _notes(len(self._digits))[-1:]
         if self.listening and self._due(ear):
             self._saying = True
-            mouth.say(*self._digits)
-        return ()
+            mouth.say_noted(self._digits, _notes(len(self._digits)))
+        return notes
 
     def _take(self, digit: str, pause_ms: int, mouth: Mouth) -> None:
         if self._saying:
@@ -87,6 +92,10 @@ class ReadBack:
         if self._longest_ms < _PAUSE_MS:
             return _UNKNOWN_MS if len(self._digits) < _FLUENT_DIGITS else _FLUENT_MS
         return min(_LONGEST_MS, max(_FLUENT_MS, int(1.3 * self._longest_ms) + 300))
+
+
+def _notes(count: int) -> tuple[str, ...]:
+    return tuple(f"<expect:{min(at, MAX_DIGITS)}>" for at in range(1, count + 1))
 
 
 def scene(rng: np.random.Generator) -> Scene:

@@ -81,7 +81,7 @@ def test_targets_keep_to_the_vocabulary_and_to_the_voice(
 def test_what_is_said_in_a_turn_is_heard_in_the_next(bank: WordBank, table: VoiceTable) -> None:
     score = scored(bank, table, [ReadBack(1)], [("seven", 0.5, 0.9)], 12)
     conversation = rendered(score, table, np.random.default_rng(0), Surroundings(), CLEAN)
-    assert conversation.turns[4].say == ("heard:7", "say:7")
+    assert conversation.turns[4].say == ("heard:7", "<expect:1>", "say:7")
     heard = conversation.own.reshape(12, TURN_SAMPLES)
     word = table.sounds[table.rows["say:7"]].reshape(2, TURN_SAMPLES)
     assert np.array_equal(heard[5:7], word) and not heard[:5].any() and not heard[7:].any()
