@@ -66,6 +66,8 @@ class ModelConfig:
     """One more column of patches than the picture fills, as the family was trained."""
     picture_size: tuple[int, int] = (320, 240)
     """Width and height in pixels to which pictures are scaled before they are cut."""
+    shows_change: bool = False
+    """A patch holds how much the picture differs from the one before, in place of that one (`patches.py`)."""
     say_limit: int = 8
     """Text positions that the model may write in one turn."""
 
@@ -135,6 +137,7 @@ DIGITS = ModelConfig(
     global_every=2,
     extra_column=False,
     picture_size=(120, 80),
+    shows_change=True,
     say_limit=3,
     init_std=0.07,  # about hidden ** -0.5
 )

@@ -74,18 +74,29 @@ def test_patches_are_cut_row_by_row_with_the_extra_column() -> None:
 
 def test_a_patch_has_the_picture_before_and_this_one() -> None:
     before, now = picture(3), picture(4)
-    patches = patches_of(before, now, DIGITS)
-    assert patches.shape == (patch_count(DIGITS), 2, 40, 40, 3) == (6, 2, 40, 40, 3)
-    assert torch.equal(patches[:, 0], patches_of(None, before, DIGITS)[:, 0])
-    assert torch.equal(patches[:, 1], patches_of(None, now, DIGITS)[:, 1])
+    config = replace(DIGITS, shows_change=False)
+    patches = patches_of(before, now, config)
+    assert patches.shape == (patch_count(config), 2, 40, 40, 3) == (6, 2, 40, 40, 3)
+    assert torch.equal(patches[:, 0], patches_of(None, before, config)[:, 0])
+    assert torch.equal(patches[:, 1], patches_of(None, now, config)[:, 1])
+
+
+def test_a_patch_of_digits_has_what_changed_since_the_picture_before() -> None:
+    before, now = picture(3), picture(4)
+    known, patches = (
+        patches_of(before, now, replace(DIGITS, shows_change=False)),
+        patches_of(before, now, DIGITS),
+    )
+    assert torch.equal(patches[:, 0], known[:, 1] - known[:, 0]) and torch.equal(patches[:, 1], known[:, 1])
+    assert not patches_of(None, now, DIGITS)[:, 0].any()
 
 
 def test_a_picture_is_scaled_by_area() -> None:
     flat = np.zeros((240, 320, 3), np.uint8)
     flat[:, :160] = 200
-    patches = patches_of(None, flat, replace(DIGITS, picture_size=(80, 40))) * torch.tensor(
-        STD
-    ) + torch.tensor(MEAN)
+    patches = patches_of(
+        None, flat, replace(DIGITS, picture_size=(80, 40), shows_change=False)
+    ) * torch.tensor(STD) + torch.tensor(MEAN)
     assert torch.allclose(patches[0] * 255, torch.tensor(200.0), atol=1e-3)
     assert torch.allclose(patches[1] * 255, torch.tensor(0.0), atol=1e-3)
 
