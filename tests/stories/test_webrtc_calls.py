@@ -24,6 +24,10 @@ def chirps(seconds: float) -> npt.NDArray[np.int16]:
     return sound.astype(np.int16)
 
 
+PACKET_MS = 20
+"""Where the machine holds this caller up, the gateway's buffer moves its end by a packet, and never by more."""
+
+
 def lags_ms(sent: npt.NDArray[np.int16], heard: npt.NDArray[np.int16], seconds: range) -> list[float]:
     """How much later than sent each second's tone is heard, ms, by correlation."""
     lags = []
@@ -47,7 +51,7 @@ def test_the_echo_comes_back_with_a_constant_lag_and_no_gap(gateway: GatewayUnde
     caller = asyncio.run(story())
     heard = caller.pcm()
     lags = lags_ms(sent, heard, range(1, 6))
-    assert max(lags) - min(lags) < 5, lags
+    assert max(lags) - min(lags) < PACKET_MS + 5, lags
     assert 200 < lags[0] < 700, lags  # the turn, both jitter buffers (aiortc's own is 80 ms), loop and codec
     begin = int((1 + lags[0] / 1000) * HZ)
     for second in range(4):  # every tone is loud all the way through
