@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from gateway.priority import keeping_time
 from loadtests.gateway_under_test import GatewayUnderTest
 from tests.support.webrtc_caller import HZ, WebrtcCaller, calling, dial
 
@@ -22,10 +23,6 @@ def chirps(seconds: float) -> npt.NDArray[np.int16]:
     pitch = 300 + 150 * (np.floor(t) % 7)
     sound = 9000 * np.sin(2 * np.pi * (pitch * within + 200 * within**2)) * (within < 0.6)
     return sound.astype(np.int16)
-
-
-PACKET_MS = 20
-"""Where the machine holds this caller up, the gateway's buffer moves its end by a packet, and never by more."""
 
 
 def lags_ms(sent: npt.NDArray[np.int16], heard: npt.NDArray[np.int16], seconds: range) -> list[float]:
@@ -48,10 +45,11 @@ def test_the_echo_comes_back_with_a_constant_lag_and_no_gap(gateway: GatewayUnde
             await asyncio.sleep(7.5)
             return caller
 
-    caller = asyncio.run(story())
+    with keeping_time():  # a caller that other programs hold up says everything later
+        caller = asyncio.run(story())
     heard = caller.pcm()
     lags = lags_ms(sent, heard, range(1, 6))
-    assert max(lags) - min(lags) < PACKET_MS + 5, lags
+    assert max(lags) - min(lags) < 5, lags
     assert 200 < lags[0] < 700, lags  # the turn, both jitter buffers (aiortc's own is 80 ms), loop and codec
     begin = int((1 + lags[0] / 1000) * HZ)
     for second in range(4):  # every tone is loud all the way through
