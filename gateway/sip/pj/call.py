@@ -147,9 +147,10 @@ class SipCall(pj.Call):  # type: ignore[misc]
         return self._waiting_ms
 
     def line(self) -> Line:
-        """What the library has seen of the packets: told now, or, where all goes well, within the last second."""
+        """What the library has seen of the packets: told now, or, where just a turn waits, in the last second."""
         self._cuts += 1
-        if self._cuts > CUTS_UNTROUBLED or self._waiting_ms < TURN_MS:
+        is_as_always = TURN_MS <= self._waiting_ms <= TURN_MS + FRAME_MS
+        if self._cuts > CUTS_UNTROUBLED or not is_as_always:
             stat = self._stat()
             if stat is not None:
                 self._cuts = 0
