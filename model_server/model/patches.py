@@ -5,8 +5,8 @@ a still is doubled. Cutting, padding and normalisation are those of the open Ink
 `image_processing_inkling.py`).
 
 The tower joins the two in its last layer, behind three that normalise: what has changed is hard to learn from
-there. A small model is given the difference in place of the picture before (`shows_change`): it tells moved from
-still after 15 steps where it takes more than 60 otherwise.
+there. A small model is given the difference in place of the picture before (`shows_change`), around a grey of
+`STILL`: the first normalisation would otherwise make the camera's noise as large as what moves.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ RGB = npt.NDArray[np.uint8]
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 """Of CLIP's pictures, per colour, on the 0 .. 1 scale."""
+STILL = 0.5
+"""The difference of two pixels that are alike, in deviations; noise of +-11 of 255 is 0.09 beside it."""
 PADDING = -1.0
 """Colour beyond the picture's edge, on the 0 .. 255 scale."""
 
@@ -41,7 +43,7 @@ def patches_of(previous: RGB | None, current: RGB, config: ModelConfig) -> Tenso
     mean, std = torch.tensor(MEAN), torch.tensor(STD)
     patches = (torch.stack([before, now], 1) / 255 - mean) / std
     if config.shows_change:
-        patches[:, 0] = patches[:, 1] - patches[:, 0]
+        patches[:, 0] = patches[:, 1] - patches[:, 0] + STILL
     return patches
 
 

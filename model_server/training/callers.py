@@ -2,10 +2,13 @@
 
 | rhythm | gaps between digits |
 |---|---|
-| fluent | 0 .. 0.2 s, no pauses |
+| fluent | none, joined, or 0 .. 0.2 s; no pauses |
 | steady | every one the same, 0.3 .. 1.1 s, +-12 % |
-| grouped | 0 .. 0.15 s within groups of 2..4, the same pause between them, 0.35 .. 1.15 s, +-10 % |
+| grouped | as fluent within groups of 2..4, the same pause between them, 0.35 .. 1.15 s, +-10 % |
 | uneven | anything up to 1.2 s: only where the model knows how many digits there will be |
+
+Recorded callers said one digit at a time, and slowly. In one breath people say them up to 1.6 times as fast, and
+without their ends: a *joined* digit loses up to a sixth of itself at either end and fades into the next one.
 """
 
 from __future__ import annotations
@@ -15,10 +18,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.timebase import MODEL_HZ
-from model_server.training.clip import Floats
+from model_server.training.clip import Clip, Floats, Word, faded
+from model_server.training.perturb import Change, perturbed
 from model_server.training.stage import Stage
 
 RHYTHMS = ("fluent", "steady", "grouped", "uneven")
+JOINED = 0.6
+"""Of the digits in one breath."""
+_LOST, _FADE_SAMPLES = 0.16, MODEL_HZ * 25 // 1000
+_SLOW_SAMPLES = MODEL_HZ * 300 // 1000
+"""A digit that is longer than this can be said faster."""
 
 
 def seconds(stage: Stage, low: float, high: float) -> int:
@@ -29,14 +38,18 @@ def seconds(stage: Stage, low: float, high: float) -> int:
 def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
     """Places so many digits of the stage's voice from sample `at` on; returns where the last one ends."""
     rng = stage.rng
-    chances = [0.2, 0.2, 0.3, 0.3] if counted else [0.35, 0.3, 0.35, 0.0]
+    chances = [0.35, 0.15, 0.3, 0.2] if counted else [0.4, 0.25, 0.35, 0.0]
     rhythm = RHYTHMS[int(rng.choice(4, p=chances))]
+    in_one_breath = rhythm in {"fluent", "grouped"}
+    pace = float(rng.uniform(1.0, 1.6)) if in_one_breath and rng.random() < 0.7 else 1.0
     pause, group, left = float(rng.uniform(0.35, 1.15)), int(rng.integers(2, 5)), count
     in_group = group
     while left > 0:
         alone = rhythm == "steady"
         most = 1 if alone else min(left, in_group if rhythm == "grouped" else 4)
-        clip = stage.bank.digits(rng, stage.voice, most)
+        clip = hurried(stage.bank.digits(rng, stage.voice, most), pace)
+        if in_one_breath:
+            clip = joined(clip, *(float(part) for part in rng.uniform(0.0, _LOST, 2)))
         at = stage.place(clip, at)
         left -= len(clip.words)
         in_group -= len(clip.words)
@@ -44,10 +57,32 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
             gap, in_group = pause * rng.uniform(0.9, 1.1), group
         elif rhythm == "steady":
             gap = max(0.3, pause * 0.95) * rng.uniform(0.88, 1.12)
+        elif in_one_breath:
+            gap = 0.0 if rng.random() < JOINED else rng.uniform(0.0, 0.2)
         else:
-            gap = rng.uniform(0.0, {"fluent": 0.2, "grouped": 0.15, "uneven": 1.2}[rhythm])
+            gap = rng.uniform(0.0, 1.2)
         at += int(gap * MODEL_HZ)
     return stage.said[-1].end_samples
+
+
+def hurried(clip: Clip, pace: float) -> Clip:
+    """The clip said that much faster, where its words are long enough for it."""
+    spoken = clip.words[-1].end_samples - clip.words[0].start_samples
+    pace = min(pace, spoken / len(clip.words) / _SLOW_SAMPLES)
+    return perturbed(clip, Change(pace=pace)) if pace > 1.05 else clip
+
+
+def joined(clip: Clip, before: float, after: float) -> Clip:
+    """The clip without these shares of its first and its last word, and faded where it was cut."""
+    first, last = clip.words[0], clip.words[-1]
+    start = first.start_samples + int(before * (first.end_samples - first.start_samples))
+    end = last.end_samples - int(after * (last.end_samples - last.start_samples))
+    at, stop = max(0, start - _FADE_SAMPLES), min(len(clip.pcm), end + _FADE_SAMPLES)
+    words = tuple(
+        Word(word.label, max(start, word.start_samples) - at, min(end, word.end_samples) - at)
+        for word in clip.words
+    )
+    return Clip(faded(clip.pcm[at:stop], 2 * _FADE_SAMPLES), words, clip.speaker, clip.source)
 
 
 def talks(stage: Stage, words: int) -> Iterator[None]:

@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
 
 from model_server.model.config import DIGITS, INTERACTION_276B_A12B  # noqa: E402
-from model_server.model.patches import MEAN, STD, patch_count, patches_of  # noqa: E402
+from model_server.model.patches import MEAN, STD, STILL, patch_count, patches_of  # noqa: E402
 from model_server.model.towers import Ears, PatchTower, fold  # noqa: E402
 from tests.model_server.model.family import Family  # noqa: E402
 
@@ -87,8 +87,25 @@ def test_a_patch_of_digits_has_what_changed_since_the_picture_before() -> None:
         patches_of(before, now, replace(DIGITS, shows_change=False)),
         patches_of(before, now, DIGITS),
     )
-    assert torch.equal(patches[:, 0], known[:, 1] - known[:, 0]) and torch.equal(patches[:, 1], known[:, 1])
-    assert not patches_of(None, now, DIGITS)[:, 0].any()
+    assert torch.equal(patches[:, 0], known[:, 1] - known[:, 0] + STILL)
+    assert torch.equal(patches[:, 1], known[:, 1])
+    assert bool((patches_of(None, now, DIGITS)[:, 0] == STILL).all())
+
+
+def test_noise_of_the_camera_hardly_moves_the_first_row_of_the_tower_and_a_change_does() -> None:
+    tower = PatchTower(DIGITS).requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for projection in tower.projections:
+            torch.nn.init.normal_(projection.weight, std=0.1)
+    noise = np.random.default_rng(5).integers(-6, 7, (240, 320, 3))
+    before = np.full((240, 320, 3), 120, np.uint8)
+    still = (before + noise).astype(np.uint8)
+    moved = still.copy()
+    moved[:] //= 2
+    rows = [tower(patches_of(before, now, DIGITS)[:1]) for now in (before, still, moved)]
+    likeness = [float(torch.cosine_similarity(rows[0], row)[0]) for row in rows]
+    assert likeness[1] > 0.95 > 0.7 > likeness[2], likeness
 
 
 def test_a_picture_is_scaled_by_area() -> None:
