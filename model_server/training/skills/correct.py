@@ -27,6 +27,8 @@ from model_server.training.mouth import Mouth
 from model_server.training.partner import DIGITS, Ear
 from model_server.training.stage import Stage
 
+WRONG = (0.25, 0.35, 0.2, 0.2)
+"""How often so many digits are wrong; were it fewer, what is expected would be heard in place of what is said."""
 _OVER_MS = 1400
 
 
@@ -57,7 +59,7 @@ class Correct:
 
 
 def scene(rng: np.random.Generator) -> Scene:
-    """A caller who says the number again and again, mostly with one digit wrong."""
+    """A caller who says the number again and again, mostly with a digit wrong or some."""
     expected = [str(digit) for digit in rng.integers(0, 10, int(rng.integers(4, 11)))]
     persona = ("<persona>", "<correct>", *(f"<digit:{digit}>" for digit in expected))
     return Scene("correct", persona, [Correct(expected)], lambda stage: _recites(stage, expected))
@@ -68,7 +70,7 @@ def _recites(stage: Stage, expected: Sequence[str]) -> Iterator[None]:
     yield from stage.wait(float(rng.uniform(0.2, 1.5)))
     while not stage.over:
         said = list(expected)
-        for _ in range(int(rng.choice([0, 1, 2], p=[0.3, 0.55, 0.15]))):
+        for _ in range(int(rng.choice(4, p=WRONG))):
             at = int(rng.integers(len(said)))
             said[at] = str((int(said[at]) + int(rng.integers(1, 10))) % 10)
         pace = float(rng.uniform(0.05, 0.7))
