@@ -51,18 +51,18 @@ SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "count": count.scene,
 }
 SHARES = {
-    "read back": 0.31,
+    "read back": 0.29,
     "stop": 0.1,
-    "correct": 0.18,
-    "interpret": 0.06,
-    "every": 0.1,
-    "ask for help": 0.1,
+    "correct": 0.16,
+    "interpret": 0.05,
+    "every": 0.09,
+    "ask for help": 0.08,
     "mixed": 0.09,
-    "count": 0.06,
+    "count": 0.14,
 }
-"""Of the conversations. A turn with a picture has many times the positions of one without."""
+"""Of the conversations."""
 SHORTENED = 0.75
-"""Of the conversations with pictures: those have so many positions more that the whole batch would be filled up."""
+"""Of the conversations with pictures, which have half as many positions more."""
 PADDED_TO = 32
 """Conversations are filled up to a multiple of so many positions: the same shapes come again and again."""
 HALVES = 2

@@ -23,7 +23,7 @@ from typing import Any
 from model_server.engine.registry import CHECKPOINT
 from model_server.model.vocabulary import DIGITS
 from model_server.training import cases as case_makers
-from model_server.training import real_calls, timelines
+from model_server.training import real_calls, takeover_curve, timelines
 from model_server.training.cases import SKILLS, Case
 from model_server.training.channel import Codec
 from model_server.training.corpus import DATA
@@ -97,8 +97,11 @@ def evaluate(arguments: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     figures = judged(reads, Stranger() if is_here() else None)
     print(table(figures))
     arguments.results.mkdir(parents=True, exist_ok=True)
-    picture = arguments.results / f"timelines-{'call' if arguments.call else 'direct'}-{arguments.codec}.png"
+    kind = f"{'call' if arguments.call else 'direct'}-{arguments.codec}"
+    picture, curve = (arguments.results / f"{name}-{kind}.png" for name in ("timelines", "takeover"))
     timelines.draw(reads, picture)
+    if takeover_curve.draw(figures, curve):
+        extra["takeover"] = str(curve)
     over = f"{'calls' if arguments.call else 'engine'}, {arguments.codec}"
     return {
         "checkpoint": str(checkpoint), "over": over, "seconds": round(time.monotonic() - begun_s, 1),

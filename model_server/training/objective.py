@@ -38,7 +38,7 @@ NOTHING_WEIGHT = 0.3
 """... in which nothing counts for less, as there is most of it."""
 WORD_WEIGHT = 4.0
 """Of which word is ours, on top of what it weighs among the tokens."""
-PICTURE_WEIGHT = 0.3
+PICTURE_WEIGHT = 1.0
 """Of what a picture shows."""
 _HEARD = ids_of(HEARD)
 _NOT_OURS = (END, *_HEARD)
