@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -16,12 +18,29 @@ import soxr
 from gateway.priority import keeping_time
 from loadtests.aiortc_taps import allow_loopback
 from loadtests.webrtc_call import CallLog, CallPlan, WebrtcCall
-from loadtests.webrtc_media import OPUS_HZ, Samples, Voice, encode_opus
+from loadtests.webrtc_media import OPUS_HZ, Clip, Samples, Voice, encode_opus, make_clip_of
 from loadtests.webrtc_streams import Pacer
-from media.timebase import FRAME_MS
+from media.timebase import FRAME_MS, TURN_MS
 
 SET_UP_S = 2.0
 """After its offer a call has media by then; its voice has so much silence more, before it would begin anew."""
+
+HOLD_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Side:
+    """What one caller says and shows."""
+
+    pcm: Samples
+    """int16 [n]."""
+    rate_hz: int
+    called: str
+    """The number that is called; "" is anybody."""
+    camera: Path | None = None
+    """Pictures uint8 [n, height, width, 3] (`.npy`), one a turn from the first sample of `pcm` on."""
+    typed: tuple[tuple[float, str], ...] = ()
+    """(seconds from the first sample of `pcm`, line)."""
 
 
 class BrowserDialogues:
@@ -43,9 +62,9 @@ class BrowserDialogues:
     ) -> None:
         await self._open.aclose()
 
-    async def talk(self, sounds: Sequence[tuple[Samples, int, str]], apart_s: float) -> None:
-        """(int16 [n], its rate in Hz, the number that is called), all of them live at once; until all hung up."""
-        calls = [self._call(*sound) for sound in sounds]
+    async def talk(self, sides: Sequence[Side], apart_s: float) -> None:
+        """All of them live at once; until all hung up."""
+        calls = [self._call(side) for side in sides]
         with keeping_time():
             tasks = []
             for call, seconds in calls:
@@ -57,14 +76,28 @@ class BrowserDialogues:
         """Of all calls, in their order, once none is live."""
         return [call.finish() for call in self._calls]
 
-    def _call(self, pcm: Samples, rate_hz: int, called: str) -> tuple[WebrtcCall, float]:
-        wide = soxr.resample(pcm, rate_hz, OPUS_HZ)
+    def _call(self, side: Side) -> tuple[WebrtcCall, float]:
+        wide = soxr.resample(side.pcm, side.rate_hz, OPUS_HZ)
         before, after = (round(s * OPUS_HZ) for s in (self._lead_in_s, self._tail_s + SET_UP_S + 1.0))
         packets = tuple(encode_opus(np.pad(wide, (before, after)), FRAME_MS))
-        voice = Voice(np.zeros(0, np.int16), packets, FRAME_MS)
         plan = CallPlan(
-            index=len(self._calls), whip_url=f"{self._whip_url}?to={called}" if called else self._whip_url,
-            token="", voice=voice, voice_number=0, offset=0, clip=None, loss=0.0, seed=1, channel=True,
-        )  # fmt: skip
+            index=len(self._calls),
+            whip_url=f"{self._whip_url}?to={side.called}" if side.called else self._whip_url,
+            token="",
+            voice=Voice(np.zeros(0, np.int16), packets, FRAME_MS),
+            voice_number=0,
+            offset=0,
+            clip=self._film(side.camera) if side.camera else None,
+            loss=0.0,
+            seed=1,
+            channel=True,
+            typed=tuple((self._lead_in_s + seconds, line) for seconds, line in side.typed),
+        )
         self._calls.append(WebrtcCall(plan, self._pacer, self._http))
-        return self._calls[-1], self._lead_in_s + pcm.size / rate_hz + self._tail_s
+        return self._calls[-1], self._lead_in_s + side.pcm.size / side.rate_hz + self._tail_s
+
+    def _film(self, camera: Path) -> Clip:
+        """The first picture stands while nothing is said yet, the last one until the call is over."""
+        pictures = np.load(camera, mmap_mode="r")
+        before = round(self._lead_in_s * 1000 / TURN_MS)
+        return make_clip_of(pictures[[0] * before + list(range(len(pictures)))], TURN_MS, HOLD_S)

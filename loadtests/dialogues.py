@@ -7,6 +7,7 @@ The plan is a JSON file, the answer one JSON object on the last line:
     -> {"calls": [{"status": 200, "record": "a-heard.wav", "received_packets": 512, "lost_packets": 0}, ...]}
 
 The codec `opus` is a browser's call, any other one a telephone's; who names a persona calls a number that has it.
+A browser may show and type something, too: "camera": "a.npy", "typed": [[3.2, "seven"]], in seconds of its sound.
 
 A recording is as long as what was played and time-synchronous with it, as Full-Duplex-Bench wants it: its sample n
 was heard when sample n of the played sound was sent. It starts the gateway that it calls; judging is for others.
@@ -29,7 +30,7 @@ from gateway.caller.analysis import ReceivedAudio, Times, received_audio
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.command import read_audio
 from gateway.priority import keeping_time
-from loadtests.browser_dialogues import BrowserDialogues
+from loadtests.browser_dialogues import BrowserDialogues, Side
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from loadtests.webrtc_figures import received_audio as received_browser
 from loadtests.webrtc_loop import CallerLoop
@@ -54,6 +55,15 @@ class Dialogue:
     play: Path
     record: Path
     persona: str = ""
+    camera: Path | None = None
+    typed: tuple[tuple[float, str], ...] = ()
+
+    @classmethod
+    def of(cls, call: dict[str, Any]) -> Dialogue:
+        """ValueError or KeyError for what is none."""
+        camera = Path(call["camera"]) if call.get("camera") else None
+        typed = tuple((float(seconds), str(line)) for seconds, line in call.get("typed", ()))
+        return cls(Path(call["play"]), Path(call["record"]), str(call.get("persona", "")), camera, typed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +80,7 @@ class Plan:
     def of(cls, text: str) -> Plan:
         """ValueError or KeyError for what is no plan."""
         given = json.loads(text)
-        calls = tuple(
-            Dialogue(Path(call["play"]), Path(call["record"]), str(call.get("persona", "")))
-            for call in given["calls"]
-        )
+        calls = tuple(map(Dialogue.of, given["calls"]))
         plan = cls(
             given["engine"],
             dict(given.get("settings", {})),
@@ -83,6 +90,8 @@ class Plan:
         )
         if not calls or plan.at_once < 1:
             raise ValueError("a plan needs calls, and at_once of 1 or more")
+        if plan.codec != BROWSER and any(call.camera or call.typed for call in calls):
+            raise ValueError(f"codec {plan.codec}: a telephone neither shows nor types; {BROWSER} does")
         return plan
 
     @property
@@ -121,10 +130,14 @@ async def call_all(plan: Plan, uri: str) -> list[Answer]:
 
 async def browse_all(plan: Plan, http: str) -> list[Answer]:
     """The same as browsers."""
-    sounds, called = [read_audio(call.play) for call in plan.calls], plan.called()
+    sounds = [read_audio(call.play) for call in plan.calls]
+    sides = [
+        Side(*sound, called, call.camera, call.typed)
+        for sound, called, call in zip(sounds, plan.called(), plan.calls, strict=True)
+    ]
     async with BrowserDialogues(f"{http}/whip", LEAD_IN_S, TAIL_S) as browsers:
         for group in plan.groups():
-            await browsers.talk([(*sounds[at], called[at]) for at in group], APART_S)
+            await browsers.talk(sides[group.start : group.stop], APART_S)
     answers = []
     for log, call, (pcm, rate_hz) in zip(browsers.logs(), plan.calls, sounds, strict=True):
         if not log.datagrams:

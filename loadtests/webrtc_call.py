@@ -17,7 +17,13 @@ from urllib.parse import urljoin
 
 import aiohttp
 import numpy as np
-from aiortc import RTCConfiguration, RTCPeerConnection, RTCRtpSender, RTCSessionDescription
+from aiortc import (
+    RTCConfiguration,
+    RTCDataChannel,
+    RTCPeerConnection,
+    RTCRtpSender,
+    RTCSessionDescription,
+)
 from aiortc.sdp import MediaDescription, SessionDescription
 
 from loadtests import aiortc_taps as taps
@@ -46,6 +52,7 @@ class CallPlan:
     seed: int
     channel: bool  # open the data channel, as the page does
     repair: str = "nack"  # see `webrtc_repairs.py`
+    typed: tuple[tuple[float, str], ...] = ()  # (seconds after its first packet, line), over the channel
 
     @property
     def name(self) -> str:
@@ -105,6 +112,7 @@ class WebrtcCall:
         self._audio: AudioStream | None = None
         self._asking: Asking | None = None
         self._video: VideoStream | None = None
+        self._channel: RTCDataChannel | None = None
 
     async def run(self, until_s: float) -> None:
         """Talk until a monotonic time, or until the peer ends it. Failures are in the log."""
@@ -158,7 +166,7 @@ class WebrtcCall:
         self._start_media(answer)
 
     def _open_channel(self) -> None:
-        channel = self._connection.createDataChannel("microturn", protocol="microturn.v1")
+        self._channel = channel = self._connection.createDataChannel("microturn", protocol="microturn.v1")
 
         @channel.on("open")
         def opened() -> None:
@@ -218,6 +226,10 @@ class WebrtcCall:
         """Until it is time, keeping aiortc's reports filled."""
         assert self._path is not None and self._audio is not None
         reporting = False
+        loop, channel = asyncio.get_running_loop(), self._channel
+        if channel is not None:
+            for after_s, line in self._plan.typed:
+                loop.call_later(after_s, channel.send, json.dumps({"type": "text", "text": line}))
         while (left_s := until_s - time.monotonic()) > 0 and not self._over.is_set():
             await asyncio.sleep(min(left_s, REPORT_S))
             self._fill_sender_reports()

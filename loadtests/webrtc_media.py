@@ -8,7 +8,7 @@ one goes back to the beginning. PyAV does the coding, as in a browser: speech, 3
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -161,24 +161,36 @@ def _mono(pcm: NDArray[Any], channels: int) -> Samples:
 def make_clip(path: Path, bitrate: int = VIDEO_BITRATE) -> Clip:
     """VIDEO_WIDTH x VIDEO_HEIGHT at VIDEO_FPS in VP8, the whole file once round. Raises OSError when it cannot
     be read."""
+    with av.open(str(path)) as container:
+        stream: Any = container.streams.video[0]
+        every = max(1, round(float(stream.average_rate) / VIDEO_FPS))
+        frames = (frame for number, frame in enumerate(container.decode(stream)) if number % every == 0)
+        return _encoded(frames, bitrate, str(path))
+
+
+def make_clip_of(pictures: NDArray[np.uint8], picture_ms: int, hold_s: float) -> Clip:
+    """The same of pictures RGB [n, height, width, 3], each shown for `picture_ms`, the last one for longer."""
+    frames = round(len(pictures) * picture_ms * VIDEO_FPS / 1000 + hold_s * VIDEO_FPS)
+    at = [min(number * 1000 // (VIDEO_FPS * picture_ms), len(pictures) - 1) for number in range(frames)]
+    rows: Any = (av.VideoFrame.from_ndarray(pictures[number], format="rgb24") for number in at)
+    return _encoded(rows, VIDEO_BITRATE, "pictures")
+
+
+def _encoded(frames: Iterable[Any], bitrate: int, name: str) -> Clip:
     encoder: Any = av.CodecContext.create("libvpx", "w")
     encoder.width, encoder.height, encoder.pix_fmt = VIDEO_WIDTH, VIDEO_HEIGHT, "yuv420p"
     encoder.time_base, encoder.framerate = Fraction(1, VIDEO_FPS), Fraction(VIDEO_FPS)
     encoder.bit_rate, encoder.gop_size, encoder.thread_count = bitrate, 1 << 20, 1
     encoder.options = {"deadline": "realtime", "cpu-used": "5", "lag-in-frames": "0"}
     encoded: list[bytes] = []
-    with av.open(str(path)) as container:
-        stream: Any = container.streams.video[0]
-        every = max(1, round(float(stream.average_rate) / VIDEO_FPS))
-        for number, frame in enumerate(container.decode(stream)):
-            if number % every == 0:
-                picture: Any = frame.reformat(VIDEO_WIDTH, VIDEO_HEIGHT, "yuv420p")
-                picture.pts, picture.time_base = number // every, encoder.time_base
-                picture.pict_type = 0  # as the encoder likes, not as in the file
-                encoded += [bytes(packet) for packet in encoder.encode(picture)]
+    for number, frame in enumerate(frames):
+        picture: Any = frame.reformat(VIDEO_WIDTH, VIDEO_HEIGHT, "yuv420p")
+        picture.pts, picture.time_base = number, encoder.time_base
+        picture.pict_type = 0  # as the encoder likes, not as in the file
+        encoded += [bytes(packet) for packet in encoder.encode(picture)]
     encoded += [bytes(packet) for packet in encoder.encode(None)]
     if not encoded or not is_key_frame(encoded[0]):
-        raise OSError(f"{path} gave no key frame to begin with")
+        raise OSError(f"{name} gave no key frame to begin with")
     seconds = len(encoded) / VIDEO_FPS
     return Clip(tuple(map(_pieces, encoded)), round(8 * sum(map(len, encoded)) / seconds))
 

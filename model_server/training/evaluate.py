@@ -7,7 +7,7 @@
 
 What a case is: `cases.py`; what a figure means: `scores.py`. All callers are speakers that were never trained on.
 Prints a table, draws time lines, ends with one JSON object. `--quick` takes four cases of each skill. The skills
-that need more than a telephone (`count` a camera, `delegate` typed answers) are not called.
+that need more than a telephone (`count` a camera, `delegate` typed answers) are called as a browser only.
 """
 
 from __future__ import annotations
@@ -81,7 +81,8 @@ def table(figures: dict[str, Figures]) -> str:
 
 def evaluate(arguments: argparse.Namespace, checkpoint: Path) -> dict[str, Any]:
     """Directly or by telephone; the object of the last line."""
-    skills = [skill for skill in arguments.skills if not (arguments.call and skill in NOT_BY_TELEPHONE)]
+    by_telephone = arguments.call and Codec(arguments.codec) is not Codec.OPUS
+    skills = [skill for skill in arguments.skills if not (by_telephone and skill in NOT_BY_TELEPHONE)]
     chosen = case_makers.of(skills, QUICK if arguments.quick else arguments.count, arguments.data)
     begun_s = time.monotonic()
     extra: dict[str, Any] = {}

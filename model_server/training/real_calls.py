@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from media.timebase import MODEL_HZ
+from media.timebase import MODEL_HZ, TURN_MS
 from model_server.training import corpus
 from model_server.training.cases import Case
 from model_server.training.channel import Codec
@@ -53,7 +53,14 @@ def _call(
         play = folder / f"{number}.wav"
         soundfile.write(play, case.caller, MODEL_HZ, subtype="PCM_16")
         record = folder / f"{number}-heard.wav"
-        calls.append({"play": str(play), "record": str(record), "persona": case.persona})
+        planned: dict[str, Any] = {"play": str(play), "record": str(record), "persona": case.persona}
+        if case.pictures is not None:
+            planned["camera"] = str(folder / f"{number}.npy")
+            turns = range(len(case.pictures.scenes))
+            np.save(planned["camera"], np.stack([case.pictures.picture(turn) for turn in turns]))
+        if case.typed:
+            planned["typed"] = [(turn * TURN_MS / 1000, line) for turn, line in case.typed.items()]
+        calls.append(planned)
     plan = folder / "plan.json"
     told = {"engine": "digits", "settings": settings, "at_once": at_once, "codec": codec, "calls": calls}
     plan.write_text(json.dumps(told))

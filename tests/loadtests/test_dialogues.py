@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
 
 from gateway.caller.analysis import ReceivedAudio
 from loadtests.dialogues import LEAD_IN_S, Plan, main, synchronous
+from loadtests.webrtc_media import make_clip_of
 
 RATE = 8000
 PACKET = 160
@@ -86,3 +89,25 @@ def test_what_an_echo_answers_lies_a_turn_after_what_was_played(tmp_path, codec)
     assert len(heard) == 4 * rate
     loud = np.flatnonzero(np.abs(heard) > 3000) / rate
     assert 1.2 < loud[0] < 1.4 and loud[-1] - loud[0] < 0.1
+
+
+def test_a_browser_shows_and_types_and_a_telephone_does_not():
+    call = {"play": "a", "record": "b", "camera": "a.npy", "typed": [[1.5, "seven"]]}
+    plan = Plan.of(json.dumps({"engine": "digits", "codec": "opus", "calls": [call]}))
+    assert (plan.calls[0].camera, plan.calls[0].typed) == (Path("a.npy"), ((1.5, "seven"),))
+    with pytest.raises(ValueError, match="codec PCMU: a telephone neither shows nor types; opus does"):
+        Plan.of(json.dumps({"engine": "digits", "codec": "PCMU", "calls": [call]}))
+
+
+def test_a_film_of_pictures_shows_each_for_a_turn_and_holds_the_last():
+    shades = (30, 220, 120)
+    pictures = np.stack([np.full((120, 160, 3), shade, np.uint8) for shade in shades])
+    clip = make_clip_of(pictures, picture_ms=200, hold_s=0.4)
+    decoder = av.CodecContext.create("vp8", "r")
+    seen = [
+        float(frame.to_ndarray(format="gray").mean())
+        for pieces in clip.frames
+        for frame in decoder.decode(av.Packet(b"".join(pieces)))
+    ]
+    wanted = [30] * 3 + [220] * 3 + [120] * 9
+    assert len(seen) == len(wanted) and np.allclose(seen, wanted, atol=12)
