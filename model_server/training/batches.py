@@ -102,6 +102,8 @@ class Example:
     """int64 [4 T]: what the caller was saying in each 50 ms, 50 ms before."""
     seen: np.ndarray[tuple[int], np.dtype[np.int64]]
     """int64 [pictures]: 1 where one completes a change or a repetition."""
+    moved: np.ndarray[tuple[int], np.dtype[np.int64]]
+    """int64 [pictures]: 1 where anything is not as in the picture before."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -114,7 +116,8 @@ class Batch:
     frames: Tensor
     """int64 [hear positions of all conversations]: what the caller was saying, one of FRAME_CLASSES."""
     seen: Tensor
-    """int64 [pictures of all conversations], as in `Example`."""
+    """int64 [pictures of all conversations], as in `Example`, as is ..."""
+    moved: Tensor
     scenes: tuple[str, ...]
 
 
@@ -173,7 +176,7 @@ def example_of(conversation: Conversation, config: ModelConfig) -> Example:
     )
     voice = np.array([turn.voice for turn in conversation.turns], np.int64)
     frames = frames_of(conversation.words, HEAR_POSITIONS * count)
-    return Example(conversation.scene, turns, voice, frames, _seen(conversation))
+    return Example(conversation.scene, turns, voice, frames, *_seen(conversation))
 
 
 def frames_of(words: Sequence[Said], positions: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -200,6 +203,7 @@ def collated(examples: Sequence[Example], config: ModelConfig) -> Batch:
         torch.from_numpy(np.concatenate([example.voice for example in examples])),
         torch.from_numpy(np.concatenate([example.frames for example in examples])),
         torch.from_numpy(np.concatenate([example.seen for example in examples])),
+        torch.from_numpy(np.concatenate([example.moved for example in examples])),
         tuple(example.scene for example in examples),
     )
 
@@ -210,11 +214,14 @@ def _drawn(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
     return names[int(rng.choice(len(names), p=chances / chances.sum()))]
 
 
-def _seen(conversation: Conversation) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    pictures = conversation.pictures
+def _seen(conversation: Conversation) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
+    """Whether a picture completes something, and whether anything moved in it."""
+    pictures, count = conversation.pictures, len(conversation.turns)
     if pictures is None:
-        return np.zeros(0, np.int64)
-    return np.array([turn in pictures.changes for turn in range(len(conversation.turns))], np.int64)
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    scenes = pictures.scenes
+    moved = [turn > 0 and scenes[turn] != scenes[turn - 1] for turn in range(count)]
+    return np.array([turn in pictures.changes for turn in range(count)], np.int64), np.array(moved, np.int64)
 
 
 def _patches(conversation: Conversation, config: ModelConfig) -> list[Rows | None]:

@@ -7,6 +7,8 @@ words    cross entropy among words and actions of ours, where there is one: whic
          is such a one, and all that a conversation is about is in them
 pictures cross entropy of whether a picture completes a change, at its last position, by a matrix that is not
          shipped: for the same reason as `frames`
+motion   cross entropy of whether anything moved in a picture, by what the patch tower alone gives of its patches
+         (the largest of each row), likewise: through the trunk the tower hears of it late
 sound    flow-matching loss of the `speak` positions: all that sound, and a share of the silent ones
 """
 
@@ -39,7 +41,9 @@ NOTHING_WEIGHT = 0.3
 WORD_WEIGHT = 4.0
 """Of which word is ours, on top of what it weighs among the tokens."""
 PICTURE_WEIGHT = 1.0
-"""Of what a picture shows."""
+"""Of what a picture shows ..."""
+MOTION_WEIGHT = 0.3
+"""... and of whether it shows any motion."""
 _HEARD = ids_of(HEARD)
 _NOT_OURS = (END, *_HEARD)
 
@@ -92,7 +96,9 @@ class Losses:
     words: Tensor
     """Cross entropy of our own words among themselves, nats a target of any kind."""
     pictures: Tensor
-    """Mean cross entropy, nats a picture."""
+    """Mean cross entropy, nats a picture ..."""
+    motion: Tensor
+    """... likewise."""
     sound: Tensor
     """Mean squared error of the velocity."""
     counts: tuple[Counts, ...]
@@ -101,7 +107,7 @@ class Losses:
     @property
     def total(self) -> Tensor:
         taught = FRAME_WEIGHT * self.frames + WORD_WEIGHT * self.words + PICTURE_WEIGHT * self.pictures
-        return self.tokens + taught + SOUND_WEIGHT * self.sound
+        return self.tokens + taught + MOTION_WEIGHT * self.motion + SOUND_WEIGHT * self.sound
 
 
 class Learner(nn.Module):
@@ -112,6 +118,7 @@ class Learner(nn.Module):
         self.interaction, self.flow_head = Interaction(config), FlowHead(config.hidden)
         self.frames = nn.Linear(config.hidden, FRAME_CLASSES)
         self.pictures = nn.Linear(config.hidden, 2)
+        self.motion = nn.Linear(config.hidden, 2)
         mean, deviation = voice.statistics()
         self.flow_head.normalise_by(torch.from_numpy(mean), torch.from_numpy(deviation))
         weights = torch.ones(FRAME_CLASSES)
@@ -131,6 +138,7 @@ class Learner(nn.Module):
             F.cross_entropy(said, batch.frames, self._buffers["_frame_weights"]),
             words_among(logits, targets),
             self.picture_loss(hidden[inputs.where(Kind.VIDEO)], batch.seen),
+            self.motion_loss(inputs.patches, batch.moved),
             self._sound(hidden[inputs.where(Kind.SPEAK)], batch.voice, generator),
             counted(logits.detach().argmax(-1), inputs.targets),
         )
@@ -141,6 +149,13 @@ class Learner(nn.Module):
             return rows.sum() * 0.0
         last = rows.unflatten(0, (len(seen), -1))[:, -1]
         return F.cross_entropy(self.pictures(last).float(), seen)
+
+    def motion_loss(self, patches: Tensor, moved: Tensor) -> Tensor:
+        """All patches, as many for each picture."""
+        if not len(moved):
+            return patches.sum() * 0.0
+        rows = self.interaction.eyes(patches).unflatten(0, (len(moved), -1)).amax(1)
+        return F.cross_entropy(self.motion(rows).float(), moved)
 
     def _sound(self, rows: Tensor, spoken: Tensor, generator: torch.Generator) -> Tensor:
         sounding = (spoken[:, 0] >= 0).repeat_interleave(SPEAK_POSITIONS)

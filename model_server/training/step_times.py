@@ -2,7 +2,8 @@
 
 One call is heard out for `FULL_TURNS` in silence, which fills every ring; the others begin with a copy of its
 memory. Percentiles are of `STEPS` silent steps, in ms: `wall` as a clock sees it, `cpu` as far as this process had
-the core, which another one at work does not change (much).
+the core, which another one at work does not change (much). `kept_bytes_a_call` is what a call's sequence takes,
+from its first turn on: it does not grow.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def measure(checkpoint: Path, calls: Sequence[int]) -> dict[str, Any]:
     return {"checkpoint": str(checkpoint), "threads": torch.get_num_threads(), "step_ms": rows}
 
 
-def _measured(engine: DigitsEngine, count: int) -> dict[str, float]:
+def _measured(engine: DigitsEngine, count: int) -> dict[str, float | int]:
     rng = np.random.default_rng(0)
     engine.open(0, "interpret")
     for turn in range(FULL_TURNS):
@@ -52,6 +53,7 @@ def _measured(engine: DigitsEngine, count: int) -> dict[str, float]:
         engine.step(batch)
         wall.append((time.perf_counter() - wall_s) * 1000)
         cpu.append((time.thread_time() - cpu_s) * 1000)
+    kept_bytes = engine.kept_bytes_a_call
     for slot in range(count):
         engine.close(slot)
     taken, used = np.array(wall[WARM_UP:]), np.array(cpu[WARM_UP:])
@@ -61,6 +63,7 @@ def _measured(engine: DigitsEngine, count: int) -> dict[str, float]:
         "cpu_min_ms": round(float(used.min()), 2),
         "cpu_p50_ms": round(float(np.median(used)), 2),
         "cpu_p50_ms_a_call": round(float(np.median(used)) / count, 3),
+        "kept_bytes_a_call": kept_bytes,
     }
 
 

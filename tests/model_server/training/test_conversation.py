@@ -132,3 +132,16 @@ def test_a_camera_gives_patches_every_turn(bank: WordBank, table: VoiceTable) ->
     patches = [turn.patches for turn in example.turns]
     assert all(picture is not None and picture.dtype == np.float32 for picture in patches)
     assert len({picture.shape for picture in patches if picture is not None}) == 1
+
+
+def test_what_a_picture_completes_moved_and_a_swing_moves_more_often(
+    bank: WordBank, table: VoiceTable
+) -> None:
+    source, moved, seen = _source(bank, table), [], []
+    for number in range(8):
+        example = example_of(source.conversation(3, number, Lesson(SHARES, Length(30, 40)), "count"), DIGITS)
+        assert len(example.moved) == len(example.seen) == len(example.turns) and example.moved[0] == 0
+        moved.append(int(example.moved.sum()))
+        seen.append(int(example.seen.sum()))
+        assert bool(example.moved[example.seen == 1].all())
+    assert moved != seen and all(a >= b for a, b in zip(moved, seen, strict=True))

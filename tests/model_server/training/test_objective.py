@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training needs the extra: pip install 'microturn[torch]'")
 
+from model_server.model.patches import STILL  # noqa: E402
 from model_server.model.vocabulary import END, HEARD, IDS  # noqa: E402
 from model_server.training.bank import WordBank  # noqa: E402
 from model_server.training.batches import NOTHING, Length, Lesson, Source, source_of  # noqa: E402
@@ -60,6 +61,24 @@ def test_what_pictures_show_is_learned_at_their_last_position(table: VoiceTable)
         optimiser.step()
     assert float(loss.detach()) < 0.05
     assert float(made.picture_loss(rows[:0], seen[:0]).detach()) == 0.0
+
+
+def test_motion_is_learned_by_the_patch_tower_itself(table: VoiceTable) -> None:
+    made, generator = learner(voice_of(table)), torch.Generator().manual_seed(1)
+    made.interaction.initialise(1)
+    side = SMALL.patch_side
+    patches = 0.05 * torch.randn(4 * 2, 2, side, side, 3, generator=generator) + STILL
+    patches[2 * 2 + 1, 0, : side // 2] += 1.5  # in the third picture's second patch
+    moved = torch.tensor([0, 0, 1, 0])
+    taught = [*made.motion.parameters(), *made.interaction.eyes.parameters()]
+    optimiser = torch.optim.AdamW(taught, lr=0.003)
+    for _ in range(60):
+        optimiser.zero_grad()
+        loss = made.motion_loss(patches, moved)
+        loss.backward()
+        optimiser.step()
+    assert float(loss.detach()) < 0.05
+    assert float(made.motion_loss(patches[:0], moved[:0]).detach()) == 0.0
 
 
 def test_vectors_are_those_of_the_word_and_silence_beyond_it(table: VoiceTable) -> None:
