@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml
 	  { echo "microturn needs Python 3.11 or later; $(PYTHON) is older: make PYTHON=python3.11"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 	  { echo "the venv module is missing: apt-get install python3-venv"; exit 1; }
-	@echo "setting up $(VENV), once: about 1 GB, most of it torch 2.13.0 for the model (the default build for Linux brings"
+	@echo "setting up $(VENV), once: about 1.5 GB, most of it torch 2.13.0 and triton for the model (the default build for Linux brings"
 	@echo "CUDA and 4 GB more; an index with the CPU build can be named in PIP_INDEX_URL or PIP_EXTRA_INDEX_URL)"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'

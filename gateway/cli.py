@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 from gateway.config import GatewaySettings, load
 from gateway.engines import choose
 from gateway.log import set_up_logging
+from gateway.state import embedded
 from gateway.supervise import Child, command
 
 log = structlog.get_logger()
@@ -31,6 +32,9 @@ WebrtcHost = Annotated[str | None, typer.Option(help="address that browsers' med
 Video = Annotated[str | None, typer.Option(help="whether browsers may send a camera: off or on")]
 HttpHost = Annotated[str | None, typer.Option(help="address of the page, WHIP, health and metrics")]
 HttpPort = Annotated[int | None, typer.Option(help="their port; 0 takes a free one")]
+Redis = Annotated[
+    str | None, typer.Option(help="where the state of calls is kept: redis://HOST:PORT/DB, ..., off or auto")
+]
 RunDir = Annotated[Path | None, typer.Option(help="directory of the control sockets")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
 
@@ -70,6 +74,7 @@ def up(
     video: Video = None,
     http_host: HttpHost = None,
     http_port: HttpPort = None,
+    redis: Redis = None,
     run_dir: RunDir = None,
     log_level: LogLevel = None,
 ) -> None:
@@ -77,7 +82,7 @@ def up(
     flags = dict(
         engine=engine, persona=persona, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
         webrtc_host=webrtc_host, webrtc_calls=webrtc_calls, video=video, http_host=http_host,
-        http_port=http_port, run_dir=run_dir, log_level=log_level,
+        http_port=http_port, redis=redis, run_dir=run_dir, log_level=log_level,
     )  # fmt: skip
     settings = _settings(**flags)
     setproctitle("microturn: up")
@@ -89,20 +94,37 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     stop = asyncio.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(name, stop.set)
+    state = _embedded_state(settings)
+    flags = flags | ({"redis": embedded.make_room(settings.run_dir)} if state is not None else {})
     given = [
         f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k not in MODEL_FLAGS
     ]
     here = [sys.executable, "-m", "gateway"]
     model = Child("model-server", command([*here, "model", *_model_flags(settings)], quiet=True))
     gateway = Child("gateway", command([*here, "gateway", *given]))
-    keepers = [asyncio.create_task(child.keep()) for child in (model, gateway)]
+    children = [*([state] if state is not None else []), model, gateway]
+    keepers = [asyncio.create_task(child.keep()) for child in children]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
     await gateway.stop(8.0)
     await model.stop(3.0)
+    if state is not None:
+        await state.stop(3.0)
+        embedded.clean_up(settings.run_dir)
     for task in (*keepers, stopped):
         task.cancel()
     return 0
+
+
+def _embedded_state(settings: GatewaySettings) -> Child | None:
+    """A server for the state of calls, unless a setting names one or wants none."""
+    if settings.redis != "auto":
+        return None
+    program = embedded.find_server()
+    if program is None:
+        log.warning("the state of calls is not kept", reason=embedded.MISSING)
+        return None
+    return Child("state-server", command(embedded.command_line(program, settings.run_dir), quiet=True))
 
 
 def _model_flags(settings: GatewaySettings) -> list[str]:
@@ -129,14 +151,15 @@ def gateway(
     video: Video = None,
     http_host: HttpHost = None,
     http_port: HttpPort = None,
+    redis: Redis = None,
     run_dir: RunDir = None,
     log_level: LogLevel = None,
 ) -> None:
     """The gateway alone: SIP edge, browser calls, their workers, health and metrics."""
     settings = _settings(
         sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, webrtc_host=webrtc_host,
-        webrtc_calls=webrtc_calls, video=video, http_host=http_host, http_port=http_port, run_dir=run_dir,
-        log_level=log_level,
+        webrtc_calls=webrtc_calls, video=video, http_host=http_host, http_port=http_port, redis=redis,
+        run_dir=run_dir, log_level=log_level,
     )  # fmt: skip
     setproctitle("microturn: gateway")
     from gateway.main import run

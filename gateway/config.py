@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import os
 import re
+import socket
 import ssl
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -26,11 +28,14 @@ from gateway import personas
 from gateway.api.turn import check_urls
 from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
+from gateway.state.address import Address
+from gateway.state.address import parse as parse_address
+from gateway.state.keys import check_namespace
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """A list in the file; separated by commas in the environment and in a flag."""
 Engine = Literal["auto", "echo", "digits"]
-DEFAULT_ENGINE: Engine = "echo"
+DEFAULT_ENGINE: Engine = "auto"
 LEAST_SECRET_BYTES = 32
 """HS256 is as strong as its key (RFC 7518 section 3.2)."""
 
@@ -140,6 +145,26 @@ class GatewaySettings(BaseSettings):
     web_origins: Words = Field(
         (), description="origins of other pages that may make browser calls: https://HOST, ..."
     )
+
+    redis: str = Field(
+        "auto",
+        description="where the state of calls is kept: redis://HOST:PORT/DB, rediss://, unix:///PATH, "
+        "sentinel://HOST:PORT,.../MASTER, cluster://HOST:PORT,...; off is nowhere; auto is a Valkey of our own "
+        "in `microturn up`, and off elsewhere",
+    )
+    redis_user: str = Field("", description="user of its access list (ACL); empty is the default one")
+    redis_password: SecretStr = Field(SecretStr(""), description="of that user")
+    redis_tls_ca: str = Field("", description="PEM file: who signs its certificate; empty is the system's")
+    redis_tls_cert: str = Field("", description="PEM file: our own certificate, where it asks for one")
+    redis_tls_key: str = Field("", description="PEM file: that certificate's key, without password")
+    redis_namespace: str = Field("microturn", description="what all keys begin with")
+    redis_keep_s: int = Field(
+        86_400, ge=60, le=31_622_400, description="the state of a call that is over stays for so long"
+    )
+    node: str = Field(
+        "", description="name of this gateway among those that share a Redis; of host and run_dir when empty"
+    )
+
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -179,6 +204,7 @@ class GatewaySettings(BaseSettings):
         if self.http_tls_cert or self.http_tls_key:
             self.http_tls()
         personas.check(self.personas)
+        self._has_state()
         self._knows_whom_to_call()
         if self.webrtc_calls:
             self._takes_browser_calls()
@@ -188,6 +214,45 @@ class GatewaySettings(BaseSettings):
     def allowed_targets(self) -> tuple[str, ...]:
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
+
+    @property
+    def state_address(self) -> Address | None:
+        """Where the state of calls is kept; None for nowhere, or what `microturn up` has to choose."""
+        return parse_address(self.redis) if self.redis not in ("auto", "off") else None
+
+    @property
+    def node_name(self) -> str:
+        """The same after a restart, and another one for each gateway of a host."""
+        place = hashlib.blake2s(str(self.run_dir).encode(), digest_size=3).hexdigest()
+        host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48]
+        return self.node or f"{host}-{place}"
+
+    def _has_state(self) -> None:
+        address = self.state_address
+        check_namespace(self.redis_namespace)
+        if self.node and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.node):
+            raise ValueError(f"node = {self.node!r}: expected 1 to 64 letters, digits and ._-")
+        password = self.redis_password.get_secret_value()
+        files = {name: getattr(self, name) for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key")}
+        if address is None and (self.redis_user or password):
+            raise ValueError(
+                f"redis_user and redis_password are of no use with redis = {self.redis!r}: name the server"
+            )
+        if self.redis_user and not password:
+            raise ValueError(
+                f"redis_user = {self.redis_user!r} without redis_password: set MICROTURN_REDIS_PASSWORD"
+            )
+        for name, file in files.items():
+            if file and (address is None or not address.tls):
+                raise ValueError(
+                    f"{name} is of no use with redis = {self.redis!r}: give rediss://, sentinels:// or clusters://"
+                )
+            if file and not os.access(file, os.R_OK):
+                raise ValueError(f"{name} = {file!r} cannot be read: give the path of a PEM file")
+        if bool(self.redis_tls_cert) != bool(self.redis_tls_key):
+            raise ValueError(
+                "redis_tls_cert and redis_tls_key go together: our own certificate and its key, or neither"
+            )
 
     def _knows_whom_to_call(self) -> None:
         try:
@@ -333,7 +398,9 @@ def load(**flags: Any) -> GatewaySettings:
             told = error["msg"].removeprefix("Value error, ")
             if error["type"] == "extra_forbidden":
                 told = "is no setting of microturn: see `microturn settings`"
-            shown = error["loc"] and error["type"] != "value_error" and "secret" not in where
+            shown = (
+                error["loc"] and error["type"] != "value_error" and not re.search("secret|password", where)
+            )
             given = f" = {error['input']!r}" if shown else ""
             lines.append(f"{where}{given}: {told}")
         raise ValueError("\n".join(lines)) from None

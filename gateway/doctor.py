@@ -6,13 +6,13 @@ import importlib.metadata
 import ipaddress
 import os
 import resource
-import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.config import GatewaySettings
 from gateway.sip.pool import ask_library
+from gateway.state import embedded
 from gateway.webrtc.pool import plan_webrtc
 from media.codecs.opus import library
 
@@ -44,7 +44,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _descriptors(settings),
         _run_dir(settings),
         _pjsua2(),
-        _redis(),
+        kept_state(settings),
         _gpu(),
     ]
 
@@ -163,10 +163,23 @@ def _pjsua2() -> Finding:
     return Finding("pjsua2", not library.is_wheel, found, advice, fatal=False)
 
 
-def _redis() -> Finding:
-    server = shutil.which("valkey-server") or shutil.which("redis-server")
-    advice = "not needed yet: no part that is built uses it"
-    return Finding("Redis", server is not None, server or "no server on PATH", advice, fatal=False)
+def kept_state(settings: GatewaySettings) -> Finding:
+    """Calls are taken without it; what is known of them is not kept then."""
+    if settings.redis == "off":
+        return Finding("Redis", True, "off: the state of calls is not kept")
+    address = settings.state_address
+    if address is None:
+        program = embedded.find_server()
+        found = f"`microturn up` starts {program}" if program else "no server here"
+        return Finding("Redis", program is not None, found, embedded.MISSING, fatal=False)
+    from gateway.state.sessions import ask_server
+
+    try:
+        found = f"{ask_server(settings, address)}, {address}"
+    except OSError as wrong:
+        advice = "calls go on without it, and their state waits: start it, or mend redis and redis_password"
+        return Finding("Redis", False, f"{address}: {wrong}", advice, fatal=False)
+    return Finding("Redis", True, found)
 
 
 def _gpu() -> Finding:

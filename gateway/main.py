@@ -11,13 +11,13 @@ import contextlib
 import importlib.util
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from gateway import control
 from gateway.config import GatewaySettings
-from gateway.fleet import Fleet
+from gateway.fleet import Fleet, Kind
 from gateway.http import serve_http
 from gateway.metrics import Metrics
 from gateway.sip.edge import EdgeSettings
@@ -26,6 +26,9 @@ from gateway.sip.tls import server_context
 from gateway.tasks import Tasks
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
+
+if TYPE_CHECKING:
+    from gateway.state.sessions import Sessions
 
 log = structlog.get_logger()
 
@@ -45,10 +48,12 @@ class Gateway:
         self.telephones = Telephones(self._edge_settings(), library.invite_spacing_ns)
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
+        self.sessions = self._keep_sessions()
         self.draining = False
         self.http_port = 0
+        door = self._telephone_door()
         for sip in plan_workers(settings, library):
-            self.fleet.add(sip.name, "gateway.sip", sip, self.telephones)
+            self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
             self.pool = self._browser_calls()
 
@@ -59,9 +64,32 @@ class Gateway:
             )
         workers = plan_webrtc(self.settings)
         pool = WebrtcPool(workers)
+        door: Kind = pool
+        if self.sessions is not None:
+            from gateway.state.doors import BrowserDoor
+
+            door = BrowserDoor(pool, self.sessions, self.settings.persona)
         for web in workers:
-            self.fleet.add(web.name, "gateway.webrtc", web, pool)
+            self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
+
+    def _keep_sessions(self) -> Sessions | None:
+        """Who writes down what becomes of calls; None where no Redis is set."""
+        address = self.settings.state_address
+        if address is None:
+            return None
+        from gateway.state.sessions import open_sessions  # redis-py takes 0.15 s to load
+
+        return open_sessions(self.settings, address, self._tasks.spawn)
+
+    def _telephone_door(self) -> Kind:
+        if self.sessions is None:
+            return self.telephones
+        from gateway.state.doors import TelephoneDoor
+
+        door = TelephoneDoor(self.telephones, self.sessions, self.settings.personas, self.settings.persona)
+        self.telephones.edge.answered = door.answered
+        return door
 
     @property
     def is_ready(self) -> bool:
@@ -81,6 +109,8 @@ class Gateway:
                 gauges[name] = gauges.get(name, 0.0) + value
         if self.pool is not None:
             gauges["webrtc_calls_live"] = float(self.pool.live)
+        if self.sessions is not None:
+            gauges |= self.sessions.store.gauges()
         return gauges
 
     def counters(self) -> dict[str, Any]:
@@ -88,6 +118,8 @@ class Gateway:
         parts: dict[str, Any] = {"edge": self.telephones.edge.counters}
         if self.pool is not None:
             parts["webrtc"] = self.pool.counters
+        if self.sessions is not None:
+            parts["state"] = self.sessions.store.counters
         return parts
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -97,14 +129,20 @@ class Gateway:
         await self.telephones.edge.start()
         self._past.write_text(str(self.telephones.edge.inside_port))
         self._tasks.spawn(self.fleet.accept(listener))
+        if self.sessions is not None:
+            self._tasks.spawn(self.sessions.store.run())
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
             self._tasks.spawn(self._announce())
             await stop.wait()
             self._drain()
+            if self.sessions is not None:
+                self.sessions.end_all()
             await self.fleet.stop()
             self._past.unlink(missing_ok=True)
+        if self.sessions is not None:
+            await self.sessions.store.close()
         self._tasks.cancel()
         await self.telephones.edge.stop()
         listener.close()

@@ -155,6 +155,7 @@ class GatewayUnderTest:
                 "MICROTURN_WEBRTC_UDP_PORT": "0",
                 "MICROTURN_WEBRTC_TCP_PORT": "0",
                 "MICROTURN_WEBRTC_OFFERS_PER_S": "0",  # everybody comes from one address
+                "MICROTURN_REDIS": "off",  # who wants state kept says so
                 "MICROTURN_LOG_LEVEL": "debug",  # `epochs` reads what is of no interest to people
                 "SPT_NOENV": "1",  # setproctitle leaves /proc/PID/environ as it is
                 "PYTHONUNBUFFERED": "1",

@@ -163,7 +163,7 @@ async def started_gateway(plan: LoadPlan) -> AsyncIterator[Gateway]:
     """`microturn up` on free ports in a process group of its own; SIGINT at the end."""
     with tempfile.TemporaryDirectory(prefix="microturn-load-") as run_dir:
         arguments = ["-m", "gateway", "up", "--engine", plan.engine, "--sip-host", "127.0.0.1"]
-        arguments += ["--sip-port", "0", "--http-port", "0", "--run-dir", run_dir]
+        arguments += ["--sip-port", "0", "--http-port", "0", "--run-dir", run_dir, "--redis", "off"]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,

@@ -23,6 +23,10 @@ MAX_EVENTS_BYTES = 512
 VIDEO_SIZE = (320, 240)
 """Width and height in pixels, unless the table is created with another size."""
 MAX_VIDEO_FRAMES = 2
+QUARTERS = 4
+QUARTER_SAMPLES = TURN_SAMPLES // QUARTERS
+"""50 ms: what the model hears of a chunk at once."""
+Quarters = tuple[int, int, int, int]
 
 
 class Flags(enum.IntFlag):
@@ -83,8 +87,8 @@ class Chunk:
     """Monotonic, when the last sample was due."""
     pcm: PCM
     """int16 [3200], 16 kHz mono."""
-    concealed_samples: int = 0
-    """Of `pcm`, how many we made up (at 16 kHz)."""
+    concealed_quarters: Quarters = (0, 0, 0, 0)
+    """Of each 50 ms of `pcm`, how many samples we made up (at 16 kHz)."""
     lost_packets: int = 0
     """Packets (or native frames) that were due in this turn and did not come."""
     dropped_samples: int = 0
@@ -100,6 +104,11 @@ class Chunk:
     def __post_init__(self) -> None:
         assert self.pcm.shape == (TURN_SAMPLES,) and self.pcm.dtype == np.int16, self.pcm.shape
         assert len(self.video) <= MAX_VIDEO_FRAMES, len(self.video)
+
+    @property
+    def concealed_samples(self) -> int:
+        """Of `pcm`, how many we made up (at 16 kHz)."""
+        return sum(self.concealed_quarters)
 
 
 @dataclass(frozen=True, slots=True)

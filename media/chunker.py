@@ -11,7 +11,8 @@ What more is there when it is cut is delay, less the *reserve* that the line ask
 
 Its one rule: samples are never lost from the account. At any time
 
-    pulled + stretched + padded = turn * cut + dropped
+    pulled + concealed + stretched + padded = turn * cut + dropped + retracted
+    made up, in what was cut and what the concealer holds back = concealed - retracted
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from media.chunk import PCM
-from media.conceal import Concealer, shorten, stretch
+from media.conceal import Concealer
+from media.made_up import MadeUp, Runs, behind, fitted, total
 from media.timebase import FRAME_MS, FRAMES_PER_TURN, TURN_MS, samples_of
 
 SETTLE_TURNS = 5
@@ -79,22 +81,31 @@ class Account:
 
     pulled: int = 0
     concealed: int = 0
-    """Of those pulled."""
+    """Made up, where a pull gave nothing; and of that what was said twice."""
     stretched: int = 0
+    """Said twice, of what was pulled."""
     padded: int = 0
     """Silence: nobody has said anything yet, or there is no stream."""
     dropped: int = 0
+    """Left out, of what was pulled."""
+    retracted: int = 0
+    """Left out, of what was made up: no chunk has it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """One turn at the leg's rate: int16 [200 ms], and how much of it is not what was received."""
+    """One turn at the leg's rate: int16 [200 ms], and what of it is not what was received."""
 
     pcm: PCM
-    concealed: int
-    dropped: int
+    made_up: Runs = ()
+    dropped: int = 0
     lost: int = 0
     """Packets found lost since the cut before, where packets are seen."""
+
+    @property
+    def concealed(self) -> int:
+        """Samples that were made up."""
+        return total(self.made_up)
 
 
 class Chunker:
@@ -111,8 +122,9 @@ class Chunker:
         self._beyond: deque[int] = deque(maxlen=SETTLE_TURNS)  # ms more than a turn, at each cut
         self._started = False
         self._conceal = Concealer(rate_hz)
+        self._made_up = MadeUp()  # of what it hands out next
         self._late_ms = 0.0
-        self._late = self._made_up = self._lost = self._seen_lost = self._behind = 0
+        self._late = self._filled = self._lost = self._seen_lost = self._behind = 0
         self._is_empty = True
 
     def look(self) -> None:
@@ -134,14 +146,13 @@ class Chunker:
         self._ms = None
         if ms is None or (not self._started and not ms):
             self.account.padded += self._turn
-            return Cut(np.zeros(self._turn, np.int16), 0, 0)
-        before = self.account.dropped, self.account.concealed
+            return Cut(np.zeros(self._turn, np.int16))
+        before = self.account.dropped
         line = self._store.line()
-        pcm = self._go_on(ms, line) if self._started else self._begin(ms, earlier_ms, line)
-        dropped, concealed = self.account.dropped - before[0], self.account.concealed - before[1]
-        return Cut(pcm, min(concealed, self._turn), dropped, self._tell_lost())
+        pcm, made_up = self._go_on(ms, line) if self._started else self._begin(ms, earlier_ms, line)
+        return Cut(pcm, made_up, self.account.dropped - before, self._tell_lost())
 
-    def _begin(self, ms: int, earlier_ms: int | None, line: Line) -> PCM:
+    def _begin(self, ms: int, earlier_ms: int | None, line: Line) -> tuple[PCM, Runs]:
         """The leg's phase is chosen here: what came last ends the chunk, unless it came while we looked: just in
         time, and at each later tremor it would not. Then it waits for the next turn."""
         self._started = True
@@ -150,12 +161,12 @@ class Chunker:
         ms -= self._drop(ms - TURN_MS)
         here = -(-ms // FRAME_MS)
         just_in_time = earlier_ms is not None and earlier_ms < ms < TURN_MS
-        pcm = self._pull(min(FRAMES_PER_TURN, here - just_in_time), here, 0)
+        pcm, made_up = self._pull(min(FRAMES_PER_TURN, here - just_in_time), here, 0)
         padding = self._turn - len(pcm)
         self.account.padded += padding
-        return np.concatenate((np.zeros(padding, np.int16), pcm))
+        return np.concatenate((np.zeros(padding, np.int16), pcm)), behind(padding, made_up)
 
-    def _go_on(self, seen_ms: int, line: Line) -> PCM:
+    def _go_on(self, seen_ms: int, line: Line) -> tuple[PCM, Runs]:
         lost = self._count_lost(line)
         self._reserve(line)
         forgotten = min(lost, max(0, TURN_MS - seen_ms) // FRAME_MS) if self._is_empty else 0
@@ -163,15 +174,25 @@ class Chunker:
         ms -= self._drop(ms - TURN_MS - self.reserve_ms - LATE_BOUND_MS)
         self._beyond.append(ms - TURN_MS)
         surplus = self._surplus(seen_ms)
-        pcm = self._pull(FRAMES_PER_TURN + surplus // FRAME_MS, (ms - forgotten * FRAME_MS) // FRAME_MS, lost)
+        here = (ms - forgotten * FRAME_MS) // FRAME_MS
+        pcm, made_up = self._pull(FRAMES_PER_TURN + surplus // FRAME_MS, here, lost)
         self._beyond = deque((ms - surplus for ms in self._beyond), maxlen=SETTLE_TURNS)
+        return self._fit(pcm, made_up)
+
+    def _fit(self, pcm: PCM, waited: Runs) -> tuple[PCM, Runs]:
+        """As long as a turn."""
+        surplus = len(pcm) - self._turn
+        if not surplus:
+            return pcm, waited
+        pcm, made_up = fitted(pcm, waited, self._turn, self.rate_hz)
+        change = total(made_up) - total(waited)
         if surplus > 0:
-            self.account.dropped += len(pcm) - self._turn
-            return shorten(pcm, len(pcm) - self._turn, self.rate_hz)
-        if surplus < 0:
-            self.account.stretched += self._turn - len(pcm)
-            return stretch(pcm, self._turn - len(pcm), self.rate_hz)
-        return pcm
+            self.account.retracted -= change
+            self.account.dropped += surplus + change
+        else:
+            self.account.concealed += change
+            self.account.stretched -= surplus + change
+        return pcm, made_up
 
     def _count_lost(self, line: Line) -> int:
         """More than at the last cut; a packet that comes late, or another stream, makes it fewer."""
@@ -210,7 +231,7 @@ class Chunker:
         self.account.dropped += frames * self._frame
         return frames * FRAME_MS
 
-    def _pull(self, count: int, here: int, lost: int) -> PCM:
+    def _pull(self, count: int, here: int, lost: int) -> tuple[PCM, Runs]:
         """int16 [count * 20 ms]: of those that are `here`, and of what was found `lost` since the last cut.
 
         An empty store begins anew with whatever comes: what was lost before that is missing in front of it, less
@@ -226,23 +247,27 @@ class Chunker:
         self._is_empty, self._behind = count >= here, short - front
         return self._say([None] * front + frames + [None] * self._behind)
 
-    def _say(self, frames: list[PCM | None]) -> PCM:
+    def _say(self, frames: list[PCM | None]) -> tuple[PCM, Runs]:
         """int16 [frames * 20 ms], what is missing made up."""
         parts = [np.zeros(0, np.int16)]
+        place = self._conceal.delay
         for is_missing, some in itertools.groupby(frames, lambda pcm: pcm is None):
             if is_missing:
                 missing = len(list(some))
                 parts.append(self._conceal.conceal(missing * self._frame))
-                self._made_up += missing
-                self.account.concealed += missing * self._frame
+                self._filled += missing
+                self._made_up.add(place, len(parts[-1]))
+                self.account.concealed += len(parts[-1])
             else:
                 parts.append(self._conceal.receive(np.concatenate([pcm for pcm in some if pcm is not None])))
-        self.account.pulled += len(frames) * self._frame
-        return np.concatenate(parts)
+                self.account.pulled += len(parts[-1])
+            place += len(parts[-1])
+        said = np.concatenate(parts)
+        return said, self._made_up.take(len(said))
 
     def _tell_lost(self) -> int:
         """Packets missing by sequence number, whose places have been made up; some of them come late."""
-        told = min(self._lost, self._made_up)
+        told = min(self._lost, self._filled)
         self._lost -= told
-        self._made_up -= told
+        self._filled -= told
         return told

@@ -164,27 +164,33 @@ def _to_pcm(wave: Wave) -> PCM:
     return np.clip(wave, -32768, 32767).astype(np.int16)
 
 
-def shorten(pcm: PCM, count: int, rate_hz: int) -> PCM:
-    """int16 [n] -> int16 [n - count], the cut placed where it is heard least; n must exceed count + 5 ms."""
+def shorten(pcm: PCM, count: int, rate_hz: int) -> tuple[PCM, int]:
+    """int16 [n] -> int16 [n - count], the cut placed where it is heard least; n must exceed count + 5 ms.
+
+    From the sample that is given with it on, `count` were left out.
+    """
     cross = rate_hz * _CROSS_MS // 1000
     last = len(pcm) - count - cross
     assert count >= 0 and last > 0, (len(pcm), count)
     if count == 0:
-        return pcm
+        return pcm, 0
     start = _likest(pcm, count, cross, rate_hz)
     seam = _seam(pcm[start : start + cross], pcm[start + count : start + count + cross])
-    return np.concatenate((pcm[:start], seam, pcm[start + count + cross :]))
+    return np.concatenate((pcm[:start], seam, pcm[start + count + cross :])), start + cross // 2
 
 
-def stretch(pcm: PCM, count: int, rate_hz: int) -> PCM:
-    """int16 [n] -> int16 [n + count], `count` samples said twice where it is heard least; n as for `shorten`."""
+def stretch(pcm: PCM, count: int, rate_hz: int) -> tuple[PCM, int]:
+    """int16 [n] -> int16 [n + count], `count` samples said twice where it is heard least; n as for `shorten`.
+
+    They are those from the sample on that is given with it.
+    """
     cross = rate_hz * _CROSS_MS // 1000
     assert count >= 0 and len(pcm) - count - cross > 0, (len(pcm), count)
     if count == 0:
-        return pcm
+        return pcm, 0
     start = _likest(pcm, count, cross, rate_hz)
     seam = _seam(pcm[start + count : start + count + cross], pcm[start : start + cross])
-    return np.concatenate((pcm[: start + count], seam, pcm[start + cross :]))
+    return np.concatenate((pcm[: start + count], seam, pcm[start + cross :])), start + cross // 2
 
 
 def _likest(pcm: PCM, count: int, cross: int, rate_hz: int) -> int:

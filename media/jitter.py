@@ -69,7 +69,7 @@ class JitterBuffer:
         self._ahead = 0  # samples made up beyond `_next` while nothing was here
         self._excess = 0  # samples that this cut still has to take out; negative: to put in
         self._skipped = 0  # samples, since the last cut
-        self._told = (0, 0, 0, 0)  # concealed, shortened, recovered, lost packets
+        self._told = (0, 0, 0)  # shortened, recovered, lost packets
         self._repairs = Repairs()
         self._wait_ms = 0.0  # for repair
         self._cut_ns = 0
@@ -226,9 +226,9 @@ class JitterBuffer:
             self._correct(now_ns)
         while self._sound.waiting < self._turn + self._surplus():
             self._pull()
-        pcm = self._sound.take(self._turn, self._surplus())
+        pcm, made_up = self._sound.take(self._turn, self._surplus())
         self._measure(now_ns)
-        return Cut(pcm, *self._tell())
+        return Cut(pcm, made_up, *self._tell())
 
     def _start(self, now_ns: int) -> None:
         """The leg's phase is chosen here."""
@@ -415,13 +415,11 @@ class JitterBuffer:
             begin = self._next - self._sound.waiting * self._ticks - self._step
             self.delay_ms = (now_ns - self._delay.floor_ns - begin * NS_PER_S // self._clock_hz) / NS_PER_MS
 
-    def _tell(self) -> tuple[int, int, int]:
-        """Concealed and dropped samples and lost packets since the last cut."""
-        account = self._sound.account
-        now = (account.concealed, account.shortened, account.recovered, self.lost_packets)
-        concealed, shortened, recovered, lost = (new - old for new, old in zip(now, self._told, strict=True))
-        over = max(0, concealed - self._turn)  # made up in advance: said in the next turn
-        self._told = (account.concealed - over, *now[1:])
+    def _tell(self) -> tuple[int, int]:
+        """Dropped samples and lost packets since the last cut."""
+        now = (self.account.shortened, self.account.recovered, self.lost_packets)
+        shortened, recovered, lost = (new - old for new, old in zip(now, self._told, strict=True))
+        self._told = now
         self._repairs.end_turn(recovered * self._ticks // self._step)
         skipped, self._skipped = self._skipped, 0
-        return concealed - over, shortened + skipped, lost
+        return shortened + skipped, lost

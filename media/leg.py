@@ -16,11 +16,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Reply, VideoFrame
+from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Quarters, Reply, VideoFrame
 from media.chunker import Cut
+from media.made_up import MadeUp, quarters
 from media.playout import Playout
 from media.resample import Resampler
-from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, TURN_NS
+from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, TURN_NS, TURN_SAMPLES
 
 WAKE_NS = 8 * NS_PER_MS
 """Between a reply's publishing and its first frame: the doorbell, the worker's waking, the resampling."""
@@ -77,6 +78,7 @@ class Leg(Generic[IntakeT]):
         self._up = Resampler(rate_hz, MODEL_HZ)
         self._down = Resampler(MODEL_HZ, rate_hz)
         self._to_model = MODEL_HZ / rate_hz
+        self._made_up = MadeUp()  # of what `_up` gives next
         self._tenancy: Tenancy | None = None
         self._played_told = 0
         self._events: list[str] = []
@@ -134,7 +136,7 @@ class Leg(Generic[IntakeT]):
         for _ in range(self._slept_over(tick_ns)):
             self._count_turn()
         turn = self._count_turn()
-        pcm = self._up.push(cut.pcm)
+        pcm, concealed = self._up.push(cut.pcm), self._concealed(cut)
         played = int(self.playout.ledger.played * self._to_model)
         heard, self._played_told = played - self._played_told, played
         self._lost_packets += cut.lost
@@ -155,7 +157,7 @@ class Leg(Generic[IntakeT]):
             turn=turn,
             captured_ns=now_ns,
             pcm=pcm,
-            concealed_samples=int(cut.concealed * self._to_model),
+            concealed_quarters=concealed,
             lost_packets=lost,
             dropped_samples=int(cut.dropped * self._to_model),
             played_samples=heard,
@@ -185,6 +187,13 @@ class Leg(Generic[IntakeT]):
             return 0
         self.playout.skip(behind)
         return behind
+
+    def _concealed(self, cut: Cut) -> Quarters:
+        """Where the made-up samples of this cut, and what the resampler held back of the last one, are heard."""
+        for run in cut.made_up:
+            first, end = (self._up.delay + at * self._up.to_hz // self._up.from_hz for at in run)
+            self._made_up.add(first, end - first)
+        return quarters(self._made_up.take(TURN_SAMPLES))
 
     def _slept_over(self, tick_ns: int) -> int:
         """Turns that went by since the last cut, without a chunk."""

@@ -32,6 +32,8 @@ class Resampler:
 
     def __init__(self, from_hz: int, to_hz: int) -> None:
         self.from_hz, self.to_hz = from_hz, to_hz
+        self.delay = samples_of(CONTEXT_MS, to_hz) if from_hz != to_hz else 0
+        """Samples at `to_hz`."""
         self._step = samples_of(STEP_MS, from_hz)
         self._before = np.zeros(2 * samples_of(CONTEXT_MS, from_hz), np.float32)
         self._matrix = _matrix(from_hz, to_hz)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from media.chunk import MAX_EVENTS_BYTES, MAX_TEXT_BYTES, Flags
+from media.chunk import MAX_EVENTS_BYTES, MAX_TEXT_BYTES, QUARTERS, Flags
 
 TORN = 2**64 - 1
 """Sequence number of a row that is being written."""
@@ -27,14 +27,13 @@ META = np.dtype(
         ("generation", "<u4"),
         ("turn", "<u4"),
         ("flags", "<u4"),
-        ("concealed", "<u4"),
+        ("concealed", "<u2", (QUARTERS,)),  # samples of each 50 ms
         ("lost", "<u4"),
         ("dropped", "<u4"),
         ("played", "<u4"),
         ("text_bytes", "<u2"),
         ("events_bytes", "<u2"),
         ("video_frames", "<u4"),
-        ("reserved", "<u4"),
     ]
 )
 
@@ -98,7 +97,7 @@ class Ring:
         self._rows = self.seq.shape[1]
 
     def put(
-        self, slot: int, meta: tuple[int, ...], pcm: npt.NDArray[np.int16], text: bytes, events: bytes
+        self, slot: int, meta: tuple[Any, ...], pcm: npt.NDArray[np.int16], text: bytes, events: bytes
     ) -> bool:
         """Publish one row; False when the ring is full (the newest row is refused)."""
         if self.is_full(slot):

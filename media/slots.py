@@ -5,7 +5,7 @@ call at a time; the lease's *generation* travels in every row, so that what an e
 for what it is. Each slot has two bounded rings of `rows` rows: `inbound` (worker writes chunks) and
 `outbound` (model server writes replies), and a ring of video frames beside the inbound one.
 
-Layout, version 2. Everything is little-endian and every array starts on a page (4,096 bytes); S slots,
+Layout, version 3. Everything is little-endian and every array starts on a page (4,096 bytes); S slots,
 R rows a ring, V video frames a slot of W x H pixels (RGB24, 3 bytes each, no padding):
 
     array             type            written by     meaning
@@ -68,7 +68,7 @@ from media.ring import META, TORN, Ring, Rows, encode_text, fence
 from media.timebase import NS_PER_S, TURN_SAMPLES
 
 MAGIC = 0x6D6963726F747572  # "microtur"
-VERSION = 2
+VERSION = 3
 PAGE = 4096
 REST_NS = 1 * NS_PER_S
 """A freed slot rests five turns: longer than any reply of its last tenant can be under way."""
@@ -185,14 +185,13 @@ class SlotTable:
             chunk.generation,
             chunk.turn,
             chunk.flags | flags,
-            chunk.concealed_samples,
+            chunk.concealed_quarters,
             chunk.lost_packets,
             chunk.dropped_samples,
             chunk.played_samples,
             len(text),
             len(events),
             frames,
-            0,
         )
         return self.inbound.put(slot, meta, chunk.pcm, text, events)
 
@@ -201,7 +200,7 @@ class SlotTable:
         text, events, flags = encode_text(reply.text, reply.events)
         meta = (reply.stepped_ns, 0, reply.generation, reply.turn, reply.flags | flags)
         return self.outbound.put(
-            slot, (*meta, 0, 0, 0, 0, len(text), len(events), 0, 0), reply.pcm, text, events
+            slot, (*meta, 0, 0, 0, 0, len(text), len(events), 0), reply.pcm, text, events
         )
 
     def put_replies(
@@ -251,7 +250,7 @@ class SlotTable:
             turn=int(meta["turn"]),
             captured_ns=int(meta["stamp_ns"]),
             pcm=pcm,
-            concealed_samples=int(meta["concealed"]),
+            concealed_quarters=tuple(meta["concealed"].tolist()),
             lost_packets=int(meta["lost"]),
             dropped_samples=int(meta["dropped"]),
             played_samples=int(meta["played"]),

@@ -3,7 +3,8 @@
 `JitterBuffer` says what happens next in the stream; here it becomes sound. Knows no packets, order or time. Its
 one rule: samples are never lost from the account. At any time
 
-    taken + waiting = decoded + recovered + concealed + comfort + padded + stretched - shortened
+    taken + waiting = decoded + recovered + concealed + comfort + padded + stretched - shortened - retracted
+    made up, in what was taken and what waits = concealed - retracted
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from media.chunk import PCM
-from media.conceal import shorten, stretch
+from media.made_up import MadeUp, Runs, fitted, total
 from media.timebase import FRAME_MS, samples_of
 
 HOLD_MS, FADE_MS = 60, 120
@@ -53,13 +54,17 @@ class SampleAccount:
     recovered: int = 0
     """From the FEC of the packet after."""
     concealed: int = 0
-    """Made up: the decoder's concealment, then silence. All that a chunk calls concealed."""
+    """Made up: the decoder's concealment, then silence; and of that what was said twice."""
     comfort: int = 0
     """Noise in silence that the sender suppressed."""
     padded: int = 0
     """In front of the first packet."""
     stretched: int = 0
+    """Said twice, of what was not made up."""
     shortened: int = 0
+    """Taken out, of what was not made up."""
+    retracted: int = 0
+    """Taken out, of what was made up: no chunk has it."""
 
 
 class Sound:
@@ -75,6 +80,7 @@ class Sound:
         self._frame = samples_of(FRAME_MS, rate_hz)
         self._hold, self._fade = samples_of(HOLD_MS, rate_hz), samples_of(FADE_MS, rate_hz)
         self._parts: list[PCM] = []  # `waiting` samples in all
+        self._made_up = MadeUp()  # of those
         self._run = 0  # samples made up in a row
 
     @property
@@ -122,6 +128,7 @@ class Sound:
 
     def conceal(self, samples: int) -> None:
         """What should be here and is not: the decoder's guess, fading with the length of the run."""
+        self._made_up.add(self.waiting, samples)
         for start in range(0, samples, self._frame):
             self._append(self._guess(min(self._frame, samples - start)))
         self.account.concealed += samples
@@ -133,21 +140,27 @@ class Sound:
 
     def drop(self) -> None:
         """What waits is of no use any more."""
-        self.account.shortened += self.waiting
+        made_up = total(self._made_up.take(self.waiting))
+        self.account.retracted += made_up
+        self.account.shortened += self.waiting - made_up
         self._parts, self.waiting = [], 0
 
-    def take(self, samples: int, surplus: int) -> PCM:
-        """int16 [samples], made of `surplus` more (or, negative, fewer) of those that wait."""
-        pcm = np.concatenate(self._parts)
-        count = samples + surplus
+    def take(self, samples: int, surplus: int) -> tuple[PCM, Runs]:
+        """int16 [samples], made of `surplus` more (or, negative, fewer) of those that wait; which are made up."""
+        pcm, count, account = np.concatenate(self._parts), samples + surplus, self.account
         self._parts, self.waiting = [pcm[count:]], len(pcm) - count
+        waited = self._made_up.take(count)
+        if not surplus:
+            return pcm[:count], waited
+        taken, made_up = fitted(pcm[:count], waited, samples, self.rate_hz)
+        change = total(made_up) - total(waited)
         if surplus > 0:
-            self.account.shortened += surplus
-            return shorten(pcm[:count], surplus, self.rate_hz)
-        if surplus < 0:
-            self.account.stretched -= surplus
-            return stretch(pcm[:count], -surplus, self.rate_hz)
-        return pcm[:count]
+            account.retracted -= change
+            account.shortened += surplus + change
+        else:
+            account.concealed += change
+            account.stretched -= surplus + change
+        return taken, made_up
 
     def _guess(self, samples: int) -> PCM:
         run, self._run = self._run, self._run + samples

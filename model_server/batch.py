@@ -31,7 +31,7 @@ class Batch:
     slots_B: Slots
     """Ascending, all different."""
     meta_B: npt.NDArray[Any]
-    """`media.slots.META` of each row: turn, flags, and the samples that were concealed, dropped, played."""
+    """`media.ring.META` of each row: turn, flags, samples concealed (of each 50 ms), dropped and played."""
     pcm_BS: npt.NDArray[np.int16]
     """int16 [B, 3200], 16 kHz mono."""
     chunks: Mapping[int, Chunk] = field(default_factory=dict)

@@ -22,6 +22,7 @@ MAY_IMPORT_OF_OURS = {
 }
 MODEL_SERVER_MAY_USE = {"media.timebase", "media.chunk", "media.ring", "media.slots", "media.leases"}
 MEDIA_MAY_USE = {"numpy", "soxr"}
+KERNELS_MAY_USE = {"torch", "triton"}
 NOT_IN_MEDIA = {"socket", "asyncio", "threading", "time", "select", "selectors", "subprocess", "signal"}
 NOT_IN_MODEL_SERVER = {
     "redis",
@@ -38,11 +39,12 @@ ONE_PLACE = {
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
     "jwt": ("gateway/api/tokens.py", "loadtests/hostile/"),
-    "redis": ("gateway/sessions/", "gateway/background/"),
+    "redis": ("gateway/state/", "gateway/background/"),
     "sglang": ("model_server/engine/sglang",),
     "av": ("gateway/webrtc/video.py", "gateway/caller/codec.py", "loadtests/"),
     "aiohttp": ("gateway/http.py", "gateway/api/", "loadtests/"),
     "prometheus_client": ("gateway/metrics.py",),
+    "triton": ("kernels/",),
     "typer": ("gateway/cli.py",),
 }
 ENVIRONMENT_ONLY_IN = ("gateway/config.py", "model_server/config.py", "loadtests/")
@@ -170,6 +172,16 @@ def test_every_queue_has_a_bound() -> None:
             ):
                 found.append(f"{name_of(path)}:{node.lineno} makes a queue without a size")
     complain(found, "give it maxsize, and say at its constructor what happens when it is full")
+
+
+def test_kernels_know_tensors_only() -> None:
+    found = [
+        f"{name_of(path)}:{line} imports {name}"
+        for path in (ROOT / "kernels").rglob("*.py")
+        for line, name in imports(path)
+        if name.split(".")[0] not in sys.stdlib_module_names | KERNELS_MAY_USE | OURS
+    ]
+    complain(found, f"beside the standard library kernels use {sorted(KERNELS_MAY_USE)}")
 
 
 def test_kernels_is_no_package() -> None:

@@ -25,7 +25,7 @@ from gateway.sip.flows import Flow, Send
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Message, parse
-from gateway.sip.routing import Router
+from gateway.sip.routing import Answered, Router
 from gateway.sip.targets import Targets
 from gateway.sip.timers import SECOND_NS
 
@@ -81,6 +81,8 @@ class Edge:
     def __init__(self, settings: EdgeSettings, admit: Admit | None = None) -> None:
         self._settings = settings
         self._admit = admit
+        self.answered: Answered = lambda call_id, worker, request: None
+        """Who is told when a worker has answered a call."""
         self._router: Router | None = None
         self._dialler: Dialler | None = None
         self._inside: asyncio.DatagramTransport | None = None
@@ -112,6 +114,7 @@ class Edge:
             tls=(public_host, self.tls_port) if self.tls_port else None,
             retry_after_s=self._settings.retry_after_s,
             admit=self._admit,
+            answered=lambda call_id, worker, request: self.answered(call_id, worker, request),
             targets=Targets(self._settings.refer_targets),
         )
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)

@@ -12,6 +12,7 @@ answers what we sent, and retransmissions, CANCEL and the ACK of a refusal get t
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -38,6 +39,8 @@ _OPTIONS_ANSWER: Final = (
     Header.make(b"Supported", b"100rel, timer"),
 )
 _NOBODY: Final = Targets(())
+Answered = Callable[[str, str, str], None]
+"""Told of each call that a worker has answered: Call-ID, name of the worker, request line of the INVITE."""
 _NEEDS_DIALOG: Final = frozenset((b"BYE", b"INFO", b"PRACK", b"UPDATE"))
 _NOT_ALLOWED: Final = frozenset((b"REGISTER", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"MESSAGE", b"REFER"))
 _DTMF_DIGIT = re.compile(rb"[0-9A-Da-d*#]")
@@ -67,9 +70,11 @@ class Router:
         queue_length: int = 64,
         queue_wait_ns: int = 4 * SECOND_NS,
         targets: Targets = _NOBODY,
+        answered: Answered = lambda call_id, worker, request: None,
     ) -> None:
         self.counters = Counters()
         self.workers = Workers()
+        self._answered = answered
         self._path = Path(key, inside, outside, tls)
         self._calls = Calls(max_calls)
         self._outbox = Outbox(self._path, self.counters, retry_after_s)
@@ -360,9 +365,12 @@ class Router:
             and response.cseq == call.cseq
         ):
             if status < 300:
-                call.state, call.invite = CallState.ANSWERED, None
+                invite, call.state, call.invite = call.invite, CallState.ANSWERED, None
                 self._calls.set_deadline(call, now_ns + UNACKNOWLEDGED_NS)
                 self._count_answer(call, response)
+                if call.target is None and invite is not None:
+                    told = (call.call_id, call.worker.address.name.encode(), invite.start_line)
+                    self._answered(*(octets.decode(errors="replace") for octets in told))
             else:
                 self._calls.end(call, now_ns)
                 self.counters.calls_ended += 1

@@ -4,7 +4,7 @@ A step appends one turn to the sequence of every call that has a chunk, in the o
 
     chunk    samples       -> dMel levels, with 800 samples carried from the chunk before
              played        -> dMel levels of our own speech, as it was heard
-             concealed     -> how much of it was made up
+             concealed     -> how much of each 50 ms was made up
              text, events  -> tokens; the persona is the first of them
              picture       -> patches, for the persona that counts
     tokens   said, done    -> caption and actions of the reply
@@ -13,7 +13,7 @@ A step appends one turn to the sequence of every call that has a chunk, in the o
 A turn without a chunk leaves a sequence as it is. When its chunk comes after all, it is appended before the next
 one and gets no reply; turns that never come are appended as silence that we made up, up to `GAP_TURNS` of them.
 
-Nothing here decides when to speak: the likeliest token is taken, and the noise of the flow head is the same for the
+Nothing here decides when to speak: what is likeliest is taken, and the noise of the flow head is the same for the
 same turn of every call. One rule: a call's reply depends on that call alone.
 
 Shapes: B calls of a pass, S = 3,200 samples.
@@ -34,7 +34,7 @@ from torch import Tensor
 from media.chunk import PCM, RGB, Chunk, Flags
 from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch, Results, Said
-from model_server.engine import personas, words
+from model_server.engine import heap, personas, words
 from model_server.engine.own_voice import SILENCE, OwnVoice
 from model_server.engine.sequences import Sequences
 from model_server.engine.words import Talk
@@ -99,7 +99,8 @@ class _Due:
     call: _Call
     turn: int
     pcm: PCM
-    concealed_samples: int
+    concealed: Sequence[int]
+    """Samples of each 50 ms that were made up."""
     played_samples: int
     chunk: Chunk | None = None
 
@@ -113,6 +114,7 @@ class DigitsEngine:
         """`ValueError` for a checkpoint or a persona that cannot be had; `halved`: large matrices in bfloat16."""
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
+        heap.keep()
         self._default = personas.tokens_of(persona)
         loaded = checkpoint.load(path)
         self.config = loaded.config
@@ -141,6 +143,11 @@ class DigitsEngine:
         """Forget it."""
         del self._calls[slot]
         self._forget(slot)
+
+    @property
+    def kept_bytes_a_call(self) -> int:
+        """Of its sequence and its voice, which are there from its first turn on; 0 before any call came."""
+        return self._groups[0].bytes_per_row if self._groups else 0
 
     @torch.inference_mode()
     def repeat(self, slot: int) -> None:
@@ -181,7 +188,7 @@ class DigitsEngine:
             call, dues = self._calls[slot], []
             for chunk in batch.earlier.get(slot, ()):
                 due = _Due(
-                    slot, call, chunk.turn, chunk.pcm, chunk.concealed_samples, chunk.played_samples, chunk
+                    slot, call, chunk.turn, chunk.pcm, chunk.concealed_quarters, chunk.played_samples, chunk
                 )
                 dues += [*_missing(due), due]
                 call.next_turn = chunk.turn + 1
@@ -190,7 +197,7 @@ class DigitsEngine:
                 meta = batch.meta_B[b]
                 due = _Due(
                     slot, call, int(meta["turn"]), batch.pcm_BS[b],
-                    int(meta["concealed"]), int(meta["played"]), batch.chunks.get(b),
+                    meta["concealed"].tolist(), int(meta["played"]), batch.chunks.get(b),
                 )  # fmt: skip
                 dues += [*_missing(due), due]
                 call.next_turn = due.turn + 1
@@ -274,11 +281,10 @@ class DigitsEngine:
             call.heard_before, call.own_before = heard[-1][-CARRIED_SAMPLES:], own[-1][-CARRIED_SAMPLES:]
         samples = torch.from_numpy(np.stack([*heard, *own]).astype(np.float32) / FULL_SCALE)
         levels = levels_of_samples(samples)
-        shares = np.array([due.concealed_samples for due in dues])[:, None] // HEAR_POSITIONS
         return TurnInputs(
             levels[: len(dues)],
             levels[len(dues) :],
-            torch.from_numpy(truth_of(np.repeat(shares, HEAR_POSITIONS, 1))),
+            torch.from_numpy(truth_of(np.array([due.concealed for due in dues]))),
             text={b: _taken(due.call.text) for b, due in enumerate(dues) if due.call.text},
             patches={b: seen for b, due in enumerate(dues) if (seen := self._seen(due)) is not None},
         )
@@ -295,7 +301,7 @@ class DigitsEngine:
 
     def _speak(self, group: Sequences, rows: list[int], hidden: Tensor, turns: list[int]) -> list[PCM]:
         """Hidden rows [B, 4, d] to int16 [3200] each. What the vocoder would make nothing of is not given to it."""
-        noise = self._noise[torch.tensor(turns) % NOISE_TURNS].flatten(0, 1)
+        noise = self._noise.index_select(0, torch.tensor(turns) % NOISE_TURNS).flatten(0, 1)
         vectors = self._flow_head.sample(hidden.flatten(0, 1), noise, FLOW_STEPS)
         features = vectors.unflatten(0, (len(rows), -1)).flatten(1, 2)
         state = group.voice.select(torch.tensor(rows))
@@ -310,21 +316,31 @@ class DigitsEngine:
         """Caption, actions, and whether what is still queued is to be cut: silence in the middle of a word."""
         call.turns += 1
         text, events = call.talk.write(tokens)
-        silent = not text and int(np.abs(pcm[TAIL_SAMPLES:].astype(np.int32)).max()) < QUIET_PEAK
+        sounds = bool(pcm.any())
+        silent = not text and not (sounds and _peak(pcm[TAIL_SAMPLES:]) >= QUIET_PEAK)
         cuts = silent and call.sounding
         if cuts:
             pcm[:TAIL_SAMPLES] = 0
-        end = pcm[-LOUD_END_SAMPLES:].astype(np.float32)
-        call.sounding = bool(np.sqrt(np.mean(end * end)) > LOUD_END)
+        call.sounding = sounds and _rms(pcm[-LOUD_END_SAMPLES:]) > LOUD_END
         notice, call.notice = call.notice, ""
         return Said(notice + text, events, Flags.FLUSH if cuts else Flags.NONE)
+
+
+def _peak(pcm: PCM) -> int:
+    return max(int(pcm.max()), -int(pcm.min()))
+
+
+def _rms(pcm: PCM) -> float:
+    samples = pcm.astype(np.float32)
+    return float(np.sqrt(np.mean(samples * samples)))
 
 
 def _missing(due: _Due) -> list[_Due]:
     """The turns between the call's last one and this one, as silence that was made up."""
     expected = due.call.next_turn
     first = due.turn if expected < 0 else max(expected, due.turn - GAP_TURNS)
-    return [_Due(due.slot, due.call, turn, SILENCE, TURN_SAMPLES, 0) for turn in range(first, due.turn)]
+    made_up = (TURN_SAMPLES // HEAR_POSITIONS,) * HEAR_POSITIONS
+    return [_Due(due.slot, due.call, turn, SILENCE, made_up, 0) for turn in range(first, due.turn)]
 
 
 def _rounds(of_calls: Iterator[list[_Due]]) -> Iterator[list[_Due]]:

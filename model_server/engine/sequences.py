@@ -33,6 +33,11 @@ class Sequences:
     def __contains__(self, slot: int) -> bool:
         return slot in self._rows
 
+    @property
+    def bytes_per_row(self) -> int:
+        """What one call costs."""
+        return self.trunk.bytes_per_row + self.voice.bytes_per_row
+
     def row(self, slot: int) -> int:
         """The row of an open slot, until another one is closed."""
         return self._rows[slot]

@@ -21,7 +21,7 @@ from model_server.model.config import ModelConfig
 from model_server.model.convolution import ShortConvolution
 from model_server.model.matrix import lowered, times
 from model_server.model.norm import RMSNorm
-from model_server.model.piece import Piece
+from model_server.model.piece import Part, Piece, Reach
 from model_server.model.state import LayerState
 
 
@@ -47,13 +47,19 @@ class Attention(nn.Module):
     def append(self, x_BTD: Tensor, piece: Piece, state: LayerState) -> Tensor:
         """T new positions of the piece's calls, whose keys and values are added to their state."""
         past = state.kv_rows.read(piece)
-        q, k, v, rho, rows = self._project(x_BTD, past, piece.positions_BT)
+        floor = self.config.log_floor
+        scaled = floor is not None and piece.most_positions > floor
+        q, k, v, rho, rows = self._project(x_BTD, past, piece.positions_BT if scaled else None)
         state.kv_rows.write(piece, rows)
         state.attended.write(piece, k, v)
-        keys, values = state.attended.read(piece)
-        index = piece.index_of(self.is_global)
-        bias = self._bias_columns(rho).gather(-1, index.expand(-1, self.heads, -1, -1))
-        return self._attend(q, keys, values, bias)
+        reach, profiles = piece.reach_of(self.is_global), self._profiles_by_column(piece)
+        out = torch.cat(
+            [
+                self._heads(q[part.calls], rho[part.calls], profiles, state, part, reach)
+                for part in piece.parts
+            ]
+        )
+        return times(self.output.weight, out)
 
     def whole(self, x_BTD: Tensor) -> Tensor:
         """Conversations from their first position on, [B, T, d] -> [B, T, d]; differentiable."""
@@ -76,36 +82,52 @@ class Attention(nn.Module):
         return x_BGTD.repeat_interleave(self.heads // self.kv_heads, 1)
 
     def _project(
-        self, x_BTD: Tensor, past: Tensor | None, positions_BT: Tensor
+        self, x_BTD: Tensor, past: Tensor | None, positions_BT: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Queries [B, H, T, D], keys and values [B, T, G, D], rho [B, H, T, r], rows of the convolution."""
+        """Queries [B, H, T, D], keys and values [B, T, G, D], rho [B, H, T, r], rows of the convolution.
+
+        `positions` None: all of them are below the floor, where tau is 1.
+        """
         queries, kv, rho = times(self.inputs.weight, x_BTD).split(self.sizes, -1)
         kv, rows = self.kv_convolution(kv, past)
         k, v = kv.unflatten(-1, (2, self.kv_heads, self.width)).unbind(2)
         q = self.q_norm(queries.unflatten(-1, (self.heads, self.width))).transpose(1, 2)
         rho = rho.unflatten(-1, (self.heads, self.config.bias_rank)).transpose(1, 2)
-        if self.is_global and self.config.log_floor is not None:
+        if self.is_global and self.config.log_floor is not None and positions_BT is not None:
             reach = (positions_BT + 1).float() / self.config.log_floor
             tau = (1 + self.config.log_alpha * reach.clamp(min=1).log())[:, None, :, None]
             q, rho = (q.float() * tau).to(q.dtype), (rho.float() * tau).to(rho.dtype)
         return q, self.k_norm(k), v, rho, rows
 
-    def _bias_columns(self, rho_BHTr: Tensor) -> Tensor:
-        """[B, H, T, R' + 2]: a column a distance, then one of 0 (beyond), then one of -inf (not to be seen)."""
-        bias = rho_BHTr @ F.pad(self.profiles, (0, 2))
-        bias[..., -1] = -torch.inf
-        return bias
+    def _profiles_by_column(self, piece: Piece) -> Tensor:
+        """[r, columns of the tape]."""
+        tape = piece.reach_of(self.is_global).tape
+        return F.pad(self.profiles, (0, 1)).index_select(1, tape.columns)
 
-    def _attend(self, q_BHTD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, bias_BHTS: Tensor) -> Tensor:
-        """[B, T, d]. The query heads of a KV head become rows of one attention: no key is repeated."""
+    def _heads(
+        self, q_BHTD: Tensor, rho_BHTr: Tensor, profiles: Tensor, state: LayerState, part: Part, reach: Reach
+    ) -> Tensor:
+        """Some calls of the pass, [B, T, H * D]. The query heads of a KV head become rows of one attention."""
         batch, heads, count, width = q_BHTD.shape
         group = (batch, self.kv_heads, heads // self.kv_heads * count)
         out = F.scaled_dot_product_attention(
             q_BHTD.reshape(*group, width),
-            k_BGSD,
-            v_BGSD,
-            attn_mask=bias_BHTS.reshape(*group, -1).to(q_BHTD.dtype),
+            part.read(state.attended.keys),
+            part.read(state.attended.values),
+            attn_mask=self._bias(rho_BHTr, profiles, part, reach).view(*group, -1),
             scale=1 / width,
         )
-        out = out.reshape(batch, heads, count, width).transpose(1, 2).flatten(2)
-        return times(self.output.weight, out)
+        return out.view(batch, heads, count, width).transpose(1, 2).flatten(2)
+
+    def _bias(self, rho_BHTr: Tensor, profiles: Tensor, part: Part, reach: Reach) -> Tensor:
+        """[B, H, T, S], -inf where a place is not seen."""
+        batch, heads, count, _ = rho_BHTr.shape
+        tape, first = reach.tape, reach.places.first
+        slices = tape.slices(profiles, reach.starts_B[part.calls], count)
+        by_column = (rho_BHTr.flatten(1, 2) @ slices).unflatten(1, (heads, count))
+        bias = rho_BHTr.new_empty(batch, heads, count, reach.places.count)
+        bias[..., :first] = 0.0 if reach.first_BTF is None else reach.first_BTF[part.calls, None]
+        torch.add(
+            tape.by_place(by_column), tape.by_place(reach.hidden_B1TW[part.calls]), out=bias[..., first:]
+        )
+        return bias

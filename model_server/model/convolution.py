@@ -29,8 +29,8 @@ class ShortConvolution(nn.Module):
         if past_BKC is None:
             past_BKC = y.new_zeros(y.shape[0], self.taps - 1, y.shape[2])
         rows = torch.cat([past_BKC, y], 1)
-        taps = self.weight.float().t()
-        out = y
-        for tap in range(self.taps):
-            out = torch.addcmul(out, rows[:, tap : tap + y.shape[1]], taps[tap])
+        taps = self.weight.float().t().contiguous()
+        out = torch.addcmul(y, rows[:, : y.shape[1]], taps[0])
+        for tap in range(1, self.taps):
+            out.addcmul_(rows[:, tap : tap + y.shape[1]], taps[tap])
         return out.to(y_BTC.dtype), rows

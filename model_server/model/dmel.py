@@ -47,21 +47,47 @@ def mel_filters() -> npt.NDArray[np.float64]:
 
 @functools.cache
 def _constants() -> tuple[Tensor, Tensor, Tensor]:
-    """Window [1600], filters [801, 80] and centres of the levels [16]."""
+    """Window [1600], filters [801, 80] and borders between the levels [15]."""
     window = torch.hann_window(WINDOW_SAMPLES, periodic=True, dtype=torch.float32)
     filters = torch.from_numpy(np.ascontiguousarray(mel_filters().T, np.float32))
-    centres = torch.linspace(LOWEST, HIGHEST, MEL_LEVELS, dtype=torch.float64).float()
-    return window, filters, centres
+    return window, filters, _borders(torch.linspace(LOWEST, HIGHEST, MEL_LEVELS, dtype=torch.float64).float())
+
+
+def _borders(centres: Tensor) -> Tensor:
+    """The largest float32 between two centres that is, as float32 computes it, not farther from the lower one."""
+    nearer, farther = centres[:-1].clone(), centres[1:].clone()
+    while ((middle := (nearer + farther) / 2) != nearer).logical_and(middle != farther).any():
+        lower = (middle - centres[:-1]).abs() <= (middle - centres[1:]).abs()
+        nearer, farther = torch.where(lower, middle, nearer), torch.where(lower, farther, middle)
+    return nearer
+
+
+@functools.cache
+def _silence() -> Tensor:
+    """uint8 [80]: the levels of a frame of zeros."""
+    return _levels(torch.zeros(1, WINDOW_SAMPLES))[0]
 
 
 def levels_of_samples(samples_BS: Tensor) -> Tensor:
-    """float32 [B, 800 + n * 800] in -1 .. 1, the carried samples first, to uint8 [B, n, 80]."""
-    window, filters, centres = _constants()
-    frames = samples_BS.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES) * window
-    spectrum = torch.view_as_real(torch.fft.rfft(frames))
-    magnitudes = spectrum.pow(2).sum(-1).clamp_min(FLOOR).sqrt()
-    mel = (magnitudes @ filters).clamp_min(FLOOR).log10().clamp(LOWEST, HIGHEST)
-    return (mel[..., None] - centres).abs().argmin(-1).to(torch.uint8)
+    """float32 [B, 800 + n * 800] in -1 .. 1, the carried samples first, to uint8 [B, n, 80].
+
+    Frames of zeros, as our own voice mostly is, are not computed.
+    """
+    sounds = samples_BS.unflatten(1, (-1, HOP_SAMPLES)).abs().amax(-1) > 0
+    heard = sounds[:, 1:] | sounds[:, :-1]
+    levels = _silence().repeat(*heard.shape, 1)
+    if heard.any():
+        levels[heard] = _levels(samples_BS.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)[heard])
+    return levels
+
+
+def _levels(frames_N: Tensor) -> Tensor:
+    """Frames [N, 1600], which are overwritten, to uint8 [N, 80]."""
+    window, filters, borders = _constants()
+    spectrum = torch.view_as_real(torch.fft.rfft(frames_N.mul_(window))).square_()
+    magnitudes = (spectrum[..., 0] + spectrum[..., 1]).clamp_min_(FLOOR).sqrt_()
+    mel = (magnitudes @ filters).clamp_min_(FLOOR).log10_().clamp_(LOWEST, HIGHEST)
+    return torch.bucketize(mel, borders).to(torch.uint8)
 
 
 def levels_of(pcm: PCM) -> Levels:

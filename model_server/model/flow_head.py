@@ -59,7 +59,7 @@ class FlowHead(nn.Module):
         self.deviation.copy_(deviation)
 
     def forward(self, noisy: Tensor, time: Tensor, condition: Tensor) -> Tensor:
-        """What lies at the end of the path, normalised [N, X], from [N, X] at time [N] on it."""
+        """What lies at the end of the path, normalised [N, X], from [N, X] at time [N], or [1], on it."""
         given = functional.silu(self.condition(condition) + self.time(_waves(time)))
         x = self.noisy(noisy)
         for block in self.blocks:
@@ -82,8 +82,8 @@ class FlowHead(nn.Module):
             raise ValueError(f"steps = {steps}: expected at least 1")
         x = noise
         for step in range(steps):
-            time = x.new_full((len(x),), step / steps)
-            x = x + (self(x, time, condition) - x) / (steps - step)
+            time = x.new_full((1,), step / steps)
+            x = torch.lerp(x, self(x, time, condition), 1 / (steps - step))
         return x.unflatten(1, (SUBFRAMES, FEATURES)) * self.deviation + self.mean
 
 

@@ -7,6 +7,8 @@ E K S routed experts, how many of them a row is sent to, shared experts
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -65,15 +67,16 @@ class Experts(nn.Module):
         counts = torch.bincount(flat, minlength=len(self.gate_up)).tolist()
         parts = [
             gated(part, self.gate_up[expert], self.down[expert])
-            for expert, part in enumerate(x_ND[rows].split(counts))
+            for expert, part in enumerate(x_ND.index_select(0, rows).split(counts))
             if len(part)
         ]
-        weighted = torch.cat(parts) * weights_NK.flatten()[order, None]
+        weighted = torch.cat(parts) * weights_NK.flatten().index_select(0, order)[:, None]
         return torch.zeros_like(x_ND).index_add(0, rows, weighted)
 
     def _shared(self, x_ND: Tensor, weights_NS: Tensor) -> Tensor:
         """Summed in float32."""
-        out = torch.zeros_like(x_ND, dtype=torch.float32)
-        for shared, weight in enumerate(weights_NS.unbind(1)):
-            out = out + gated(x_ND, self.shared_gate_up[shared], self.shared_down[shared]) * weight[:, None]
-        return out.to(x_ND.dtype)
+        parts = [
+            (gated(x_ND, self.shared_gate_up[shared], self.shared_down[shared]) * weight[:, None]).float()
+            for shared, weight in enumerate(weights_NS.unbind(1))
+        ]
+        return functools.reduce(torch.add, parts).to(x_ND.dtype)

@@ -9,13 +9,17 @@ positions alone. A ring has room for the window and for the longest pass: a pass
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from model_server.model.config import ModelConfig
+from model_server.model.tape import Tape
+
+CALLS_AT_ONCE = 8
+"""Calls whose scores are computed together on a CPU: their 24 x 559 and twice that in between fit its cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,22 +40,6 @@ class Places:
         """S."""
         return self.first + self.ring
 
-    def index(self, positions_BT: Tensor, ends_B: Tensor) -> Tensor:
-        """int64 [B, 1, T, S]: the column of the bias for each query and place.
-
-        Columns: the distance below `extent`, then one for what is seen without a bias, then one for what is not
-        seen. `ends_B` is the count of positions once the pass is written.
-        """
-        newest = ends_B[:, None] - 1
-        held = newest - (newest - torch.arange(self.ring)) % self.ring
-        distance = positions_BT[:, :, None] - held[:, None]
-        seen = (distance >= 0) & (distance < self.visible) & (held >= 0)[:, None]
-        index = torch.where(seen, distance.clamp(max=self.extent), self.extent + 1)
-        if self.first:
-            beyond = positions_BT[:, :, None] - torch.arange(self.first) >= self.visible
-            index = torch.cat([torch.where(beyond, self.extent, self.extent + 1), index], 2)
-        return index[:, None]
-
 
 @dataclass(frozen=True, slots=True)
 class Writes:
@@ -64,6 +52,35 @@ class Writes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Reach:
+    """Where a pass writes in one kind of layer, and what it sees there."""
+
+    places: Places
+    tape: Tape
+    writes: tuple[Writes, ...]
+    starts_B: Tensor
+    """int64, of the tape."""
+    hidden_B1TW: Tensor
+    """float32: 0 or -inf by column of the tape."""
+    first_BTF: Tensor | None
+    """The same of the first positions' places; None when all are seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some calls of a pass whose keys are read at once."""
+
+    calls: slice
+    """Of 0 .. B - 1."""
+    rows: slice | Tensor
+    """Of the state."""
+
+    def read(self, buffer: Tensor) -> Tensor:
+        """The rows of these calls of a buffer [rows, ...]; without a copy where they follow one another."""
+        return buffer[self.rows] if isinstance(self.rows, slice) else buffer.index_select(0, self.rows)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Piece:
     """One pass over B rows of a state; made by `TrunkState.piece`."""
 
@@ -71,26 +88,22 @@ class Piece:
     """int64, of the state."""
     span: slice | None
     """The same rows when they follow one another: read without a copy."""
+    parts: tuple[Part, ...]
     positions_BT: Tensor
+    most_positions: int
+    """Of the longest call, after the pass."""
     counts_B: Tensor | None
     """New positions of each call; None: T."""
-    sliding: tuple[Writes, ...]
-    whole: tuple[Writes, ...]
-    """Of global layers."""
-    sliding_index: Tensor
-    global_index: Tensor
-
-    def index_of(self, is_global: bool) -> Tensor:
-        """Columns of the bias for the kind of layer."""
-        return self.global_index if is_global else self.sliding_index
-
-    def writes_of(self, is_global: bool) -> tuple[Writes, ...]:
-        """Where new keys go in the kind of layer."""
-        return self.whole if is_global else self.sliding
+    reaches: tuple[Reach, Reach]
+    """Of sliding and of global layers."""
 
     def read(self, buffer: Tensor) -> Tensor:
         """The rows of this pass of a buffer [rows, ...]."""
         return buffer.index_select(0, self.rows_B) if self.span is None else buffer[self.span]
+
+    def reach_of(self, is_global: bool) -> Reach:
+        """In that kind of layer."""
+        return self.reaches[is_global]
 
     def last(self, rows_BKC: Tensor, kept: int) -> Tensor:
         """Of rows [B, kept + T, C], the last `kept` up to each call's own end."""
@@ -98,6 +111,16 @@ class Piece:
             return rows_BKC[:, rows_BKC.shape[1] - kept :]
         index = self.counts_B[:, None] + torch.arange(kept, device=rows_BKC.device)
         return rows_BKC.gather(1, index[:, :, None].expand(-1, -1, rows_BKC.shape[2]))
+
+
+LayerKind = tuple[Places, Tape]
+"""Of layers that keep and see the same."""
+
+
+def kind_of(config: ModelConfig, is_global: bool, piece_limit: int, device: torch.device) -> LayerKind:
+    """Sliding or global layers, with passes of at most `piece_limit` positions."""
+    places = places_of(config, is_global, piece_limit)
+    return places, Tape(places.visible, places.extent, places.ring, piece_limit, device)
 
 
 def places_of(config: ModelConfig, is_global: bool, piece_limit: int) -> Places:
@@ -113,30 +136,58 @@ def make_piece(
     before_B: Tensor,
     count: int,
     counts: Sequence[int] | None,
-    kinds: tuple[Places, Places],
+    kinds: tuple[LayerKind, LayerKind],
     device: torch.device,
 ) -> Piece:
     """`kinds`: of sliding and of global layers; `before_B`: positions that each call has so far."""
     positions = before_B[:, None] + torch.arange(count)
     counts_B = None if counts is None else torch.tensor(counts)
-    ends = before_B + (count if counts_B is None else counts_B)
     source = None
     if counts_B is not None:
         source = (torch.arange(count) < counts_B[:, None]).flatten().nonzero()[:, 0]
     rows_B = torch.tensor(rows)
-    flat_rows = rows_B.repeat_interleave(count)
-    sliding, whole = kinds
+    parts = tuple(_parts(rows)) if device.type == "cpu" else (Part(slice(0, len(rows)), rows_B.to(device)),)
     follow = list(rows) == list(range(rows[0], rows[0] + len(rows)))
+    sliding, whole = (_reach(kind, rows_B, positions, counts_B, source, device) for kind in kinds)
     return Piece(
         rows_B.to(device),
         slice(rows[0], rows[0] + len(rows)) if follow else None,
+        parts,
         positions.to(device),
+        int(positions[:, -1].max()) + 1,
         None if counts_B is None else counts_B.to(device),
-        _writes(sliding, flat_rows, positions.flatten(), source, device),
-        _writes(whole, flat_rows, positions.flatten(), source, device),
-        sliding.index(positions, ends).to(device),
-        whole.index(positions, ends).to(device),
+        (sliding, whole),
     )
+
+
+def _parts(rows: Sequence[int]) -> Iterator[Part]:
+    """Runs of rows that follow one another, at most `CALLS_AT_ONCE` long."""
+    start = 0
+    for b in range(1, len(rows) + 1):
+        if b == len(rows) or rows[b] != rows[b - 1] + 1 or b - start == CALLS_AT_ONCE:
+            yield Part(slice(start, b), slice(rows[start], rows[b - 1] + 1))
+            start = b
+
+
+def _reach(
+    kind: LayerKind,
+    rows_B: Tensor,
+    positions_BT: Tensor,
+    counts_B: Tensor | None,
+    source: Tensor | None,
+    device: torch.device,
+) -> Reach:
+    places, tape = kind
+    longest = positions_BT.shape[1]
+    counts = longest if counts_B is None else counts_B
+    starts_B = tape.starts(positions_BT[:, 0] + counts, counts, longest).to(device)
+    first = None
+    if places.first and int(positions_BT[:, 0].min()) < places.visible + places.first - 1:
+        seen = positions_BT[:, :, None] - torch.arange(places.first) >= places.visible
+        first = torch.where(seen, 0.0, -torch.inf).to(device)
+    writes = _writes(places, rows_B.repeat_interleave(longest), positions_BT.flatten(), source, device)
+    hidden = tape.slices(tape.hidden, starts_B, longest)[:, None, None].repeat(1, 1, longest, 1)
+    return Reach(places, tape, writes, starts_B, hidden, first)
 
 
 def _writes(

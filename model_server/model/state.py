@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from model_server.model.config import ModelConfig
-from model_server.model.piece import Piece, Places, make_piece, places_of
+from model_server.model.piece import Piece, kind_of, make_piece
 
 PIECE_LIMIT = 16
 """Positions of a call in one pass; a longer run is cut. Rings grow by it: 16 of 271 places in `digits`."""
@@ -30,14 +30,10 @@ class AttendedRows:
     def write(self, piece: Piece, k_BTGD: Tensor, v_BTGD: Tensor) -> None:
         """Keep the new positions of the pass."""
         k, v = k_BTGD.flatten(0, 1), v_BTGD.flatten(0, 1)
-        for to in piece.writes_of(self.is_global):
+        for to in piece.reach_of(self.is_global).writes:
             chosen = slice(None) if to.source is None else to.source
             self.keys[to.rows, :, to.places] = k[chosen].to(self.keys.dtype)
             self.values[to.rows, :, to.places] = v[chosen].to(self.values.dtype)
-
-    def read(self, piece: Piece) -> tuple[Tensor, Tensor]:
-        """Keys and values of the calls in the pass, [B, G, S, D]."""
-        return piece.read(self.keys), piece.read(self.values)
 
 
 class ConvolutionRows:
@@ -95,7 +91,10 @@ class TrunkState:
         device: torch.device | str = "cpu",
     ) -> None:
         self.rows, self.piece_limit, self.device = rows, piece_limit, torch.device(device)
-        self.kinds = (places_of(config, False, piece_limit), places_of(config, True, piece_limit))
+        self.kinds = (
+            kind_of(config, False, piece_limit, self.device),
+            kind_of(config, True, piece_limit, self.device),
+        )
         like = torch.empty(0, dtype=dtype, device=self.device)
         self.layers = [self._layer(config, layer, like) for layer in range(config.layers)]
         self.positions = torch.zeros(rows, dtype=torch.int64)
@@ -106,7 +105,7 @@ class TrunkState:
     def _layer(self, config: ModelConfig, layer: int, like: Tensor) -> LayerState:
         is_global = config.is_global(layer)
         heads, width, kept = config.kv_heads_of(layer), config.head_dim, config.conv_kernel - 1
-        places: Places = self.kinds[is_global]
+        places, _ = self.kinds[is_global]
         return LayerState(
             AttendedRows(self.rows, heads, places.count, width, like, is_global),
             *(

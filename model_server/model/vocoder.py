@@ -59,13 +59,18 @@ class VocoderState:
     tail: Tensor  # float32 [B, 600], of pieces that began earlier
     turn: Tensor  # int64 [B], place in the noise
 
+    @property
+    def bytes_per_row(self) -> int:
+        """What one call costs."""
+        return sum(getattr(self, name)[0].nbytes for name in self.__slots__)
+
     def open(self, row: int) -> None:
         """A call begins in this row."""
         self.put(torch.tensor([row]), _fresh(1))
 
     def select(self, rows: Tensor) -> VocoderState:
         """A copy of those calls' state (int64 [n])."""
-        return VocoderState(*(getattr(self, name)[rows] for name in self.__slots__))
+        return VocoderState(*(getattr(self, name).index_select(0, rows) for name in self.__slots__))
 
     @classmethod
     def join(cls, states: Sequence[VocoderState]) -> VocoderState:

@@ -15,7 +15,8 @@ RATE = 8_000
 FRAME = samples_of(20, RATE)
 TURN = samples_of(TURN_MS, RATE)
 DELAY = 30
-"""Samples that concealment needs to look back: 3.75 ms."""
+DELAY_MS = 3.75
+"""Samples that concealment needs to look back, and so long all is heard later."""
 AGE_NS = 6 * NS_PER_MS
 """How old the newest frame is at a cut, in the tests that do not vary it."""
 
@@ -32,15 +33,15 @@ class Line:
         self.now_ns = TURN_NS - FRAME_NS + AGE_NS
         self.lost: set[int] = set()
         self.blocked_ns = (0, 0)
-        self.cuts = 0
+        self.cuts = self.said = 0
         self._rng = np.random.default_rng(3)
         self._sent = 0
         self._under_way: list[tuple[int, int]] = []
 
-    def turn(self) -> tuple[int, int]:
+    def turn(self) -> tuple[float, float]:
         """One turn; ms concealed and dropped."""
         cut = self.cut()
-        return cut.concealed * 1000 // RATE, cut.dropped * 1000 // RATE
+        return cut.concealed * 1000 / RATE, cut.dropped * 1000 / RATE
 
     def cut(self) -> Cut:
         while (sent_ns := self._sent * self.period_ns) <= self.now_ns:
@@ -61,7 +62,10 @@ class Line:
         self.now_ns += TURN_NS
         self.cuts += 1
         account = self.chunker.account
-        assert account.pulled + account.stretched + account.padded == self.cuts * TURN + account.dropped
+        made = account.pulled + account.concealed + account.stretched + account.padded
+        assert made == self.cuts * TURN + account.dropped + account.retracted
+        self.said += cut.concealed
+        assert 0 <= account.concealed - account.retracted - self.said <= DELAY
         return cut
 
     @property
@@ -101,6 +105,9 @@ def test_what_is_lost_is_made_up_at_its_place(place: int, count: int) -> None:
     gap = {40 + place + index for index in range(count)}
     line.lost = gap
     cuts = [line.cut() for _ in range(20)]
+    first = place * FRAME + DELAY
+    runs = [(at * TURN + first, at * TURN + end) for at, cut in enumerate(cuts) for first, end in cut.made_up]
+    assert runs[0][0] == 40 * FRAME + first and runs[-1][1] == runs[0][0] + count * FRAME
     assert sum(cut.concealed for cut in cuts) == count * FRAME == line.chunker.account.concealed
     assert sum(cut.lost for cut in cuts) == count
     assert line.chunker.account.dropped == 0
@@ -117,10 +124,10 @@ def test_a_late_frame_is_concealed_and_its_delay_is_taken_back_within_two_second
         line.turn()
     floor_ms = line.delay_ms
     line.blocked_ns = (line.now_ns - 10 * NS_PER_MS, line.now_ns + 2 * NS_PER_MS)
-    assert line.turn() == (FRAME_MS, 0)  # the last frame misses its cut by 2 ms
+    assert line.turn() == (FRAME_MS - DELAY_MS, 0)  # the last frame misses its cut by 2 ms
     results = [line.turn() for _ in range(10)]
     assert sum(dropped for _, dropped in results) == FRAME_MS
-    assert sum(concealed for concealed, _ in results) == 0
+    assert [concealed for concealed, _ in results] == [DELAY_MS] + [0] * 9
     assert line.delay_ms == floor_ms
 
 
@@ -130,9 +137,9 @@ def test_a_stall_is_concealed_and_said_and_what_comes_of_it_is_bounded() -> None
         line.turn()
     line.blocked_ns = (line.now_ns - TURN_NS, line.now_ns + 3 * TURN_NS - 5 * NS_PER_MS)
     stalled = [line.turn() for _ in range(3)]
-    assert [concealed for concealed, _ in stalled] == [TURN_MS] * 3
+    assert [concealed for concealed, _ in stalled] == [TURN_MS - DELAY_MS, TURN_MS, TURN_MS]
     results = [line.turn() for _ in range(10)]  # 2 s
-    assert sum(concealed for concealed, _ in results) == 0
+    assert [concealed for concealed, _ in results] == [DELAY_MS] + [0] * 9
     assert sum(dropped for _, dropped in results) == 3 * TURN_MS
     assert results[0][1] >= 3 * TURN_MS - LATE_BOUND_MS - MOST_RESERVE_MS
     assert line.delay_ms <= FLOOR_MS
@@ -215,7 +222,7 @@ def test_a_caller_who_is_gone_is_concealed_for_60_ms_and_then_silent() -> None:
         line.turn()
     line.lost = set(range(50, 10_000))
     cuts = [line.cut() for _ in range(4)]
-    assert [cut.concealed for cut in cuts] == [TURN] * 4
+    assert [cut.made_up for cut in cuts] == [((DELAY, TURN),)] + [((0, TURN),)] * 3
     assert cuts[0].pcm[: samples_of(40, RATE)].any()
     assert not cuts[0].pcm[samples_of(60, RATE) + DELAY :].any()
     assert not cuts[3].pcm.any()

@@ -41,8 +41,9 @@ def test_up_and_down_again_is_the_same_speech_six_ms_later(rate: int) -> None:
 def test_shortening_takes_exactly_so_much_and_prefers_silence(count: int) -> None:
     loud = speechlike(8_000, 0.1)
     pcm = np.concatenate((loud, np.zeros(800, np.int16), loud))
-    out = shorten(pcm, count, 8_000)
+    out, at = shorten(pcm, count, 8_000)
     assert len(out) == len(pcm) - count
+    assert count == 0 or 800 <= at <= 1600 - count
     assert np.array_equal(out[:800], loud) and np.array_equal(out[-800:], loud)
 
 
@@ -50,13 +51,14 @@ def test_shortening_takes_exactly_so_much_and_prefers_silence(count: int) -> Non
 def test_stretching_puts_exactly_so_much_in_and_prefers_silence(count: int) -> None:
     loud = speechlike(8_000, 0.1)
     pcm = np.concatenate((loud, np.zeros(800, np.int16), loud))
-    out = stretch(pcm, count, 8_000)
+    out, at = stretch(pcm, count, 8_000)
     assert len(out) == len(pcm) + count
+    assert count == 0 or 800 <= at <= 1600 - count
     assert np.array_equal(out[:800], loud) and np.array_equal(out[-800:], loud)
 
 
 def test_stretching_a_tone_says_whole_periods_twice() -> None:
     tone = (9_000 * np.sin(2 * np.pi * 200 * np.arange(3_200) / 16_000)).astype(np.int16)
-    out = stretch(tone, 320, 16_000)  # four periods
+    out, _ = stretch(tone, 320, 16_000)  # four periods
     longer = (9_000 * np.sin(2 * np.pi * 200 * np.arange(3_520) / 16_000)).astype(np.int16)
     assert snr_db(longer, out) > 40

@@ -55,7 +55,7 @@ def test_a_chunk_arrives_as_it_was_published(table):
     frames = (picture(1), picture(2))
     sent = chunk(
         7,
-        concealed_samples=1,
+        concealed_quarters=(1, 0, 320, 800),
         lost_packets=2,
         dropped_samples=3,
         played_samples=4,

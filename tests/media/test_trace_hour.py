@@ -16,15 +16,19 @@ from loadtests.netem.emulator import Link
 from loadtests.netem.jitter import GammaDelay
 from loadtests.netem.loss import BurstLoss
 from loadtests.netem.profiles import UMTS, Profile
+from media.chunk import QUARTERS
 from media.chunker import Cut
 from media.delay import GUARD_MS, MAX_MS
 from media.jitter import LATE_BOUND_MS, PLAY_MS, JitterBuffer
+from media.made_up import quarters
 from media.timebase import FRAME_MS, FRAME_NS, NS_PER_S, TURN_NS
 from tests.support.virtual_line import CLOCK, FRAME, RATE, TICKS, TURN, CountingDecoder, numbered
 
 pytestmark = pytest.mark.skipif(not traces.available(), reason=f"no recorded networks at {traces.NET}")
 HOUR_S, CALM_S = 3_600, 20
 HEADERS_BYTES = 50
+SEAM = RATE * 5 // 1000
+"""Samples that are mixed where sound was shortened or stretched."""
 
 
 class Drive:
@@ -98,18 +102,30 @@ def test_what_was_played_is_what_was_sent_less_what_was_dropped_and_more_what_wa
     )
     made_up = account.recovered + account.concealed + account.comfort + account.padded + account.stretched
     sent = drive.sent * FRAME
-    assert played + drive.buffer.waiting == sent - (gone + unheard) * FRAME + made_up - account.shortened
+    left_out = account.shortened + account.retracted
+    assert played + drive.buffer.waiting == sent - (gone + unheard) * FRAME + made_up - left_out
     assert min(account.concealed, account.shortened, account.stretched, packets.skipped) > 0
 
 
 def test_chunks_say_all_of_it_to_the_model(drive: Drive) -> None:
     packets, account = drive.buffer.packets, drive.buffer.account
-    assert sum(cut.concealed for cut in drive.cuts) == account.concealed
+    assert sum(cut.concealed for cut in drive.cuts) == account.concealed - account.retracted
+    assert sum(sum(quarters(cut.made_up)) for cut in drive.cuts) == sum(cut.concealed for cut in drive.cuts)
     assert sum(cut.dropped for cut in drive.cuts) == account.shortened + packets.skipped * FRAME
     assert sum(cut.lost for cut in drive.cuts) == drive.buffer.lost_packets
     assert all(cut.pcm.shape == (TURN,) and cut.concealed <= TURN for cut in drive.cuts)
     silent = sum(int((cut.pcm == 0).sum()) for cut in drive.cuts)  # `CountingDecoder` conceals by zeros
     assert silent == pytest.approx(account.concealed + account.padded, rel=0.01)
+
+
+def test_each_50_ms_of_the_hour_says_what_of_it_was_made_up(drive: Drive) -> None:
+    in_part = 0
+    for cut in drive.cuts[1:]:  # the first is padded
+        silent = (cut.pcm == 0).reshape(QUARTERS, -1).sum(axis=1)  # as above
+        said = np.array(quarters(cut.made_up))
+        assert np.abs(silent - said).max() <= SEAM
+        in_part += len(set(said.tolist())) > 1
+    assert in_part > 1_000
 
 
 def test_no_hole_of_the_hour_is_left_in_the_delay(drive: Drive) -> None:

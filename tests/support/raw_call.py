@@ -104,14 +104,20 @@ class RawCall:
 
     # -- media
 
-    def talk(self, seconds: float) -> int:
-        """Silence for so long, in packets of 20 ms; how many came back meanwhile."""
+    def talk(self, seconds: float, payload: bytes = SILENCE) -> int:
+        """Silence, or what is given, for so long, in packets of 20 ms; how many came back meanwhile."""
         before = len(self.received_ns)
         for _ in range(round(seconds * 50)):
-            self._send_rtp(0, SILENCE, marker=False)
+            self._send_rtp(0, payload, marker=False)
             self._ticks += FRAME_TICKS
             self._listen_until(time.monotonic_ns() + FRAME_NS)
         return len(self.received_ns) - before
+
+    def lose(self, packets: int) -> None:
+        """So many packets of 20 ms do not arrive."""
+        self._sequence = (self._sequence + packets) & 0xFFFF
+        self._ticks += packets * FRAME_TICKS
+        self._listen_until(time.monotonic_ns() + packets * FRAME_NS)
 
     def press(self, digit: str) -> None:
         """One digit by RFC 4733: 100 ms, its end said three times, then 100 ms of silence."""

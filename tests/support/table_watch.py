@@ -27,7 +27,8 @@ class TableWatch:
     """`heard`: event lines of chunks; `said`: text lines of replies; both in order. A context manager.
 
     `frames`: (slot, frame) of every picture that was seen in a chunk, with pixels of its own; the last 100.
-    `sound`: (slot, samples) of every chunk in order; the last 30 s of one call.
+    `sound`: (slot, samples) of every chunk in order; the last 30 s of one call. `concealed`: of those same chunks,
+    what each 50 ms has of samples that were made up.
     """
 
     def __init__(self, model_socket: Path) -> None:
@@ -37,6 +38,7 @@ class TableWatch:
         self.said: list[str] = []
         self.frames: deque[tuple[int, VideoFrame]] = deque(maxlen=100)
         self.sound: deque[tuple[int, PCM]] = deque(maxlen=150)
+        self.concealed: deque[list[int]] = deque(maxlen=150)
 
     def __enter__(self) -> TableWatch:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -49,6 +51,7 @@ class TableWatch:
         self.look()
         self.frames.clear()
         self.sound.clear()
+        self.concealed.clear()
         self.heard, self.said = [], []  # what earlier calls left in their rows
         return self
 
@@ -82,17 +85,19 @@ class TableWatch:
 
     def _listen(self) -> None:
         ring = self._table.inbound
-        found: list[tuple[int, int, PCM]] = []
+        found: list[tuple[int, int, PCM, list[int]]] = []
         for slot, row in zip(*ring.seq.copy().nonzero(), strict=True):
             number = int(ring.seq[slot, row])
             key = ("sound", int(slot), number)
             if number == TORN or key in self._seen:
                 continue
-            samples = ring.pcm[slot, row].copy()
+            samples, concealed = ring.pcm[slot, row].copy(), ring.meta["concealed"][slot, row].tolist()
             if int(ring.seq[slot, row]) == number:
                 self._seen.add(key)
-                found.append((number, int(slot), samples))
-        self.sound += [(slot, samples) for _, slot, samples in sorted(found, key=lambda entry: entry[:2])]
+                found.append((number, int(slot), samples, concealed))
+        found.sort(key=lambda entry: entry[:2])
+        self.sound += [(slot, samples) for _, slot, samples, _ in found]
+        self.concealed += [concealed for *_, concealed in found]
 
     def _see(self) -> None:
         ring = self._table.inbound

@@ -183,6 +183,8 @@ class Listener:
     cuts: list[Cut] = field(default_factory=list)
     delays_ms: list[float] = field(default_factory=list)
     arrived: int = 0
+    said: int = 0
+    """Made-up samples, by the cuts."""
 
     def __post_init__(self) -> None:
         self.buffer = JitterBuffer(self.decoder, RATE, CLOCK)
@@ -214,6 +216,7 @@ class Listener:
         cut = self.buffer.cut(self.now_ns)
         self.now_ns += TURN_NS
         self.cuts.append(cut)
+        self.said += cut.concealed
         self.delays_ms.append(self.buffer.delay_ms)
         assert cut.pcm.shape == (TURN,) and cut.pcm.dtype == np.int16
         assert 0 <= cut.concealed <= TURN and cut.dropped >= 0 and cut.lost >= 0
@@ -226,8 +229,9 @@ class Listener:
         assert p.received == self.arrived
         named = p.decoded + p.late + p.duplicate + p.malformed + p.undecodable + p.stray + p.skipped
         assert p.received == named + buffer.waiting_packets, p
-        made = s.decoded + s.recovered + s.concealed + s.comfort + s.padded + s.stretched - s.shortened
-        assert len(self.cuts) * TURN + buffer.waiting == made, s
+        made = s.decoded + s.recovered + s.concealed + s.comfort + s.padded + s.stretched
+        assert len(self.cuts) * TURN + buffer.waiting == made - s.shortened - s.retracted, s
+        assert 0 <= s.concealed - s.retracted - self.said <= buffer.waiting, s
 
 
 def counting() -> Listener:

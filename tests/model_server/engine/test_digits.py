@@ -197,7 +197,7 @@ def test_what_a_call_keeps_does_not_grow(engine: Any) -> None:
         engine.step(batch_of({0: turn}, {0: pcm[turn % 50]}))
         if turn in (100, 999):
             call, group = engine._calls[0], engine._groups[0]
-            sizes.append((group.trunk.rows, group.trunk.bytes_per_row, len(call.text)))
+            sizes.append((group.trunk.rows, engine.kept_bytes_a_call, len(call.text)))
             assert len(call.talk.context()) <= 400
     assert sizes[0] == sizes[1] == (4, sizes[0][1], 0)
     assert len(engine._calls[0].talk._words) <= 256

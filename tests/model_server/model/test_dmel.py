@@ -10,7 +10,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
 
 from media.timebase import TURN_SAMPLES  # noqa: E402
-from model_server.model.dmel import PCM, DmelStream, levels_of, mel_filters  # noqa: E402
+from model_server.model.dmel import PCM, DmelStream, _borders, levels_of, levels_of_samples, mel_filters  # noqa: E402
 
 RATE = 16_000
 
@@ -101,3 +101,24 @@ def test_a_new_call_in_a_row_hears_nothing_of_the_one_before() -> None:
 
 def test_silence_is_no_level_that_rounding_could_move() -> None:
     assert levels_of(np.zeros(800, np.int16)).tolist() == [[2] * 80]
+
+
+def test_a_level_is_that_of_the_nearest_centre_to_the_last_bit() -> None:
+    centres = torch.linspace(-7.0, 2.0, 16, dtype=torch.float64).float()
+    borders = _borders(centres)
+    below, above = (torch.nextafter(borders, torch.tensor(end)) for end in (-9.0, 9.0))
+    noise = torch.rand(50_000, generator=torch.Generator().manual_seed(1)) * 9 - 7
+    values = torch.cat([below, borders, above, centres, noise])
+    nearest = (values[:, None] - centres).abs().argmin(-1)
+    assert torch.equal(torch.bucketize(values, borders), nearest)
+    assert torch.equal(torch.bucketize(above, borders), torch.arange(1, 16))
+
+
+def test_frames_of_zeros_have_the_levels_that_are_computed_among_others() -> None:
+    sound = torch.randn(1, 3200, generator=torch.Generator().manual_seed(2)) * 0.1
+    silence = torch.zeros(1, 3200)
+    levels = levels_of_samples(torch.cat([sound, silence]))
+    assert torch.equal(levels[:1], levels_of_samples(sound))
+    faint = torch.full((1, 3200), 1e-30)  # computed, and no louder
+    assert torch.equal(levels[1:], levels_of_samples(faint))
+    assert torch.equal(levels[1:], levels_of_samples(silence))

@@ -1,0 +1,89 @@
+"""The two doors of the gateway, seen by whoever writes down their calls.
+
+Each wraps a `gateway.fleet.Kind`: it passes everything on unchanged, and tells `Sessions` what became of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway import control, personas
+from gateway.fleet import Kind
+from gateway.state.keys import name_of_telephone_call
+from gateway.state.sessions import Sessions
+from gateway.webrtc.pool import WebrtcPool
+
+Ready = control.Ready | control.WebrtcReady
+Send = Callable[[bytes], object]
+
+
+class TelephoneDoor:
+    """SIP calls, by their Call-IDs."""
+
+    def __init__(self, inner: Kind, sessions: Sessions, listed: dict[str, str], persona: str) -> None:
+        self._inner, self._sessions = inner, sessions
+        self._listed, self._persona = listed, persona
+
+    def answered(self, call_id: str, worker: str, request: str) -> None:
+        """The edge: a worker has answered the caller whose INVITE had this request line."""
+        called = personas.called(request)
+        persona = self._listed.get(called, self._persona)
+        ours = called if called in self._listed else ""  # anything else may be anybody's number
+        self._sessions.begin(name_of_telephone_call(call_id), "sip", worker, persona, ours)
+
+    def welcome(self, ready: Ready, send: Send) -> int:
+        """See `Kind`."""
+        count = self._inner.welcome(ready, send)
+        for call_id in ready.calls:
+            self._sessions.adopt(name_of_telephone_call(call_id), "sip", ready.worker)
+        return count
+
+    def hear(self, worker: str, message: control.WorkerMessage) -> None:
+        """See `Kind`."""
+        self._inner.hear(worker, message)
+        if isinstance(message, control.CallEnded):
+            self._sessions.end(name_of_telephone_call(message.call_id))
+
+    def lose(self, worker: str) -> int:
+        """See `Kind`."""
+        self._sessions.lose("sip", worker)
+        return self._inner.lose(worker)
+
+
+class BrowserDoor:
+    """Browser calls, by the names that the pool gave them."""
+
+    def __init__(self, pool: WebrtcPool, sessions: Sessions, persona: str) -> None:
+        self._pool, self._sessions, self._persona = pool, sessions, persona
+
+    def welcome(self, ready: Ready, send: Send) -> int:
+        """See `Kind`."""
+        count = self._pool.welcome(ready, send)
+        for call in ready.calls:
+            self._sessions.adopt(call, "webrtc", ready.worker)
+        return count
+
+    def hear(self, worker: str, message: control.WorkerMessage) -> None:
+        """See `Kind`."""
+        asked = (
+            self._pool.places[worker].out.get(message.id) if isinstance(message, control.Answered) else None
+        )
+        self._pool.hear(worker, message)
+        if isinstance(message, control.CallEnded):
+            self._sessions.end(message.call_id)
+        elif isinstance(message, control.Answered) and asked is not None:
+            self._answered(worker, asked.message, message)
+
+    def lose(self, worker: str) -> int:
+        """See `Kind`."""
+        self._sessions.lose("webrtc", worker)
+        return self._pool.lose(worker)
+
+    def _answered(self, worker: str, asked: control.WebrtcRequest, answered: control.Answered) -> None:
+        if isinstance(asked, control.HangUp) and answered.status == 200:
+            self._sessions.end(asked.call)
+        elif isinstance(asked, control.Offer) and answered.call in self._pool.places[worker].calls:
+            if answered.call in self._sessions:
+                self._sessions.resume(answered.call)
+            else:
+                self._sessions.begin(answered.call, "webrtc", worker, asked.persona or self._persona)

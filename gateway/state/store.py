@@ -1,0 +1,167 @@
+"""State of this gateway's calls. Whoever has something to keep never waits and never fails.
+
+    begin, put_*, say, end -> buffer -> one batch a call -> client -> the script of `lease`
+                                ^                             |
+                                +------- not now: again ------+
+
+What a call may not have is refused and counted: too large, too many, of a call that is none of ours. Logs and
+counters say how many, and name calls by their own names: nothing of what a caller said, was or dialled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.state import keys, records
+from gateway.state.buffer import Buffer, Rank
+from gateway.state.client import Away, Kept
+from gateway.state.delivery import Delivery, Server, StateCounters, Times
+from gateway.state.lease import Write
+from gateway.state.owned import Owned
+
+_PLACES: dict[records.Speaker, int] = {"caller": 1, "model": 2}
+
+
+class Store:
+    """Its `run` is to run; everything else but `read` and `close` returns at once. Belongs to one event loop.
+
+    `connect` is called once, in `run`. State of a call that is over stays for `keep_s`.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Server],
+        keep_s: int,
+        times: Times | None = None,
+        buffer: Buffer | None = None,
+    ) -> None:
+        self._keep_s, self._times = keep_s, times if times is not None else Times()
+        self._buffer = buffer if buffer is not None else Buffer()
+        self._owned: dict[str, Owned] = {}
+        self._delivery = Delivery(connect, self._buffer, self._owned, self._times)
+
+    # -- the life of a call
+
+    def begin(self, call: str) -> None:
+        """A new call, which nobody else may have. Of an earlier one of its name only the CDR stays."""
+        self._own(call, is_new=True)
+
+    def adopt(self, call: str) -> None:
+        """A call that lived on while this gateway was away."""
+        self._own(call, is_new=False)
+
+    def end(self, call: str) -> None:
+        """It is over; what was put before goes first."""
+        self._leave(call, self._keep_s)
+
+    def release(self, call: str) -> None:
+        """Another gateway may have it from here on."""
+        self._leave(call, self._times.live_s)
+
+    def owns(self, call: str) -> bool:
+        """Whether nobody else has it, as the server's last answer said."""
+        owned = self._owned.get(call)
+        return owned is not None and not owned.is_lost and bool(owned.token)
+
+    # -- what is known of it; False when it was refused or had no room
+
+    def put_session(self, call: str, session: records.Session) -> bool:
+        """The newest one counts."""
+        return self._put(call, Rank.STATE, Write("set", "session", records.encode(session)))
+
+    def put_leg(self, call: str, leg: records.Leg) -> bool:
+        """A leg, new or changed."""
+        write = Write("field", "legs", records.encode(leg), str(leg.number), keys.MOST_LEGS)
+        return self._put(call, Rank.STATE, write)
+
+    def put_task(self, call: str, task: records.Task) -> bool:
+        """A task, new or changed."""
+        write = Write("field", "tasks", records.encode(task), task.key, keys.MOST_TASKS)
+        return self._put(call, Rank.STATE, write)
+
+    def put_heard(self, call: str, heard: records.Heard) -> bool:
+        """The newest one counts."""
+        return self._put(call, Rank.DETAIL, Write("set", "heard", records.encode(heard)))
+
+    def put_cdr(self, call: str, cdr: records.Cdr) -> bool:
+        """The call detail record, in the making or done."""
+        write = Write("field", "cdr", records.encode(cdr), str(cdr.began_ms), keys.MOST_CDRS)
+        return self._put(call, Rank.RECORD, write)
+
+    def say(self, call: str, line: records.Line) -> bool:
+        """A line of the transcript: turn by turn, and the caller's before the model's."""
+        entry = f"{line.turn}-{_PLACES[line.speaker]}"
+        write = Write("line", "transcript", records.encode(line), entry, keys.MOST_LINES)
+        return self._put(call, Rank.DETAIL, write)
+
+    # -- what it costs and shows
+
+    @property
+    def counters(self) -> StateCounters:
+        """Live; read only."""
+        counters = self._delivery.counters
+        counters.dropped = self._buffer.dropped
+        return counters
+
+    def gauges(self) -> dict[str, float]:
+        """Of now."""
+        held = sum(1 for owned in self._owned.values() if owned.token and not owned.is_lost)
+        return {
+            "state_buffered": float(len(self._buffer)),
+            "state_buffered_bytes": float(self._buffer.bytes),
+            "state_connected": float(self._delivery.is_connected),
+            "state_leases": float(held),
+        }
+
+    async def read(self, call: str, most_lines: int = keys.MOST_LINES) -> Kept | None:
+        """What the server has of any call, ours or not; None when it does not answer."""
+        if self._delivery.server is None:
+            return None
+        try:
+            return await self._delivery.server.read(call, most_lines)
+        except Away:
+            return None
+
+    async def run(self) -> None:
+        """Deliver, until cancelled."""
+        await self._delivery.run()
+
+    async def close(self, patience_s: float = 1.0) -> None:
+        """End `run` and deliver what is left, for so long at most."""
+        await self._delivery.close(patience_s)
+
+    # -- inside
+
+    def _own(self, call: str, *, is_new: bool) -> None:
+        if not keys.is_name(call):
+            self.counters.refused_unknown += 1
+            return
+        owned = self._owned[call] = Owned(call, is_new)
+        self._hand_over(owned, Rank.RECORD, None)
+
+    def _leave(self, call: str, leave_s: int) -> None:
+        owned = self._owned.get(call)
+        if owned is None or owned.leave_s is not None:
+            return
+        owned.leave_s = leave_s
+        self._hand_over(owned, Rank.RECORD, None, is_last=True)
+
+    def _put(self, call: str, rank: Rank, write: Write) -> bool:
+        owned = self._owned.get(call)
+        most = keys.MOST_LINE_BYTES if write.verb == "line" else keys.MOST_RECORD_BYTES
+        if owned is None or owned.leave_s is not None:
+            self.counters.refused_unknown += 1
+            return False
+        if len(write.value) > most or len(write.field) > keys.MOST_FIELD_BYTES:
+            self.counters.refused_size += 1
+            return False
+        if owned.is_lost:
+            self.counters.fencing_refusals += 1
+            return False
+        owned.remember(write)
+        return self._hand_over(owned, rank, write)
+
+    def _hand_over(self, owned: Owned, rank: Rank, write: Write | None, *, is_last: bool = False) -> bool:
+        had_room = self._buffer.put(owned, rank, write, is_last=is_last)
+        self._delivery.wake.set()
+        return had_room

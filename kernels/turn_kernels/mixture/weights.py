@@ -1,0 +1,51 @@
+"""What a mixture consists of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Route(NamedTuple):
+    """Of N rows, to K routed and S shared experts."""
+
+    experts_NK: Tensor
+    """int32: the routed experts chosen; their order says nothing."""
+    weights_NJ: Tensor
+    """float32 [N, K + S]: their weights, then those of the shared experts."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MixtureWeights:
+    """E routed and S shared experts of width f on rows of d; matrices of one dtype, that of the rows."""
+
+    router: Tensor  # [E + S, d]
+    balance: Tensor  # float32 [E], added for the choice only
+    gate_up: Tensor  # [E, 2 f, d], the gate's rows first
+    down: Tensor  # [E, d, f]
+    shared_gate_up: Tensor  # [S, 2 f, d]
+    shared_down: Tensor  # [S, d, f]
+    chosen: int  # K
+    scale: float  # of all weights
+
+    @property
+    def experts(self) -> int:
+        """E."""
+        return len(self.gate_up)
+
+    @property
+    def shared(self) -> int:
+        """S."""
+        return len(self.shared_gate_up)
+
+    @property
+    def hidden(self) -> int:
+        """d."""
+        return self.gate_up.shape[2]
+
+    @property
+    def width(self) -> int:
+        """f."""
+        return self.gate_up.shape[1] // 2

@@ -1,0 +1,226 @@
+"""What the main process writes down of calls, from what its doors hear: real pool, real edge, real server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any
+
+import pytest
+
+from gateway import control
+from gateway.config import GatewaySettings
+from gateway.sip.edge import EdgeSettings
+from gateway.state.client import Kept
+from gateway.state.doors import BrowserDoor, TelephoneDoor
+from gateway.state.keys import name_of_telephone_call
+from gateway.state.records import Cdr, Leg, Line, Session, decode
+from gateway.state.sessions import Sessions
+from gateway.telephones import Telephones
+from gateway.webrtc.pool import WebrtcPool, plan_webrtc
+from tests.gateway.state.server import Node, StateServer, node, play, until
+from tests.support.web_worker import OFFER
+
+pytestmark = pytest.mark.redis
+
+ANSWER = "v=0\r\na=ice-ufrag:ours\r\n"
+INVITE = "INVITE sip:100@gateway.example SIP/2.0"
+CALL_ID = "3848276298220188511@caller.example"
+
+
+class Bench:
+    """A gateway's doors without their processes."""
+
+    def __init__(self, here: Node, name: str = "n1") -> None:
+        self.here, self.tasks = here, set[asyncio.Task[None]]()
+        ticks = itertools.count(1_000, 500)
+        self.sessions = Sessions(here.store, name, self._spawn, lambda: next(ticks))
+        settings = GatewaySettings(webrtc_calls=4, webrtc_workers=1)
+        self.pool = WebrtcPool(plan_webrtc(settings))
+        self.web = BrowserDoor(self.pool, self.sessions, "echo")
+        self.telephones = Telephones(EdgeSettings(port=0), 0)
+        self.sip = TelephoneDoor(self.telephones, self.sessions, {"100": "correct 482913"}, "echo")
+        self.sent: list[control.MainMessage] = []
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def welcome_web(self, *calls: str) -> None:
+        ready = control.WebrtcReady("web-0", 1, 4, True, list(calls), 1, 1, dict.fromkeys(calls, "u"))
+        self.web.welcome(ready, lambda packet: self.sent.append(control.decode_main(packet)))
+
+    def welcome_sip(self, *calls: str) -> None:
+        ready = control.Ready("sip-0", 1, 5070, 4, 8_000, "2.15", True, list(calls))
+        self.sip.welcome(ready, lambda packet: None)
+
+    async def browse(self, resume: str = "", persona: str = "", status: int = 201, call: str = "") -> str:
+        """An offer, and what its worker answers; gives the call's name."""
+        asking = asyncio.ensure_future(self.pool.offer(OFFER, resume, persona))
+        await until(lambda: bool(self.sent))
+        request = self.sent.pop()
+        assert isinstance(request, control.Offer)
+        name = call or request.call
+        self.web.hear("web-0", control.Answered(request.id, status, ANSWER, call=name, resume="r"))
+        assert (await asking)[1].status == status
+        return name
+
+    async def kept(self, call: str) -> Kept:
+        await self.here.delivered()
+        kept = await self.here.store.read(call)
+        assert kept is not None
+        return kept
+
+
+@contextlib.asynccontextmanager
+async def bench(server: StateServer, name: str = "n1") -> AsyncIterator[Bench]:
+    async with node(server.url, name) as here:
+        made = Bench(here, name)
+        await made.telephones.edge.start()
+        try:
+            yield made
+        finally:
+            await made.telephones.edge.stop()
+            for task in list(made.tasks):
+                task.cancel()
+
+
+def session(kept: Kept) -> Session:
+    assert kept.session is not None
+    return decode(Session, kept.session)
+
+
+def cdrs(kept: Kept) -> list[Cdr]:
+    return [decode(Cdr, found) for found in kept.cdrs.values()]
+
+
+def legs(kept: Kept) -> list[Leg]:
+    return sorted((decode(Leg, found) for found in kept.legs.values()), key=lambda leg: leg.number)
+
+
+def test_a_browser_call_from_offer_to_hang_up(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_web()
+            call = await here.browse(persona="interpret")
+            kept = await here.kept(call)
+            assert session(kept) == Session(call, "webrtc", "n1", "web-0", 1_000, "interpret")
+            assert cdrs(kept) == [Cdr(call, "webrtc", "n1", 1_000, "interpret")]
+            await here.browse(resume=f"web-0.{call}.{'s' * 20}", call=call)
+            here.sessions.said(call, Line(3, "caller", "hello"))
+            here.web.hear("web-0", control.CallEnded(call))
+            kept = await here.kept(call)
+            assert [(leg.number, leg.began_ms, leg.ended_ms) for leg in legs(kept)] == [
+                (0, 1_000, 1_500),
+                (1, 1_500, 2_000),
+            ]
+            assert cdrs(kept) == [Cdr(call, "webrtc", "n1", 1_000, "interpret", legs=2, ended_ms=2_000)]
+            assert session(kept).ended_ms == 2_000 and kept.lease is None and len(kept.lines) == 1
+            assert here.pool.live == 0 and here.pool.counters.calls_resumed == 1
+
+    play(story())
+
+
+def test_an_offer_that_was_refused_is_no_call(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_web()
+            call = await here.browse(status=503)
+            assert (await here.kept(call)).session is None and here.here.counters.writes == 0
+
+    play(story())
+
+
+def test_a_telephone_call_by_the_number_that_was_called(server: StateServer) -> None:
+    name = name_of_telephone_call(CALL_ID)
+
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_sip()
+            here.sip.answered(CALL_ID, "sip-0", INVITE)
+            kept = await here.kept(name)
+            assert session(kept) == Session(name, "sip", "n1", "sip-0", 1_000, "correct 482913", "100")
+            here.sip.answered(
+                "other@x", "sip-0", "INVITE sip:+15551234@gw SIP/2.0"
+            )  # a number of nobody's is not written down
+            other = await here.kept(name_of_telephone_call("other@x"))
+            assert session(other).persona == "echo" and session(other).called == ""
+            here.sip.hear("sip-0", control.CallEnded(CALL_ID))
+            here.sip.hear("sip-0", control.CallEnded("never heard of"))
+            (cdr,) = cdrs(await here.kept(name))
+            assert (cdr.ended_ms, cdr.reason) == (2_000, "over")
+            assert here.sip.lose("sip-0") == 0  # the edge knew nothing of them here
+            (cdr,) = cdrs(await here.kept(name_of_telephone_call("other@x")))
+            assert cdr.reason == "worker-lost"
+            with server.look() as look:
+                everything = b"".join(look.dump(key) or b"" for key in look.scan_iter("*"))
+                assert b"caller.example" not in everything and b"5551234" not in everything
+
+    play(story())
+
+
+def test_a_main_process_that_comes_back_goes_on_with_what_was_known(server: StateServer) -> None:
+    name = name_of_telephone_call(CALL_ID)
+
+    async def story() -> None:
+        async with bench(server) as before:
+            before.welcome_sip()
+            before.welcome_web()
+            before.sip.answered(CALL_ID, "sip-0", INVITE)
+            call = await before.browse(persona="interpret")
+            await before.browse(resume=f"web-0.{call}.{'s' * 20}", call=call)
+            lease = (await before.kept(name)).lease
+        async with bench(server) as after:  # the lease is still the former one's
+            after.welcome_sip(CALL_ID)
+            after.welcome_web(call)
+            await until(lambda: not after.tasks, "all is recalled")
+            kept = await after.kept(name)
+            assert session(kept).persona == "correct 482913" and session(kept).began_ms == 1_000
+            assert kept.lease is not None and kept.lease != lease
+            after.sip.hear("sip-0", control.CallEnded(CALL_ID))
+            await after.browse(resume=f"web-0.{call}.{'s' * 20}", call=call)
+            after.web.hear("web-0", control.CallEnded(call))
+            (cdr,) = cdrs(await after.kept(name))
+            assert (cdr.began_ms, cdr.persona, cdr.adopted) == (1_000, "correct 482913", False)
+            (web,) = cdrs(await after.kept(call))
+            assert web.legs == 3 and [leg.number for leg in legs(await after.kept(call))] == [0, 1, 2]
+
+    play(story())
+
+
+def test_a_call_that_redis_knows_nothing_of_is_adopted_all_the_same(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_sip(CALL_ID)
+            await until(lambda: not here.tasks)
+            here.sessions.end_all()
+            (cdr,) = cdrs(await here.kept(name_of_telephone_call(CALL_ID)))
+            assert cdr.adopted and cdr.reason == "stopped"
+
+    play(story())
+
+
+def test_calls_go_on_while_redis_is_away_and_all_is_there_when_it_is_back(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_web()
+            here.welcome_sip()
+            first = await here.browse()
+            await here.here.delivered()
+            server.kill()
+            here.sip.answered(CALL_ID, "sip-0", INVITE)
+            second = await here.browse()
+            here.web.hear("web-0", control.CallEnded(first))
+            await until(lambda: here.here.counters.disconnects == 1)
+            here.sip.hear("sip-0", control.CallEnded(CALL_ID))
+            server.start()
+            for call, over in [(first, True), (second, False), (name_of_telephone_call(CALL_ID), True)]:
+                kept = await here.kept(call)
+                assert (session(kept).ended_ms > 0) is over and (kept.lease is None) is over
+                assert [cdr.ended_ms > 0 for cdr in cdrs(kept)] == [over]
+            assert here.here.counters.dropped == 0
+
+    play(story())

@@ -1,0 +1,124 @@
+"""Routing and experts for few rows, against the model's own layer and against the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from model_server.model.config import DIGITS
+from model_server.model.mlp import Experts
+from turn_kernels.forms import Form
+from turn_kernels.mixture import MAX_ROWS, MixtureWeights, mixture, route
+
+FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
+BFLOAT16 = {"rtol": 2**-7, "atol": 2**-8}  # the result rounded once, inner values of size 1 once
+
+
+def made(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weights_of(
+    hidden: int, width: int, experts: int, chosen: int, shared: int, dtype: torch.dtype = torch.float32
+) -> MixtureWeights:
+    return MixtureWeights(
+        router=made(experts + shared, hidden, seed=1).mul(hidden**-0.5).to(dtype),
+        balance=made(experts, seed=2) * 0.1,
+        gate_up=made(experts, 2 * width, hidden, seed=3).mul(hidden**-0.5).to(dtype),
+        down=made(experts, hidden, width, seed=4).mul(width**-0.5).to(dtype),
+        shared_gate_up=made(shared, 2 * width, hidden, seed=5).mul(hidden**-0.5).to(dtype),
+        shared_down=made(shared, hidden, width, seed=6).mul(width**-0.5).to(dtype),
+        chosen=chosen,
+        scale=1.5,
+    )
+
+
+SHAPES = [(1, 192, 192, 8, 2, 1), (3, 37, 19, 5, 5, 2), (5, 7, 3, 1, 1, 1), (2, 261, 5, 7, 3, 2)]
+"""Rows, hidden, width, experts, chosen, shared."""
+
+
+def test_the_reference_is_the_model_s_layer() -> None:
+    layer = Experts(DIGITS)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.07)
+        layer.router.balance.copy_(torch.randn(DIGITS.experts, generator=generator) * 0.1)
+        x = torch.randn(9, DIGITS.hidden, generator=generator)
+        weights = MixtureWeights(
+            layer.router.weight.detach(),
+            layer.router.balance,
+            *(each.detach() for each in (layer.gate_up, layer.down, layer.shared_gate_up, layer.shared_down)),
+            chosen=DIGITS.experts_chosen,
+            scale=float(DIGITS.route_scale * layer.router.scale),
+        )
+        torch.testing.assert_close(mixture(x, weights), layer(x[None])[0], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("sizes", SHAPES)
+def test_routes_are_the_reference_s(sizes: tuple[int, ...], device: torch.device) -> None:
+    weights, x = weights_of(*sizes[1:]), made(sizes[0], sizes[1], seed=9)
+    expected, found = route(x, weights, Form.REFERENCE), route(x, weights, Form.TRITON)
+    assert torch.equal(expected.experts_NK.sort(1).values, found.experts_NK.sort(1).values)
+    order, order_found = expected.experts_NK.argsort(1), found.experts_NK.argsort(1)
+    chosen = weights.chosen
+    torch.testing.assert_close(
+        found.weights_NJ[:, :chosen].gather(1, order_found),
+        expected.weights_NJ[:, :chosen].gather(1, order),
+        rtol=1e-5,
+        atol=1e-7,
+    )
+    torch.testing.assert_close(found.weights_NJ[:, chosen:], expected.weights_NJ[:, chosen:])
+    torch.testing.assert_close(found.weights_NJ.sum(1), torch.full((sizes[0],), weights.scale))
+
+
+@pytest.mark.parametrize("sizes", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fast_form_is_the_reference(
+    sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device, poisoned: Callable[..., Tensor]
+) -> None:
+    weights = weights_of(*sizes[1:], dtype)
+    x = made(sizes[0], sizes[1], seed=9).to(dtype)
+    expected = mixture(x, weights, Form.REFERENCE)
+    placed = {
+        name: poisoned(value)
+        for name in weights.__slots__
+        if isinstance(value := getattr(weights, name), Tensor)
+    }
+    found = mixture(poisoned(x), replace(weights, **placed), Form.TRITON)
+    torch.testing.assert_close(found.cpu(), expected, **(FLOAT32 if dtype is torch.float32 else BFLOAT16))
+
+
+def test_experts_without_rows_are_not_read(device: torch.device) -> None:
+    weights, x = weights_of(20, 11, 9, 2, 1), made(2, 20, seed=4)
+    expected = mixture(x, weights, Form.REFERENCE)
+    idle = sorted(set(range(9)) - set(route(x, weights, Form.REFERENCE).experts_NK.flatten().tolist()))
+    assert idle, "the case needs an expert without rows"
+    weights.gate_up[idle], weights.down[idle] = float("nan"), float("nan")
+    torch.testing.assert_close(mixture(x, weights, Form.TRITON), expected, **FLOAT32)
+
+
+def test_very_negative_logits_still_share_the_weight(device: torch.device) -> None:
+    weights = weights_of(16, 5, 4, 2, 1)
+    weights.router.copy_(-weights.router.abs() * 200)
+    x = torch.full((1, 16), 3.0)
+    found = route(x, weights, Form.TRITON).weights_NJ
+    torch.testing.assert_close(found.sum(1), torch.tensor([weights.scale]))
+    assert sorted(found[0].tolist()) == pytest.approx(
+        sorted(route(x, weights, Form.REFERENCE).weights_NJ[0].tolist()), rel=1e-3, abs=1e-7
+    )
+
+
+def test_what_does_not_fit_is_refused(device: torch.device) -> None:
+    weights = weights_of(16, 5, 4, 2, 1)
+    with pytest.raises(ValueError, match="x is"):
+        mixture(made(2, 15, seed=1), weights)
+    with pytest.raises(ValueError, match="chosen = 5"):
+        mixture(made(2, 16, seed=1), replace(weights, chosen=5))
+    with pytest.raises(ValueError, match="use grouped_mm"):
+        mixture(made(MAX_ROWS + 1, 16, seed=1), weights, Form.TRITON)
+    assert mixture(made(0, 16, seed=1), weights, Form.TRITON).shape == (0, 16)
