@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from media.codecs.fragment import Fragment
 from media.rtp import BadPacket
@@ -83,8 +84,7 @@ class VideoCounters:
     keys_wanted: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Packet:
+class _Packet(NamedTuple):
     timestamp: int
     marker: bool
     fragment: Fragment | None  # None: padding
@@ -163,11 +163,17 @@ class FrameAssembler:
         if isinstance(fragment, BadPacket):
             counters.packets_bad += 1
             return []
-        self._hold(number, _Packet(timestamp, marker, fragment, arrival_ns))
-        self._notice_holes(number, arrival_ns)
-        frames = self._release()
-        if self._give_up(arrival_ns):
-            frames += self._release()
+        walk = self._walk
+        is_next = walk is not None and number == walk.reach and number - 1 == self._highest
+        self._hold(number, _Packet._make((timestamp, marker, fragment, arrival_ns)))
+        if is_next and self._ahead is None:  # most are: nothing is missing before it, and nothing to give up
+            self._highest = number
+            frames = self._release()
+        else:
+            self._notice_holes(number, arrival_ns)
+            frames = self._release()
+            if self._give_up(arrival_ns):
+                frames += self._release()
         self._keep_bounds()
         return frames
 
@@ -232,13 +238,15 @@ class FrameAssembler:
         self._held[number] = packet
         if self._holes.pop(number, None):
             self.counters.holes_repaired += 1
-        if packet.fragment is None:
+        fragment = packet.fragment
+        if fragment is None:
             return
-        self._bytes += len(packet.fragment.data)
-        before = self._held.get(number - 1)
-        follows_end = before is not None and before.marker and packet.fragment.may_begin
-        if packet.fragment.begins_key or (packet.fragment.is_key and follows_end):
-            self._keys.add(number)
+        self._bytes += len(fragment.data)
+        if fragment.is_key or fragment.begins_key:
+            before = self._held.get(number - 1)
+            follows_end = before is not None and before.marker and fragment.may_begin
+            if fragment.begins_key or follows_end:
+                self._keys.add(number)
 
     def _notice_holes(self, number: int, now_ns: int) -> None:
         assert self._highest is not None
@@ -280,12 +288,16 @@ class FrameAssembler:
 
     def _take(self, walk: _Walk) -> EncodedFrame | None:
         """The whole frame of the walk, which goes on behind it; None, and frozen, when it has no beginning."""
-        packets = [self._remove(number) for number in range(walk.start, walk.reach)]
+        numbers = range(walk.start, walk.reach)
+        packets = [self._held.pop(number) for number in numbers]
+        self._keys.difference_update(numbers)
         self._floor = walk.reach
         if self._ahead is not None and self._ahead.start < self._floor:
             self._ahead = None
-        kept = [packet for packet in packets if packet.fragment is not None]
-        fragments = [packet.fragment for packet in kept if packet.fragment is not None]
+        kept = [packet for packet in packets if packet.fragment]
+        fragments = [packet.fragment for packet in kept if packet.fragment]
+        data = b"".join([fragment.data for fragment in fragments])
+        self._bytes -= len(data)
         if not fragments[0].may_begin:
             self.counters.packets_discarded += len(packets)
             self.counters.frames_broken += 1
@@ -296,7 +308,6 @@ class FrameAssembler:
         self.counters.packets_used += len(packets)
         self.counters.frames += 1
         self.counters.key_frames += walk.is_key
-        data = b"".join([fragment.data for fragment in fragments])
         return EncodedFrame(data, walk.is_key, kept[-1].timestamp, self._captured_ns)
 
     def _jump(self) -> bool:

@@ -6,7 +6,7 @@
 
 Every frame has to be decoded, because later ones are made from it; scaling costs as much again, so a picture is
 scaled only when it is likely to be the newest at the next cut: the first one that comes within a frame interval
-before the moment it is wanted. Its aspect is kept, with black bars around it (letterbox).
+before the moment it is wanted. Those before it wait for it, so as not to wake the thread for each of them.
 
 Its one rule: the loop never waits for the thread. A full queue refuses the frame, and since nothing after it can
 be decoded, a key frame is asked for. Nothing runs at all while no frames are wanted.
@@ -21,6 +21,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Final, Literal
 
 import av
@@ -42,6 +43,8 @@ QUEUE_FRAMES: Final = 256
 """Of all calls: a tenth of a second of decoding 640x480."""
 SOURCE_FRAMES: Final = 8
 """Of one call: a burst after a repaired loss; more would be older than a chunk."""
+MOST_WAITING: Final = 4
+"""Of one call: so many are decoded although no chunk wants the newest of them."""
 MAX_PIXELS: Final = 1920 * 1088
 """The decoder refuses larger pictures before it takes memory for them."""
 DECODE_SHARE: Final = 0.15
@@ -55,6 +58,8 @@ STALE_NS: Final = 2 * TURN_NS
 """An older picture is not shown to the model as if it were now."""
 
 Codec = Literal["vp8", "h264"]
+_AREA: Final = av.video.reformatter.Interpolation.AREA
+_SMALL, _RGB = av.VideoFormat("yuv422p"), av.VideoFormat("rgb24")
 _PARSE: Final[dict[str, Callable[[bytes], Fragment | BadPacket]]] = {
     "vp8": vp8.parse_payload,
     "h264": h264.parse_payload,
@@ -84,43 +89,44 @@ class DecoderThread:
 
     def __init__(self, max_frames: int = QUEUE_FRAMES) -> None:
         self._max_frames = max_frames
-        self._work: deque[tuple[VideoSource, EncodedFrame]] = deque()  # bounded by `submit`
-        self._wake = threading.Condition()
+        self._work: SimpleQueue[tuple[VideoSource, list[EncodedFrame]] | None] = SimpleQueue()
+        self._submitted = 0  # frames; the loop's own
+        self._done = 0  # the thread's own
         self._closed = False
         self._thread: threading.Thread | None = None
 
-    def submit(self, source: VideoSource, frame: EncodedFrame) -> bool:
-        """Decode the frame after those before it; False when the queue is full."""
-        with self._wake:
-            if self._closed or len(self._work) >= self._max_frames:
-                return False
-            self._work.append((source, frame))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="video-decoder", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+    @property
+    def pending(self) -> int:
+        """Frames in the queue, without the one in hand."""
+        return self._submitted - self._done
+
+    def submit(self, source: VideoSource, frames: list[EncodedFrame]) -> bool:
+        """Decode them after those before them; False when the queue has no room for all. For the loop only."""
+        if self._closed or self.pending + len(frames) > self._max_frames:
+            return False
+        self._submitted += len(frames)
+        self._work.put((source, frames))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="video-decoder", daemon=True)
+            self._thread.start()
         return True
 
     def close(self) -> None:
         """End the thread after the frame in hand; what is queued is dropped."""
-        with self._wake:
-            self._closed = True
-            self._work.clear()
-            self._wake.notify()
+        self._closed = True
+        self._work.put(None)
         if self._thread is not None:
             self._thread.join()
+        self._work = SimpleQueue()
 
     def _run(self) -> None:
         _step_back()
-        while True:
-            with self._wake:
-                while not self._work and not self._closed:
-                    self._wake.wait()
-                if self._closed:
-                    return
-                source, frame = self._work.popleft()
-            source.decode(frame)
-            del source, frame  # or the last call would stay until the next frame
+        while (work := self._work.get()) is not None and not self._closed:
+            source, frames = work
+            for frame in frames:
+                self._done += 1
+                source.decode(frame)
+            del work, source, frames, frame  # or the last call would stay until the next frame
 
 
 class PictureDecoder:
@@ -131,7 +137,8 @@ class PictureDecoder:
         self._context.thread_count = 1
         self._context.options = {"max_pixels": str(MAX_PIXELS)}
         self._context.flags |= av.codec.context.Flags.low_delay
-        self._reformatter = av.video.reformatter.VideoReformatter()
+        self._scaler = av.video.reformatter.VideoReformatter()
+        self._painter = av.video.reformatter.VideoReformatter()
 
     def decode(self, data: bytes) -> av.VideoFrame | None:
         """The picture; None when the frame is none to be shown (RFC 6386 9.1). Raises `av.FFmpegError`."""
@@ -142,13 +149,16 @@ class PictureDecoder:
 
     def scale(self, picture: av.VideoFrame, size: tuple[int, int]) -> RGB:
         """uint8 [height, width, 3] of the whole picture, with black bars where its aspect asks for them."""
+        # first small, then RGB: libswscale has fast code for each (for even heights), none for both at once
         width, height = size
         scale = min(width / picture.width, height / picture.height)
         inner_width = max(1, min(width, round(picture.width * scale)))
-        inner_height = max(1, min(height, round(picture.height * scale)))
-        scaled = self._reformatter.reformat(
-            picture, inner_width, inner_height, "rgb24", interpolation="BILINEAR", threads=1
-        )
+        inner_height = max(1, min(height, 2 * round(picture.height * scale / 2)))
+        if (inner_width, inner_height) != (picture.width, picture.height):
+            picture = self._scaler.reformat(
+                picture, inner_width, inner_height, _SMALL, interpolation=_AREA, threads=1
+            )
+        scaled = self._painter.reformat(picture, format=_RGB, threads=1)
         plane = scaled.planes[0]
         rgb: RGB = np.ndarray(
             (inner_height, inner_width, 3), np.uint8, buffer=plane, strides=(plane.line_size, 3, 1)
@@ -179,7 +189,8 @@ class VideoSource:
         self._thread = thread
         self._wanted = _checked(frames_per_chunk)
         self._lock = threading.Lock()  # held for microseconds: guards all that follows
-        self._pending = 0
+        self._waiting: list[EncodedFrame] = []
+        self._pending = 0  # these, and those that the thread has
         self._refused = False
         self._broken = False
         self._closed = False
@@ -206,6 +217,12 @@ class VideoSource:
             self.assembler.restart()
             with self._lock:
                 self._pictures.clear()
+                self._drop_waiting()
+
+    @property
+    def waiting(self) -> int:
+        """Frames that wait for one that a chunk will want."""
+        return len(self._waiting)
 
     def receive_packet(
         self, sequence: int, timestamp: int, marker: bool, payload: bytes, arrival_ns: int
@@ -238,13 +255,15 @@ class VideoSource:
         with self._lock:
             self.counters.frames_pushed += 1
             self._measure_interval(frame.timestamp_90k)
-            follows = frame.is_key or not self._refused
-            if follows and self._pending < SOURCE_FRAMES and self._thread.submit(self, frame):
+            if (frame.is_key or not self._refused) and self._pending < SOURCE_FRAMES:
                 self._pending += 1
                 self._refused = False
-                return
-            self.counters.frames_refused += 1
-            self._refused = self._broken = True
+                self._waiting.append(frame)
+                if not self._may_wait(frame.captured_ns):
+                    self._submit()
+            else:
+                self.counters.frames_refused += 1
+                self._refused = self._broken = True
         self._tell_assembler()
 
     def take(self, now_ns: int) -> tuple[VideoFrame, ...]:
@@ -266,36 +285,34 @@ class VideoSource:
         with self._lock:
             self._closed = True
             self._pictures.clear()
+            self._drop_waiting()
             if not self._pending:
                 self._decoder = None
 
     def decode(self, frame: EncodedFrame) -> None:
         """On the decoder thread: one frame, and its picture if a chunk will want it. Raises nothing."""
-        counters = self.counters
-        failed = skipped = False
-        picture: VideoFrame | None = None
-        try:
-            if skipped := self._is_of_no_use(frame):
-                return
-            picture = self._picture(frame)
-        except av.FFmpegError:
-            failed = True
-        except Exception:
-            failed = True
-            log.exception("video decoder failed")
-        finally:
-            self._needs_key |= failed
-            with self._lock:
-                self._pending -= 1
-                self._broken |= failed
-                counters.frames_failed += failed
-                counters.frames_skipped += skipped
-                counters.frames_decoded += not (failed or skipped)
-                if picture is not None and not self._closed:
-                    self._pictures.append(picture)
-                    counters.pictures_scaled += 1
-                if self._closed:
-                    self._decoder = None
+        counters, failed, picture = self.counters, False, None
+        skipped = self._is_of_no_use(frame)
+        if not skipped:
+            try:
+                picture = self._picture(frame)
+            except av.FFmpegError:
+                failed = True
+            except Exception:
+                failed = True
+                log.exception("video decoder failed")
+        with self._lock:
+            self._pending -= 1
+            if failed:
+                self._needs_key = self._broken = True
+            counters.frames_failed += failed
+            counters.frames_skipped += skipped
+            counters.frames_decoded += not (failed or skipped)
+            if self._closed:
+                self._decoder = None
+            elif picture is not None:
+                self._pictures.append(picture)
+                counters.pictures_scaled += 1
 
     def _is_of_no_use(self, frame: EncodedFrame) -> bool:
         if self._closed or (self._needs_key and not frame.is_key):
@@ -335,6 +352,25 @@ class VideoSource:
             self._dues = self._dues[len(due) :]
             return True
 
+    def _may_wait(self, captured_ns: int) -> bool:
+        """Whether the thread need not know of this frame yet: no chunk will want it, or what comes of it."""
+        if self._closed or captured_ns >= self._until_ns or self._interval_ns >= SLOW_NS:
+            return False
+        return len(self._waiting) < MOST_WAITING and not (self._dues and self._dues[0] <= captured_ns)
+
+    def _submit(self) -> None:
+        frames, self._waiting = self._waiting, []
+        if not self._thread.submit(self, frames):
+            self._pending -= len(frames)
+            self.counters.frames_refused += len(frames)
+            self._refused = self._broken = True
+
+    def _drop_waiting(self) -> None:
+        """The next frame is a key frame, or there is none."""
+        self.counters.frames_skipped += len(self._waiting)
+        self._pending -= len(self._waiting)
+        self._waiting = []
+
     def _measure_interval(self, timestamp_90k: int) -> None:
         before, self._timestamp_90k = self._timestamp_90k, timestamp_90k
         if before is None:
@@ -346,9 +382,8 @@ class VideoSource:
         self._interval_ns = max(self._interval_ns + step_ns / 8, NS_PER_MS)
 
     def _tell_assembler(self) -> None:
-        with self._lock:
-            broken, self._broken = self._broken, False
-        if broken:
+        if self._broken:
+            self._broken = False  # before what follows: the thread may set it again
             self.assembler.lose_sync()
 
 

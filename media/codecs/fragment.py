@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Fragment:
-    """Bytes of one packet, ready to be joined in sequence order into what a decoder takes."""
+class Fragment(NamedTuple):
+    """Bytes of one packet, ready to be joined in sequence order into what a decoder takes.
+
+    A tuple, as a packet is: one is made for every packet of a camera.
+    """
 
     data: bytes
     may_begin: bool

@@ -22,7 +22,7 @@ def parse_payload(payload: bytes) -> Fragment | BadPacket:
     is_key = begins and not payload[start] & 0x01
     if is_key and len(payload) >= start + 6 and payload[start + 3 : start + 6] != _START_CODE:
         return BadPacket("vp8 key frame without start code")
-    return Fragment(payload[start:], may_begin=begins, is_key=is_key, begins_key=is_key)
+    return Fragment._make((payload[start:], begins, is_key, is_key))
 
 
 def _descriptor_bytes(payload: bytes) -> int | None:

@@ -85,7 +85,8 @@ class StateServer:
         place = ["--port", str(self.port), "--bind", "127.0.0.1"] if self.port else ["--port", "0"]
         if not self.port:
             place += ["--unixsocket", str(self.socket)]
-        keeping = ["--appendonly", "yes" if self.appends else "no", "--save", ""]
+        # always: every other second a killed server may lose what it acknowledged while it was syncing
+        keeping = ["--appendonly", "yes" if self.appends else "no", "--appendfsync", "always", "--save", ""]
         log = (self.folder / "log").open("ab")
         with log:
             self.process = subprocess.Popen(

@@ -17,6 +17,7 @@ import pytest
 from gateway.webrtc.video import (
     DECODE_BURST_NS,
     DECODE_SHARE,
+    MOST_WAITING,
     SOURCE_FRAMES,
     STALE_NS,
     DecoderThread,
@@ -44,10 +45,12 @@ def thread() -> Iterator[DecoderThread]:
 
 
 def settle(source: VideoSource) -> SourceCounters:
-    """Wait until the thread has dealt with all that was pushed; its account."""
+    """Wait until the thread has dealt with all that it knows of; the account."""
     c = source.counters
     until = time.monotonic() + PATIENCE_S
-    while c.frames_pushed != c.frames_decoded + c.frames_failed + c.frames_refused + c.frames_skipped:
+    while c.frames_pushed - source.waiting != (
+        c.frames_decoded + c.frames_failed + c.frames_refused + c.frames_skipped
+    ):
         assert time.monotonic() < until, c
         time.sleep(0.0005)
     return c
@@ -104,7 +107,7 @@ def test_frames_of_a_chunk_show_what_the_camera_saw_just_before_the_cut(thread, 
         assert ages == sorted(ages, reverse=True)
         assert not chunk or n < 3 or n > 15 or ages[-1] <= 1000 / 15 + 25  # the newest there can be, nearly
     c = settle(source)
-    assert c.frames_decoded == c.frames_pushed == 45
+    assert c.frames_decoded + source.waiting == c.frames_pushed == 45
     assert c.pictures_scaled <= 2 * 15 + 4  # of 45
     assert c.pictures_taken == len(cutter.frames)
 
@@ -133,6 +136,65 @@ def test_bars_are_black_and_the_aspect_is_kept() -> None:
     assert odd.shape == (17, 33, 3) and odd[8, 16].min() > 250
 
 
+@pytest.mark.parametrize(("size", "into"), [((640, 480), (320, 240)), ((1280, 960), (320, 240))])
+def test_a_small_picture_is_the_mean_of_what_it_stands_for(size, into) -> None:
+    """Fine detail in all colours, which a filter of the wrong width would blur, shift or alias (24 to 32 dB)."""
+    (scene,) = pictures(*size, 1)
+    by = size[0] // into[0]
+    full = rgb_of(scene, *size).astype(np.float32)
+    mean = full.reshape(into[1], by, into[0], by, 3).mean((1, 3)).round().astype(np.uint8)
+    assert psnr_db(PictureDecoder("vp8").scale(scene, into), mean) > 36
+
+
+def test_a_picture_of_the_wanted_size_is_left_as_it_is() -> None:
+    (scene,) = pictures(320, 240, 1)
+    assert psnr_db(PictureDecoder("vp8").scale(scene, (320, 240)), rgb_of(scene, 320, 240)) > 45
+
+
+def test_frames_that_no_chunk_wants_wait_for_one_that_does() -> None:
+    batches: list[list[int]] = []
+    thread = DecoderThread()
+    thread.submit = lambda source, frames: not batches.append([f.captured_ns for f in frames])  # type: ignore[method-assign, func-returns-value, assignment]
+    source = VideoSource(thread, "vp8", frames_per_chunk=1)
+    good = [EncodedFrame(b"", n == 0, 3_000 * n, START_NS + n * 33 * MS) for n in range(19)]
+    source.push(good[0])  # nobody takes any: the decoder's word is all that there is to wait for
+    assert batches == [[START_NS]]
+    source.take(START_NS + 10 * MS)
+    for frame in good[1:7]:  # the cut is at 210: one is wanted from 190 on
+        source.push(frame)
+        source._pending -= len(batches[-1]) if batches[-1][-1] == frame.captured_ns else 0
+        assert source.waiting < MOST_WAITING
+    assert [(batch[-1] - START_NS) // MS for batch in batches] == [0, 132, 198]
+    assert [len(batch) for batch in batches] == [1, 4, 2]
+    thread.close()
+
+
+def test_frames_that_wait_are_in_the_account_whatever_becomes_of_them(thread) -> None:
+    good = encoded("vp8", 5)
+    for end in ("close", "pause"):
+        source = VideoSource(thread, "vp8")
+        source.take(START_NS)
+        source.push(good[0])
+        source.push(good[1])
+        assert (source.waiting, settle(source).frames_decoded) == (2, 0)
+        if end == "close":
+            source.close()
+        else:
+            source.frames_per_chunk = 0
+        assert (source.waiting, settle(source).frames_skipped) == (0, 2)
+    closed = DecoderThread()
+    closed.close()
+    source = VideoSource(closed, "vp8")
+    source.take(START_NS)
+    for frame in good[:3]:
+        source.push(frame)
+    assert (source.waiting, source.counters.frames_refused) == (0, 3)
+    source.push(good[3])  # builds on those
+    assert source.counters.frames_refused == 4
+    source.push(good[0])
+    assert source.waiting == 1
+
+
 @pytest.mark.parametrize("codec", ["vp8", "h264"])
 def test_loss_that_is_repaired_costs_no_picture(thread, codec) -> None:
     source = VideoSource(thread, codec, frames_per_chunk=2)
@@ -141,7 +203,8 @@ def test_loss_that_is_repaired_costs_no_picture(thread, codec) -> None:
     shoot(source, Camera(codec), 60, cutter, line)
     c = settle(source)
     assert line.lost > 5 and source.assembler.counters.holes_repaired >= line.lost - 2
-    assert (c.frames_decoded, c.frames_failed, source.assembler.counters.freezes) == (60, 0, 0)
+    assert c.frames_decoded + source.waiting == 60
+    assert (c.frames_failed, source.assembler.counters.freezes) == (0, 0)
     shown = places(cutter.frames, pictures(640, 480, 60))
     assert len(shown) >= 28 and shown == sorted(set(shown))
 
@@ -265,7 +328,7 @@ def test_a_full_queue_refuses_frames_until_a_key_frame_and_waits_for_nobody() ->
         good = encoded("vp8", 6)
         blocker.push(good[0])
         until = time.monotonic() + PATIENCE_S
-        while thread._work and time.monotonic() < until:
+        while thread.pending and time.monotonic() < until:
             time.sleep(0.001)
         for frame in good[:5]:
             source.push(frame)
@@ -286,7 +349,7 @@ def test_a_full_queue_refuses_frames_until_a_key_frame_and_waits_for_nobody() ->
 
 def test_one_call_may_not_fill_the_queue_of_all() -> None:
     thread = DecoderThread()
-    thread.submit = lambda source, frame: True  # type: ignore[method-assign]  # a thread that never comes to it
+    thread.submit = lambda source, frames: True  # type: ignore[method-assign]  # a thread that never comes to it
     source = VideoSource(thread, "vp8")
     for frame in encoded("vp8", 20):
         source.push(frame)
