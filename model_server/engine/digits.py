@@ -13,7 +13,7 @@ A step appends one turn to the sequence of every call that has a chunk, in the o
 A turn without a chunk leaves a sequence as it is. When its chunk comes after all, it is appended before the next
 one and gets no reply; turns that never come are appended as silence that we made up, up to `GAP_TURNS` of them.
 
-Nothing here decides when to speak: what is likeliest is taken, and the noise of the flow head is the same for the
+Nothing here decides when to speak: the likeliest token is taken, and the noise of the flow head is the same for the
 same turn of every call. One rule: a call's reply depends on that call alone.
 
 Shapes: B calls of a pass, S = 3,200 samples.

@@ -32,13 +32,8 @@ Choose = Callable[[Tensor, Sequence[int]], Tensor]
 
 
 def likeliest(logits_NV: Tensor, calls: Sequence[int]) -> Tensor:
-    """`END` where it is likelier than all other tokens together, else the likeliest of those.
-
-    Whether to write is one question, which token another: what is a 6 or an 8 is written as one of the two.
-    """
-    others_NV = logits_NV.index_fill(1, torch.tensor([END], device=logits_NV.device), -torch.inf)
-    ends_N = logits_NV[:, END] > others_NV.logsumexp(-1)
-    return torch.where(ends_N, END, others_NV.argmax(-1))
+    """The token with the largest logit."""
+    return logits_NV.argmax(-1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

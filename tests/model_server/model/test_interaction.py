@@ -162,12 +162,3 @@ def test_a_seed_makes_the_same_weights() -> None:
         model.initialise(seed)
     states = [torch.cat([p.flatten() for p in model.parameters()]) for model in made]
     assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
-
-
-def test_whether_to_write_is_asked_before_what() -> None:
-    logits = torch.full((4, SIZE), -20.0)
-    logits[:, END] = torch.log(torch.tensor([0.45, 0.6, 0.45, 0.99]))
-    logits[0, 5], logits[0, 9] = torch.log(torch.tensor([0.30, 0.25]))  # one of two: 0.55
-    logits[1, 5] = torch.log(torch.tensor(0.40))
-    logits[2, 9] = torch.log(torch.tensor(0.55))
-    assert likeliest(logits, [0, 1, 2, 3]).tolist() == [5, END, 9, END]
