@@ -1,4 +1,7 @@
-"""Logging of every process: readable lines on standard error, each naming its process."""
+"""Logging of every process: readable lines on standard error, each naming its process.
+
+A line and its end go out in one write: processes share the stream, and theirs would come between the two.
+"""
 
 from __future__ import annotations
 
@@ -19,5 +22,5 @@ def set_up_logging(process: str, level: str = "info") -> None:
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
     )

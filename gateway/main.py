@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import importlib.util
 import signal
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -165,7 +166,8 @@ class Gateway:
                 tried_s = 0.0
         host, port = self.telephones.edge.address
         scheme = "https" if self.settings.http_tls_cert else "http"
-        print(f"ready sip:{host}:{port} {scheme}://{self._http_host()}:{self.http_port}", flush=True)
+        sys.stdout.write(f"ready sip:{host}:{port} {scheme}://{self._http_host()}:{self.http_port}\n")
+        sys.stdout.flush()
 
     def _http_host(self) -> str:
         host = self.settings.http_host

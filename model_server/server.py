@@ -304,7 +304,7 @@ def run(config: ModelServerConfig) -> int:
     if not structlog.is_configured():
         structlog.configure(
             wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.log_level.upper())),
-            logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+            logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         )
     stop = threading.Event()
     if threading.current_thread() is threading.main_thread():
