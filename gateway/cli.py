@@ -182,6 +182,9 @@ def call(
     seconds: Annotated[
         float | None, typer.Option(help="length of the call; the file's when not given")
     ] = None,
+    wait: Annotated[
+        float, typer.Option(min=0.0, help="seconds of silence after the file, for an answer")
+    ] = 1.0,
     codec: Annotated[str, typer.Option(help="PCMU, PCMA or G722")] = "PCMU",
     json: Annotated[bool, typer.Option("--json", help="end with one JSON line")] = False,
 ) -> None:
@@ -189,7 +192,7 @@ def call(
     from gateway.caller.command import run_call
 
     try:
-        status = run_call(uri, play, record, seconds, codec, json)
+        status = run_call(uri, play, record, seconds, wait, codec, json)
     except (ValueError, OSError) as wrong:
         typer.echo(f"microturn: {wrong}", err=True)
         raise typer.Exit(2) from None

@@ -15,21 +15,24 @@ from gateway.caller.calls import CallPlan, place_call
 from gateway.caller.report import CallReport, DelaySummary
 from gateway.caller.signals import fill
 
+SOUND_RMS = 300.0
+"""Above the hiss of any codec, below any voice."""
+
 
 def run_call(
-    uri: str, play: Path, record: Path | None, seconds: float | None, codec: str, as_json: bool
+    uri: str, play: Path, record: Path | None, seconds: float | None, wait_s: float, codec: str, as_json: bool
 ) -> int:
     """Call `uri`, play a WAV or FLAC file (repeated to fill `seconds`), write what came back as WAV, report.
 
-    `seconds` None: as long as the file, and a second to hear its end. The last line on standard output is
-    one JSON object if `as_json`. Returns 0 only if the call was answered and some of what was played was
-    heard again; 1 if not; 2 for an operator's mistake, said on standard error.
+    `seconds` None: as long as the file, and `wait_s` to hear its end or an answer. The last line on standard
+    output is one JSON object if `as_json`. Returns 0 only if the call was answered and anything was heard; 1 if
+    not; 2 for an operator's mistake, said on standard error.
     """
     try:
         pcm, rate_hz = read_audio(play)
         if seconds is not None:
             pcm = fill(pcm, seconds, rate_hz)
-        plan = CallPlan(uri, codec, pcm, rate_hz, seconds)
+        plan = CallPlan(uri, codec, pcm, rate_hz, seconds, tail_s=wait_s)
     except (OSError, ValueError, soundfile.LibsndfileError) as error:
         print(f"microturn call: {error}", file=sys.stderr)
         return 2
@@ -43,7 +46,16 @@ def run_call(
     print(summary(report))
     if as_json:
         print(json.dumps(figures(report)))
-    return 0 if report.answered and report.media_came_back else 1
+    return 0 if report.answered and (report.media_came_back or sounding_s(report)) else 1
+
+
+def sounding_s(report: CallReport) -> float:
+    """Seconds of the recording in which somebody spoke, to a tenth."""
+    if report.recording is None:
+        return 0.0
+    size = report.rate_hz // 10
+    tenths = report.recording[: len(report.recording) // size * size].reshape(-1, size).astype(np.float64)
+    return float(np.sum(np.sqrt(np.mean(tenths * tenths, axis=1)) > SOUND_RMS)) / 10
 
 
 def read_audio(path: Path) -> tuple[NDArray[np.int16], int]:
@@ -90,7 +102,12 @@ def summary(report: CallReport) -> str:
     ]
     delay, beyond = report.delay_ms, report.beyond_chunk_ms
     if delay is None or beyond is None:
-        lines.append("nothing of what was played was heard again")
+        said = (
+            f"somebody else spoke for {sounding_s(report):.1f} s"
+            if sounding_s(report)
+            else "nor anything else"
+        )
+        lines.append(f"nothing of what was played was heard again, {said}")
     else:
         lines += [
             f"round trip {_line(delay)}",

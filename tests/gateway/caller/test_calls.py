@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,9 @@ import pytest
 import soundfile
 
 from gateway.caller.calls import Caller, CallPlan, place_call
-from gateway.caller.command import run_call
+from gateway.caller.command import run_call, sounding_s, summary
 from gateway.caller.messages import Message, parse_message
-from gateway.caller.report import report_call
+from gateway.caller.report import CallReport, report_call
 from gateway.caller.sdp import describe, parse_audio
 from gateway.caller.signals import numbered_tones
 
@@ -282,7 +283,7 @@ def test_the_command_against_sipp(sipp: int, tmp_path: Path, capsys: pytest.Capt
 
     play, record = tmp_path / "play.wav", tmp_path / "record.wav"
     soundfile.write(play, numbered_tones(1, 16000, 5), 16000)
-    assert run_call(f"sip:x@127.0.0.1:{sipp}", play, record, 3.0, "PCMU", True) == 0
+    assert run_call(f"sip:x@127.0.0.1:{sipp}", play, record, 3.0, 1.0, "PCMU", True) == 0
     said = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"setup_ms", "delay_ms", "lost_packets", "concealed_ms", "mos", "status"} <= said.keys()
     assert said["delay_ms"].keys() == {"p50", "p95", "p99", "max", "growth"}
@@ -294,7 +295,22 @@ def test_the_command_against_sipp(sipp: int, tmp_path: Path, capsys: pytest.Capt
 
 def test_the_command_says_why_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     play = tmp_path / "play.wav"
-    assert run_call("sip:x@127.0.0.1", play, None, None, "PCMU", False) == 2
+    assert run_call("sip:x@127.0.0.1", play, None, None, 1.0, "PCMU", False) == 2
     soundfile.write(play, np.zeros(800, dtype=np.int16), 8000)
-    assert run_call("sip:x@127.0.0.1", play, None, None, "OPUS", True) == 2
+    assert run_call("sip:x@127.0.0.1", play, None, None, 1.0, "OPUS", True) == 2
     assert "choose PCMU, PCMA or G722" in capsys.readouterr().err
+
+
+def test_somebody_who_says_something_else_was_heard_too() -> None:
+    async def story() -> CallReport:
+        async with EchoPeer() as peer:
+            return await place_call(plan(peer.port))
+
+    report = asyncio.run(story())
+    tone = (4000 * np.sin(np.arange(8000) * 0.5)).astype(np.int16)
+    said = np.concatenate([np.zeros(8000, np.int16), tone])
+    other = replace(report, recording=said, rate_hz=8000, delay_ms=None, windows=None)
+    assert sounding_s(other) == 1.0
+    assert "somebody else spoke for 1.0 s" in summary(other)
+    assert sounding_s(replace(report, recording=np.zeros(8000, np.int16))) == 0.0
+    assert sounding_s(replace(report, recording=None)) == 0.0
