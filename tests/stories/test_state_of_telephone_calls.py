@@ -24,7 +24,7 @@ def test_a_telephone_call_is_written_down(server: StateServer, tmp_path: Path) -
     soundfile.write(voice, np.zeros(24_000, np.int16), 8_000)
     wish = GatewayWish(calls=2, settings={"redis": server.url}, ready_timeout_s=60.0)
     with GatewayUnderTest.start(wish) as gateway:
-        caller = threading.Thread(target=run_call, args=(gateway.uri, voice, None, 3.0, "PCMU", False))
+        caller = threading.Thread(target=run_call, args=(gateway.uri, voice, None, 3.0, 1.0, "PCMU", False))
         caller.start()
         gateway.wait_for(lambda m: m["microturn_state_leases"] == 1, 30.0)
         caller.join()
