@@ -40,6 +40,7 @@ from model_server.training import curriculum, curves
 from model_server.training.batches import SCENES, Batch, Lesson, Source, source_of
 from model_server.training.corpus import Part
 from model_server.training.mouth import table_of
+from model_server.training.muon import Muon
 from model_server.training.objective import Counts, Learner, Losses
 from model_server.training.voice_table import Voice, load_voice
 
@@ -118,7 +119,11 @@ class Run:
         self.average = AveragedModel(
             self.learner, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
         )
-        self.optimiser = torch.optim.AdamW(_groups(self.learner, plan.decay), betas=BETAS, fused=True)
+        adam, muon = _groups(self.learner, plan.decay)
+        self.optimisers = {
+            "adam": torch.optim.AdamW(adam, betas=BETAS, fused=True),
+            "muon": Muon(muon, plan.rate, plan.decay),
+        }
 
     @property
     def shipped(self) -> Learner:
@@ -127,15 +132,17 @@ class Run:
 
     def learn(self, batch: Batch) -> Losses:
         """One step."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.plan.rate_at(self.step) * group["share"]
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = self.plan.rate_at(self.step) * group["share"]
         chosen: list[torch.Tensor] = []
         with self._products():
             losses = self.learner.losses(batch, _generator(self.plan.seed, self.step), chosen)
         losses.total.backward()
         nn.utils.clip_grad_norm_(self.learner.parameters(), self.plan.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers.values():
+            optimiser.step()
+        self.learner.zero_grad(set_to_none=True)
         routers = [module for module in self.learner.modules() if isinstance(module, Router)]
         for router, experts in zip(routers, chosen, strict=True):
             router.rebalance(experts, self.plan.balance_rate)
@@ -173,7 +180,7 @@ class Run:
             "step": self.step,
             "learner": self.learner.state_dict(),
             "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
         path = self.folder / "state.pt"
         torch.save(state, path.with_suffix(".new"))
@@ -196,8 +203,10 @@ class Run:
         if other:
             raise ValueError(f"{path} is of a run with {other}: give the same, or another --folder")
         self.step = state["step"]
-        for name in ("learner", "average", "optimiser"):
+        for name in ("learner", "average"):
             getattr(self, name).load_state_dict(state[name])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
 
 
 class Batches(IterableDataset[Batch]):
@@ -310,17 +319,26 @@ def _held_out(plan: Plan, source: Source) -> list[Batch]:
     ]
 
 
-def _groups(learner: Learner, decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, scales and biases do not. The patch tower learns at a share of the rate."""
+def _groups(learner: Learner, decay: float) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What AdamW teaches, and what Muon does: matrices of the trunk, but not of its convolutions and biases.
+
+    Matrices decay; norms, scales and biases do not. The patch tower learns at a share of the rate.
+    """
     eyes = {id(parameter) for parameter in learner.interaction.eyes.parameters()}
-    groups = []
+    trunk = {
+        id(parameter)
+        for name, parameter in learner.interaction.trunk.named_parameters()
+        if parameter.ndim > 1 and not name.endswith(("convolution.weight", "profiles", "router.weight"))
+    }
+    every = [parameter for parameter in learner.parameters() if parameter.requires_grad]
+    adam = []
     for share, seeing in ((1.0, False), (EYES_SHARE, True)):
-        parameters = [p for p in learner.parameters() if p.requires_grad and (id(p) in eyes) is seeing]
-        groups += [
+        parameters = [p for p in every if id(p) not in trunk and (id(p) in eyes) is seeing]
+        adam += [
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": decay, "share": share},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "share": share},
         ]
-    return groups
+    return adam, [{"params": [p for p in every if id(p) in trunk], "share": 1.0}]
 
 
 def _generator(seed: int, step: int) -> torch.Generator:
