@@ -1,6 +1,6 @@
-"""Ranks as processes: the interpreted collective against gloo and against a sum in the order of the ranks.
+"""Ranks as processes: the collectives against gloo and against a sum in the order of the ranks.
 
-all_reduce_ranks.py WORLD DIRECTORY        exit status 0 when every rank saw what it should
+all_reduce_ranks.py DIRECTORY WORLD...     a line a world: exit statuses, all 0 when every rank saw what it should
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from tests.kernels import shared_memory_ranks
 from turn_kernels.all_reduce_norm import Layout, Team, all_reduce_norm, team_in_slab, triton_form
 from turn_kernels.all_reduce_norm.reference import add_norm, sum_of_ranks
 from turn_kernels.forms import Form
@@ -103,6 +104,7 @@ def run(rank: int, layout: Layout, directory: Path) -> None:
     assert (region[layout.counters_at :][: 8 * layout.blocks] == 0).all(), "the peer form counts nothing"
     slab, team = joined(directory, rank, one_block(layout))
     in_a_row(team, slab)
+    shared_memory_ranks.check(rank, layout.world, directory)
     dist.destroy_process_group()
 
 
@@ -125,11 +127,23 @@ def poisoned_slab(directory: Path, layout: Layout) -> None:
     (directory / f"slab-{layout.blocks}").write_bytes(region * layout.world)
 
 
-def main(world: int, directory: Path) -> int:
+def main(directory: Path, worlds: list[int]) -> int:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    statuses = []
+    for world in worlds:
+        inside = directory / str(world)
+        inside.mkdir()
+        statuses += (of_world := run_world(world, inside))
+        print(of_world, flush=True)
+    return int(any(statuses))
+
+
+def run_world(world: int, directory: Path) -> list[int | None]:
+    """Exit statuses of its ranks."""
     layout = Layout(world, ROWS, WIDTH, BLOCKS)
     poisoned_slab(directory, layout)
     poisoned_slab(directory, one_block(layout))
+    shared_memory_ranks.poisoned_memory(directory, world)
     fork = multiprocessing.get_context("fork")  # torch is imported once, and has no threads yet
     ranks = [fork.Process(target=run, args=(rank, layout, directory)) for rank in range(world)]
     for process in ranks:
@@ -143,9 +157,8 @@ def main(world: int, directory: Path) -> int:
         if process.is_alive():
             process.kill()
         process.join()
-    print([process.exitcode for process in ranks])
-    return int(any(process.exitcode for process in ranks))
+    return [process.exitcode for process in ranks]
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1]), Path(sys.argv[2])))
+    sys.exit(main(Path(sys.argv[1]), [int(world) for world in sys.argv[2:]]))

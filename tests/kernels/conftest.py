@@ -61,10 +61,15 @@ def poisoned(device: torch.device) -> Callable[..., torch.Tensor]:
 @pytest.fixture
 def kernels_environment(tmp_path: Path) -> dict[str, str]:
     """For processes that import the kernels anew: nothing interpreted, nothing kept."""
+    return environment(tmp_path)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The same, with what triton keeps in `folder`."""
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     return {
         **kept,
         "PYTHONPATH": f"{ROOT / 'kernels'}{os.pathsep}{ROOT}",
-        "TRITON_CACHE_DIR": str(tmp_path / "triton"),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
         "OMP_NUM_THREADS": "1",
     }

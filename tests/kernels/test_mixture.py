@@ -1,4 +1,4 @@
-"""Routing and experts for few rows, against the model's own layer and against the reference."""
+"""Routing and experts, for few rows and for more, against the model's own layer and against the reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from model_server.model.config import DIGITS
 from model_server.model.mlp import Experts
 from turn_kernels.forms import Form
-from turn_kernels.mixture import MAX_ROWS, MixtureWeights, mixture, route
+from turn_kernels.mixture import FEW_ROWS, MixtureWeights, mixture, route
 
 FLOAT32 = {"rtol": 1e-4, "atol": 1e-5}
 BFLOAT16 = {"rtol": 2**-7, "atol": 2**-8}  # the result rounded once, inner values of size 1 once
@@ -37,6 +37,8 @@ def weights_of(
     )
 
 
+GROUPED_SHAPES = [(33, 37, 19, 5, 5, 2), (40, 70, 20, 9, 2, 1), (97, 17, 5, 1, 1, 1)]
+"""More rows than the fast form takes one by one: experts of one block, of several, and of none."""
 SHAPES = [(1, 192, 192, 8, 2, 1), (3, 37, 19, 5, 5, 2), (5, 7, 3, 1, 1, 1), (2, 261, 5, 7, 3, 2)]
 """Rows, hidden, width, experts, chosen, shared."""
 
@@ -76,7 +78,7 @@ def test_routes_are_the_reference_s(sizes: tuple[int, ...], device: torch.device
     torch.testing.assert_close(found.weights_NJ.sum(1), torch.full((sizes[0],), weights.scale))
 
 
-@pytest.mark.parametrize("sizes", SHAPES)
+@pytest.mark.parametrize("sizes", [*SHAPES, *GROUPED_SHAPES])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_fast_form_is_the_reference(
     sizes: tuple[int, ...], dtype: torch.dtype, device: torch.device, poisoned: Callable[..., Tensor]
@@ -102,6 +104,35 @@ def test_experts_without_rows_are_not_read(device: torch.device) -> None:
     torch.testing.assert_close(mixture(x, weights, Form.TRITON), expected, **FLOAT32)
 
 
+def test_rows_that_all_choose_one_expert_leave_the_others_unread(device: torch.device) -> None:
+    weights, x = weights_of(20, 11, 9, 1, 1), made(FEW_ROWS + 20, 20, seed=4)
+    weights.balance.copy_(torch.where(torch.arange(9) == 4, 9.0, 0.0))
+    expected = mixture(x, weights, Form.REFERENCE)
+    idle = [expert for expert in range(9) if expert != 4]
+    weights.gate_up[idle], weights.down[idle] = float("nan"), float("nan")
+    torch.testing.assert_close(mixture(x, weights, Form.TRITON), expected, **FLOAT32)
+
+
+def test_a_row_among_many_is_as_alone(device: torch.device) -> None:
+    weights, x = weights_of(20, 11, 9, 2, 1), made(50, 20, seed=4)
+    together = mixture(x, weights, Form.TRITON)
+    order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(mixture(x[order], weights, Form.TRITON), together[order])
+    torch.testing.assert_close(mixture(x[:1].contiguous(), weights, Form.TRITON)[0], together[0], **FLOAT32)
+
+
+@pytest.mark.parametrize(("experts", "rows"), [([2, 0, 2, 2, 5, 0, 2], 2), ([0], 16), ([3] * 40, 16)])
+def test_pairs_lie_in_blocks_of_one_expert(experts: list[int], rows: int, device: torch.device) -> None:
+    from turn_kernels.mixture.grouped.triton_form import blocks_of
+
+    pairs, of_block = blocks_of(torch.tensor(experts), 6, rows)
+    blocks = pairs.view(-1, rows)
+    assert len(blocks) == len(of_block)
+    assert sorted(pairs[pairs < len(experts)].tolist()) == list(range(len(experts))), "every pair once"
+    for block, expert in zip(blocks.tolist(), of_block.tolist(), strict=True):
+        assert {experts[pair] for pair in block if pair < len(experts)} == ({expert} if expert < 6 else set())
+
+
 def test_very_negative_logits_still_share_the_weight(device: torch.device) -> None:
     weights = weights_of(16, 5, 4, 2, 1)
     weights.router.copy_(-weights.router.abs() * 200)
@@ -119,6 +150,4 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         mixture(made(2, 15, seed=1), weights)
     with pytest.raises(ValueError, match="chosen = 5"):
         mixture(made(2, 16, seed=1), replace(weights, chosen=5))
-    with pytest.raises(ValueError, match="use grouped_mm"):
-        mixture(made(MAX_ROWS + 1, 16, seed=1), weights, Form.TRITON)
     assert mixture(made(0, 16, seed=1), weights, Form.TRITON).shape == (0, 16)

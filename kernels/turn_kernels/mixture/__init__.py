@@ -3,8 +3,8 @@
     weights = softmax over chosen and shared of log sigmoid(router x) * scale        the balance only chooses
     out     = sum over chosen and shared of weight * down (SiLU(gate x) * up x)
 
-With few rows nearly every expert has one row at most, and what counts is that each matrix is read once, in one
-go. From some tens of rows on, experts have several: then torch's `grouped_mm` is better, and belongs to the model.
+With few rows nearly every expert has one row at most, and what counts is that each matrix is read once, in one go.
+From some tens of rows on experts have several, and rows of one expert are multiplied together (`grouped`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from turn_kernels.forms import Form, expect, form_for
 from turn_kernels.mixture import reference
 from turn_kernels.mixture.weights import MixtureWeights, Route
 
-__all__ = ["MAX_ROWS", "MixtureWeights", "Route", "mixture", "route"]
+__all__ = ["FEW_ROWS", "MixtureWeights", "Route", "mixture", "route"]
 
-MAX_ROWS = 32
-"""Of the Triton form, which reads an expert once for each of its rows."""
+FEW_ROWS = 32
+"""Up to which the Triton form reads an expert once for each of its rows; not measured yet, see `kernels/bench`."""
 DTYPES = (torch.float32, torch.bfloat16)
 
 
@@ -38,11 +38,12 @@ def mixture(x_ND: Tensor, weights: MixtureWeights, form: Form | None = None) -> 
     form = _checked(x_ND, weights, form)
     if form is Form.REFERENCE:
         return reference.mixture(x_ND, weights)
-    if len(x_ND) > MAX_ROWS:
-        raise ValueError(f"{len(x_ND)} rows: the Triton form is for at most {MAX_ROWS}; use grouped_mm")
     from turn_kernels.mixture import triton_form
+    from turn_kernels.mixture.grouped import triton_form as grouped_form
 
-    return triton_form.mixture(x_ND, weights)
+    if len(x_ND) <= FEW_ROWS:
+        return triton_form.mixture(x_ND, weights)
+    return grouped_form.mixture(x_ND, weights, triton_form.route(x_ND, weights))
 
 
 def _checked(x_ND: Tensor, weights: MixtureWeights, form: Form | None) -> Form:

@@ -1,4 +1,4 @@
-"""The mixture in Triton, three launches: route, gate and up, down. No atomics: sums have one order.
+"""The mixture for few rows, in Triton, three launches: route, gate and up, down. No atomics: sums have one order.
 
 A row's slots are its K chosen experts, then the S shared ones. A program of the second launch makes some inner
 values of one slot, one of the third some outputs of one row over all its slots.
@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from turn_kernels.builds import Build
+from turn_kernels.mixture.grouped.triton_form import BUILDS as GROUPED_BUILDS
 from turn_kernels.mixture.weights import MixtureWeights, Route
 from turn_kernels.rounding import rounded
 
@@ -216,4 +217,5 @@ BUILDS = (
         {**_SMALL_30B, **_TILE},
         instructions=_WIDE_LOADS,
     ),
+    *GROUPED_BUILDS,
 )

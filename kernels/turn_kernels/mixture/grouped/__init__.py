@@ -1,0 +1,1 @@
+"""The mixture's form for more rows, beside the one for few (`mixture/triton_form.py`), which has the routing."""
