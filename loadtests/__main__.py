@@ -11,6 +11,7 @@ KINDS = {
     "webrtc": "the same over WebRTC",
     "netem": "the weak-network lab",
     "faults": "the fault matrix",
+    "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
 
 

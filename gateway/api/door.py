@@ -25,11 +25,11 @@ class Door:
     jwt_secret: str = field(default="", repr=False)
     web_origins: Collection[str] = ()
 
-    def admit(self, request: web.Request) -> str:
-        """The caller's name, "" if it has none; raises `Problem` with 401 or 403."""
+    def admit(self, request: web.Request) -> tokens.Holder:
+        """Who calls, as far as it is told; raises `Problem` with 401 or 403."""
         if not self.jwt_secret:
             self._check_host(request)
-            return ""
+            return tokens.Holder()
         try:
             return tokens.check(self.jwt_secret, request.headers.get("Authorization"))
         except tokens.Unauthorised as wrong:

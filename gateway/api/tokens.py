@@ -7,6 +7,7 @@ when (`exp`, required). The answers to a request without a good one are RFC 6750
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import Final
 
 import jwt
@@ -35,15 +36,25 @@ class Unauthorised(Exception):
         return "Bearer " + ", ".join(parts)
 
 
-def mint(secret: str, name: str, seconds: int, scope: str = SCOPE) -> str:
-    """A token for `name` that is good from now on, for so many seconds."""
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose token it is, by its own word."""
+
+    name: str = ""
+    """`sub`."""
+    tenant: str = ""
+
+
+def mint(secret: str, name: str, seconds: int, scope: str = SCOPE, tenant: str = "") -> str:
+    """A token for `name`, of a tenant, that is good from now on, for so many seconds."""
     now_s = int(time.time())
     claims = {"sub": name, "aud": AUDIENCE, "scope": scope, "iat": now_s, "exp": now_s + seconds}
+    claims |= {"tenant": tenant} if tenant else {}
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
-def check(secret: str, authorization: str | None) -> str:
-    """The name (`sub`, "" without) behind an Authorization header; raises `Unauthorised`."""
+def check(secret: str, authorization: str | None) -> Holder:
+    """Who is behind an Authorization header; raises `Unauthorised`."""
     if authorization is None:
         raise Unauthorised(401, "send Authorization: Bearer with a token")
     scheme, _, token = authorization.partition(" ")
@@ -55,7 +66,7 @@ def check(secret: str, authorization: str | None) -> str:
         raise Unauthorised(
             403, f"the token does not allow it: scope {SCOPE} is missing", "insufficient_scope"
         )
-    return str(claims.get("sub", ""))
+    return Holder(str(claims.get("sub", "")), str(claims.get("tenant", "")))
 
 
 def _claims(secret: str, token: str) -> dict[str, object]:

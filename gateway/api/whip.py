@@ -16,7 +16,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgspec
 from aiohttp import web
@@ -24,10 +24,13 @@ from aiohttp import web
 from gateway import control
 from gateway.api import sdpfrag
 from gateway.api.door import Door
+from gateway.api.forward import HOP
 from gateway.api.problem import Problem
 from gateway.api.rate import OfferRate
+from gateway.api.tokens import Holder
 from gateway.api.turn import IceServers
-from gateway.webrtc.pool import BrowserCall, WebrtcPool
+from gateway.state import tokens
+from gateway.webrtc.pool import BrowserCall, WebrtcPool, WentOn, new_name
 
 MOST_BYTES: Final = 32 * 1024
 """Of a body: an offer of a browser with audio, video and data has some 6 KiB."""
@@ -39,6 +42,10 @@ _CODES: Final = {
     400: "malformed", 404: "gone", 406: "no-codec", 409: "conflict", 413: "too-long", 422: "no-audio",
     503: "not-ready", 504: "no-answer",
 }  # fmt: skip
+
+if TYPE_CHECKING:
+    from gateway.cluster.member import Cluster
+    from gateway.state.records import Session
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -71,9 +78,11 @@ class Whip:
         servers: IceServers,
         rate: OfferRate,
         personas: Mapping[str, str] | None = None,
+        cluster: Cluster | None = None,
     ) -> None:
-        """`personas` by the names that may be called."""
+        """`personas` by the names that may be called; with a `cluster` calls may live at other gateways."""
         self.counters = ApiCounters()
+        self._cluster = cluster
         self._personas = personas or {}
         self._pool, self._door, self._servers, self._rate = pool, door, servers, rate
 
@@ -125,16 +134,19 @@ class Whip:
         if wait_s:
             told = f"too many offers from {request.remote}: try again in {wait_s} s"
             raise Problem(429, "too-fast", told, {"Retry-After": str(wait_s)})
-        name = self._door.admit(request)
+        holder = self._door.admit(request)
         sdp = await _text(request, SDP)
         if not sdp.startswith("v=0"):
             raise Problem(
                 400, "malformed", "the offer does not begin with v=0: it is no SDP (RFC 8866 section 5)"
             )
         persona = self._persona(request.query.get("to", ""))
+        resume = request.headers.get("Microturn-Resume", "")
+        elsewhere = await self._elsewhere(request, resume, sdp)
+        if elsewhere is not None:
+            return elsewhere
         try:
-            resume = request.headers.get("Microturn-Resume", "")
-            worker, answered = await self._pool.offer(sdp, resume, persona)
+            worker, answered = await self._answer(sdp, resume, persona, holder)
         except ValueError as wrong:
             raise Problem(400, "malformed", str(wrong)) from None
         if answered.status not in (200, 201):
@@ -147,8 +159,66 @@ class Whip:
             "Cache-Control": "no-store",
         }
         response = web.Response(body=answered.sdp.encode(), status=201, content_type=SDP, headers=headers)
-        for link in self._servers.links(name or answered.call, time.time()):
+        for link in self._servers.links(holder.name or answered.call, time.time()):
             response.headers.add("Link", link)
+        return response
+
+    async def _answer(
+        self, sdp: str, resume: str, persona: str, holder: Holder
+    ) -> tuple[str, control.Answered]:
+        """Of a worker here: for a new call, one that it has, or one that goes on here."""
+        if self._cluster is None:
+            return await self._pool.offer(sdp, resume, persona)
+        if resume and not self._pool.has(tokens.call_of(resume)):
+            taken = await self._cluster.go_on(resume)
+            if isinstance(taken, Problem):
+                raise taken
+            if taken is not None:
+                return await self._go_on(sdp, *taken)
+        if resume:
+            return await self._pool.offer(sdp, resume, persona)
+        call = new_name()
+        if not await self._cluster.desk.take(call, holder):
+            told = "as many calls as there may be at once are there already"
+            raise Problem(503, "full", told, {"Retry-After": "2"})
+        worker, answered = "", None
+        try:
+            worker, answered = await self._pool.offer(sdp, "", persona, call=call)
+        finally:
+            if answered is not None and answered.status == 201:
+                self._cluster.desk.answered(call)
+            else:
+                self._cluster.desk.refused(call)
+        return worker, answered
+
+    async def _go_on(self, sdp: str, session: Session, went_on: WentOn) -> tuple[str, control.Answered]:
+        """The call is ours; if no worker takes it, it may still be another's."""
+        assert self._cluster is not None
+        answered = None
+        try:
+            worker, answered = await self._pool.offer(
+                sdp, "", session.persona, went_on=went_on, call=session.call
+            )
+            return worker, answered
+        finally:
+            if answered is None or answered.status != 201:
+                self._cluster.hand_back(session.call)
+
+    async def _elsewhere(self, request: web.Request, resume: str, sdp: str) -> web.Response | None:
+        """The answer of another gateway: it has the call, or room for a new one where there is none here."""
+        if self._cluster is None or HOP in request.headers:
+            return None
+        call = tokens.call_of(resume)
+        if self._pool.has(call):
+            return None
+        node = await self._cluster.home_of(call) if call else None
+        if node is None and not (self._pool.is_ready and not self._pool.draining and not self._pool.is_full):
+            node = self._cluster.roomiest()
+        if node is None:
+            return None
+        response = await self._cluster.forward.ask(node, request, sdp)
+        if response.status == 201:
+            self._cluster.remember(tokens.call_of(response.headers.get("Microturn-Resume", "")), node.node)
         return response
 
     def _persona(self, name: str) -> str:
@@ -158,10 +228,21 @@ class Whip:
             )
         return self._personas.get(name, "")
 
+    async def _asked_elsewhere(self, request: web.Request, body: str = "") -> web.Response | None:
+        """The answer of the gateway that has the call, where that is another one."""
+        call = request.match_info["call"]
+        if self._cluster is None or HOP in request.headers or self._pool.has(call):
+            return None
+        node = await self._cluster.home_of(call)
+        return await self._cluster.forward.ask(node, request, body) if node is not None else None
+
     async def _patch(self, request: web.Request) -> web.Response:
         self._door.admit(request)
-        worker, call = self._call(request)
         text = await _text(request, FRAGMENT)
+        elsewhere = await self._asked_elsewhere(request, text)
+        if elsewhere is not None:
+            return elsewhere
+        worker, call = self._call(request)
         any_session = _match(request.headers.getall("If-Match", []), call)
         try:
             fragment = sdpfrag.parse(text)
@@ -178,6 +259,9 @@ class Whip:
     async def _delete(self, request: web.Request) -> web.Response:
         """An If-Match is ignored here (RFC 9725 section 4.3)."""
         self._door.admit(request)
+        elsewhere = await self._asked_elsewhere(request)
+        if elsewhere is not None:
+            return elsewhere
         worker, call = self._call(request)
         answered = await self._pool.hang_up(worker, call)
         if answered.status != 200:
@@ -185,7 +269,7 @@ class Whip:
         return web.Response(status=200)
 
     async def _ice(self, request: web.Request) -> web.Response:
-        name = self._door.admit(request)
+        name = self._door.admit(request).name
         body = {"iceServers": self._servers.for_page(name or "page", time.time())}
         return web.Response(
             body=msgspec.json.encode(body),

@@ -6,8 +6,9 @@ message: they are callers' data.
 
 from __future__ import annotations
 
+import re
 import ssl
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,6 +29,8 @@ from redis.exceptions import (
 )
 
 from gateway.state.address import Address
+from gateway.state.faults import Away as Away
+from gateway.state.faults import Rejected as Rejected
 from gateway.state.keys import key, keys
 from gateway.state.lease import SCRIPT, Batch, Outcome
 
@@ -43,22 +46,6 @@ _NOT_NOW = (
     TryAgainError,
 )
 """Answers that pass: a fail-over, memory, rules (ACL) that somebody is about to mend."""
-
-
-class Away(Exception):
-    """Nobody answers, or not as they should for now: the same again later."""
-
-    def __init__(self, wrong: BaseException) -> None:
-        super().__init__(
-            type(wrong.__cause__ or wrong).__name__
-        )  # redis-py wraps what it met while connecting
-
-
-class Rejected(Exception):
-    """The server will never take this; the message is an error's name."""
-
-    def __init__(self, wrong: BaseException) -> None:
-        super().__init__(str(wrong).split(" ", 1)[0][:24] if isinstance(wrong, ResponseError) else "error")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +124,7 @@ class Client:
             else:
                 answer = await self._redis.info("server")
         except (RedisError, RedisClusterException, OSError) as wrong:
-            raise Away(wrong) from None
+            raise _away(wrong) from None
         name = answer.get("server_name", "redis")
         return f"{name} {answer.get(f'{name}_version', answer.get('redis_version', '?'))}"
 
@@ -158,7 +145,7 @@ class Client:
                     pipeline.eval(SCRIPT, len(names), *names, *batch.arguments(self._node, lease_ms, live_s))
                 answers = await pipeline.execute(raise_on_error=False)
         except (RedisError, RedisClusterException, OSError) as wrong:
-            return [Away(wrong)] * len(batches)
+            return [_away(wrong)] * len(batches)
         return [_outcome(answer) for answer in answers]
 
     async def read(self, call: str, most_lines: int) -> Kept:
@@ -179,7 +166,50 @@ class Client:
                 lease=await self._redis.get(of("lease")),
             )
         except (RedisError, RedisClusterException, OSError) as wrong:
-            raise Away(wrong) from None
+            raise _away(wrong) from None
+
+    async def script(self, text: str, names: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
+        """The answer of a script over keys of one slot. `Away` when nobody answers, `Rejected` for an error."""
+        try:
+            return await self._redis.eval(text, len(names), *names, *arguments)
+        except (RedisError, RedisClusterException, OSError) as wrong:
+            found = _failure(wrong)
+            assert found is not None
+            raise found from None
+
+    async def owner(self, call: str) -> str:
+        """The gateway that has the lease of a call; "" when none has. `Away` when nobody answers."""
+        try:
+            lease = await self._redis.get(key(self._namespace, call, "lease"))
+        except (RedisError, RedisClusterException, OSError) as wrong:
+            raise _away(wrong) from None
+        return lease.partition(b" ")[0].decode(errors="replace") if lease else ""
+
+    async def sessions(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Every call that has a session record, with it; in no order. `Away` when nobody answers."""
+        pattern, taken = key(self._namespace, "*", "session"), re.compile(r"\{(.+)\}")
+        try:
+            async for name in self._redis.scan_iter(match=pattern, count=1000):
+                record, found = await self._redis.get(name), taken.search(name.decode(errors="replace"))
+                if record is not None and found is not None:
+                    yield found[1], record
+        except (RedisError, RedisClusterException, OSError) as wrong:
+            raise _away(wrong) from None
+
+    async def forget_tasks(self, calls: set[str]) -> None:
+        """What was handed off in these calls: open tasks, and results on their way. `Away` when nobody answers."""
+        tasks, news = (f"{self._namespace}:{{tasks}}:{part}:*" for part in ("task", "news"))
+        told = {call.encode() for call in calls}
+        try:
+            async for name in self._redis.scan_iter(match=tasks, count=1000):
+                if await self._redis.hget(name, "call") in told:
+                    await self._redis.delete(name)
+            async for name in self._redis.scan_iter(match=news, count=1000):
+                for entry, fields in await self._redis.xrange(name):
+                    if fields.get(b"call") in told:
+                        await self._redis.xdel(name, entry)
+        except (RedisError, RedisClusterException, OSError) as wrong:
+            raise _away(wrong) from None
 
     async def close(self) -> None:
         """All connections."""
@@ -188,13 +218,22 @@ class Client:
 
 
 def _outcome(answer: Any) -> Outcome | Away | Rejected:
+    return _failure(answer) or Outcome.of(answer)
+
+
+def _failure(answer: Any) -> Away | Rejected | None:
+    """What went wrong, or None for an answer; raises what is no error of the server's or the way to it."""
     if isinstance(answer, _NOT_NOW) or (
         isinstance(answer, RedisError | RedisClusterException | OSError)
         and not isinstance(answer, ResponseError)
     ):
-        return Away(answer)
+        return _away(answer)
     if isinstance(answer, BaseException):
         if not isinstance(answer, ResponseError):
             raise answer
-        return Rejected(answer)
-    return Outcome.of(answer)
+        return Rejected(str(answer).split(" ", 1)[0][:24])
+    return None
+
+
+def _away(wrong: BaseException) -> Away:
+    return Away(type(wrong.__cause__ or wrong).__name__)  # redis-py wraps what it met while connecting

@@ -18,7 +18,8 @@ import structlog
 
 from gateway.state import keys
 from gateway.state.buffer import Buffer, Waiting
-from gateway.state.client import Away, Kept, Rejected
+from gateway.state.client import Kept
+from gateway.state.faults import Away, Rejected
 from gateway.state.lease import Batch, Outcome
 from gateway.state.owned import Owned
 
@@ -72,6 +73,7 @@ class Server(Protocol):
         self, batches: Sequence[Batch], lease_ms: int, live_s: int
     ) -> list[Outcome | Away | Rejected]: ...
     async def read(self, call: str, most_lines: int) -> Kept: ...
+    async def owner(self, call: str) -> str: ...
     async def close(self) -> None: ...
 
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway import control, personas
+from gateway.cluster.parties import NOBODY, Party
 from gateway.fleet import Kind
+from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.sessions import Sessions
 from gateway.webrtc.pool import WebrtcPool
@@ -20,8 +22,16 @@ Send = Callable[[bytes], object]
 class TelephoneDoor:
     """SIP calls, by their Call-IDs."""
 
-    def __init__(self, inner: Kind, sessions: Sessions, listed: dict[str, str], persona: str) -> None:
-        self._inner, self._sessions = inner, sessions
+    def __init__(
+        self,
+        inner: Kind,
+        sessions: Sessions,
+        listed: dict[str, str],
+        persona: str,
+        party_of: Callable[[str], Party] = lambda call_id: NOBODY,
+    ) -> None:
+        """`party_of` says who calls with that Call-ID."""
+        self._inner, self._sessions, self._party_of = inner, sessions, party_of
         self._listed, self._persona = listed, persona
 
     def answered(self, call_id: str, worker: str, request: str) -> None:
@@ -29,7 +39,8 @@ class TelephoneDoor:
         called = personas.called(request)
         persona = self._listed.get(called, self._persona)
         ours = called if called in self._listed else ""  # anything else may be anybody's number
-        self._sessions.begin(name_of_telephone_call(call_id), "sip", worker, persona, ours)
+        name = name_of_telephone_call(call_id)
+        self._sessions.begin(name, "sip", worker, persona, ours, self._party_of(call_id))
 
     def welcome(self, ready: Ready, send: Send) -> int:
         """See `Kind`."""
@@ -53,8 +64,15 @@ class TelephoneDoor:
 class BrowserDoor:
     """Browser calls, by the names that the pool gave them."""
 
-    def __init__(self, pool: WebrtcPool, sessions: Sessions, persona: str) -> None:
-        self._pool, self._sessions, self._persona = pool, sessions, persona
+    def __init__(
+        self,
+        pool: WebrtcPool,
+        sessions: Sessions,
+        persona: str,
+        party_of: Callable[[str], Party] = lambda call: NOBODY,
+    ) -> None:
+        """`party_of` says whose call it is."""
+        self._pool, self._sessions, self._persona, self._party_of = pool, sessions, persona, party_of
 
     def welcome(self, ready: Ready, send: Send) -> int:
         """See `Kind`."""
@@ -83,7 +101,9 @@ class BrowserDoor:
         if isinstance(asked, control.HangUp) and answered.status == 200:
             self._sessions.end(asked.call)
         elif isinstance(asked, control.Offer) and answered.call in self._pool.places[worker].calls:
-            if answered.call in self._sessions:
-                self._sessions.resume(answered.call)
+            call, token = answered.call, tokens.check_of(answered.resume)
+            if call in self._sessions:
+                self._sessions.resume(call, worker, token)
             else:
-                self._sessions.begin(answered.call, "webrtc", worker, asked.persona or self._persona)
+                persona, party = asked.persona or self._persona, self._party_of(call)
+                self._sessions.begin(call, "webrtc", worker, persona, party=party, resume=token)

@@ -9,6 +9,7 @@ hash slot, so that one script may touch them together. `microturn` is the settin
 |---|---|---|---|
 | lease | string | `NODE TOKEN` of the owner | expires after `LEASE_MS` unless renewed |
 | fence | string | the newest token that was given out | |
+| forget | string | there while a call lives whose data is to go with its end | |
 | session | string | `records.Session` | `MOST_RECORD_BYTES` |
 | legs | hash by leg | `records.Leg` | `MOST_LEGS` |
 | transcript | stream, id `TURN-SPEAKER` | `records.Line` | `MOST_LINES` of `MOST_LINE_BYTES`; the oldest go first |
@@ -26,15 +27,15 @@ import hashlib
 import re
 from typing import Final, Literal
 
-Part = Literal["lease", "fence", "session", "legs", "transcript", "tasks", "heard", "cdr"]
+Part = Literal["lease", "fence", "forget", "session", "legs", "transcript", "tasks", "heard", "cdr"]
 PARTS: Final[tuple[Part, ...]] = (
-    "lease", "fence", "session", "legs", "transcript", "tasks", "heard", "cdr",
+    "lease", "fence", "forget", "session", "legs", "transcript", "tasks", "heard", "cdr",
 )  # fmt: skip
 """In the order in which the script has them."""
 
-LEASE_MS: Final = 10_000
+LEASE_MS: Final = 4_500
 """A gateway that is gone keeps its calls from others for so long at most."""
-RENEW_MS: Final = 3_000
+RENEW_MS: Final = 1_500
 """Two renewals may fail before a lease runs out."""
 LIVE_S: Final = 3_600
 """State of a call whose owner is gone, and which nobody took over, is gone as well after so long."""

@@ -15,6 +15,7 @@ What a script does is done at once or not at all, and the server's own clock dec
   former self is stale.
 - "forgotten": the owner has a token and the server no fence, since it came back empty, or the state had its TTL.
   Nothing is written then; the owner may send everything that it knows with the mark `again`.
+- A call that is marked (`forget`) leaves nothing but its CDRs.
 - Every batch may be sent twice, when its answer was lost: strings and hash fields are written over, a stream
   refuses an id that it has.
 """
@@ -74,11 +75,29 @@ if leave_s == '' then
 else
   redis.call('DEL', KEYS[1])
   live_s = leave_s
+  if redis.call('GET', KEYS[3]) then
+    for part = 4, #KEYS - 1 do redis.call('DEL', KEYS[part]) end
+  end
 end
 redis.call('SET', KEYS[2], token, 'EX', live_s)
 for part = 3, #KEYS do redis.call('EXPIRE', KEYS[part], live_s) end
 return {'held', token, full}
 """
+
+
+FORGET: Final = """
+local live = redis.call('EXISTS', KEYS[1])
+local found = 0
+for part = 4, #KEYS - 1 do found = found + redis.call('EXISTS', KEYS[part]) end
+if live == 0 then
+  for part = 4, #KEYS - 1 do redis.call('DEL', KEYS[part]) end
+end
+redis.call('SET', KEYS[3], '1', 'EX', ARGV[1])
+return {live, found}
+"""
+"""ARGV: seconds that a gateway may still come back with what it knows of the call. What there is of it goes now, or
+when the call ends; its CDRs stay: they say when and how long, and not who. Gives whether it lives, and how many
+parts there were."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 Times are Unix ms of the gateway's wall clock. A reader takes what it knows and leaves the rest, so that gateways
 of two versions can share a server for the time of an upgrade; a field that is new has a default.
 
-Caller data are in `Line.text`, `Task.request` and `Task.result` alone. Nothing says who called: neither address nor
-number nor token.
+Caller data are in `Line.text`, `Task.request` and `Task.result` alone. Who called is a keyed pseudonym
+(`cluster.parties`), by which all of one caller's calls are found and forgotten: no address, number or token.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     called: str = ""
     """The name or number of ours that was called, where a persona goes by it."""
     tenant: str = ""
+    trunk: str = ""
+    """Where a telephone call came from, by the setting `trunks`."""
+    caller: str = ""
+    """Pseudonym; empty when nothing was known of the caller."""
+    resume: str = ""
+    """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
     """0 while it lives."""
 
@@ -88,6 +94,7 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     began_ms: int
     persona: str = ""
     tenant: str = ""
+    trunk: str = ""
     legs: int = 1
     ended_ms: int = 0
     reason: Reason = "over"

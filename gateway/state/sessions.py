@@ -14,15 +14,19 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway.cluster.parties import NOBODY, Party
 from gateway.config import GatewaySettings
 from gateway.state import records
 from gateway.state.address import Address
-from gateway.state.client import Away, Client, Kept, Login
+from gateway.state.client import Client, Kept, Login
+from gateway.state.faults import Away
 from gateway.state.records import Cdr, Door, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
 PATIENCE_S: Final = 2.0
 """Between two attempts to read what is known of an adopted call."""
+TAKE_OVER_S: Final = 1.0
+"""A browser that comes from a dead gateway waits so long for the lease."""
 
 
 def unix_ms() -> int:
@@ -35,21 +39,23 @@ class _Live:
     session: Session
     leg: Leg
     cdr: Cdr
+    over: tuple[int, Reason] | None = None
+    """It ended before it was known what it had been."""
 
 
 def open_sessions(
     settings: GatewaySettings, address: Address, spawn: Callable[[Coroutine[Any, Any, None]], None]
 ) -> Sessions:
     """As it is set; `store.run` is still to run."""
-    store = Store(lambda: _client(settings, address), settings.redis_keep_s)
-    return Sessions(store, settings.node_name, spawn)
+    store = Store(lambda: make_client(settings, address), settings.redis_keep_s)
+    return Sessions(store, settings.node_name, spawn, keep_s=settings.make_parties().keep_s)
 
 
 def ask_server(settings: GatewaySettings, address: Address) -> str:
     """Name and version of the server. `OSError` when it does not answer, or not to us."""
 
     async def ask() -> str:
-        client = _client(settings, address)
+        client = make_client(settings, address)
         try:
             return await client.ping()
         except Away as wrong:
@@ -60,7 +66,8 @@ def ask_server(settings: GatewaySettings, address: Address) -> str:
     return asyncio.run(ask())
 
 
-def _client(settings: GatewaySettings, address: Address) -> Client:
+def make_client(settings: GatewaySettings, address: Address) -> Client:
+    """As it is set."""
     login = Login(
         user=settings.redis_user,
         password=settings.redis_password.get_secret_value(),
@@ -72,7 +79,11 @@ def _client(settings: GatewaySettings, address: Address) -> Client:
 
 
 class Sessions:
-    """Of one main process. `spawn` runs a task until the process ends; `now_ms` is the wall clock."""
+    """Of one main process. `spawn` runs a task until the process ends; `now_ms` is the wall clock; `keep_s`
+    says how long a tenant's calls stay once they are over, None is as long as the store has it.
+
+    `recalled` is told of each adopted call as it was before this process, `over` of each call that is over.
+    """
 
     def __init__(
         self,
@@ -80,21 +91,37 @@ class Sessions:
         node: str,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         now_ms: Callable[[], int] = unix_ms,
+        keep_s: Callable[[str], int | None] = lambda tenant: None,
     ) -> None:
         self.store = store
-        self._node, self._spawn, self._now_ms = node, spawn, now_ms
+        self.recalling: set[str] = set()
+        """Adopted calls of which it is not known yet what they were."""
+        self.recalled: Callable[[Session], None] = lambda session: None
+        self.over: Callable[[str], None] = lambda call: None
+        self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
 
     def __contains__(self, call: str) -> bool:
         return call in self._live
 
-    def begin(self, call: str, door: Door, worker: str, persona: str = "", called: str = "") -> None:
-        """It was answered."""
+    def begin(
+        self,
+        call: str,
+        door: Door,
+        worker: str,
+        persona: str = "",
+        called: str = "",
+        party: Party = NOBODY,
+        resume: str = "",
+    ) -> None:
+        """It was answered. `resume` is the hash of its token, if it has one."""
         now_ms = self._now_ms()
-        session = Session(call, door, self._node, worker, now_ms, persona, called)
-        leg = Leg(0, door, worker, now_ms)
+        session = Session(
+            call, door, self._node, worker, now_ms, persona, called,
+            tenant=party.tenant, trunk=party.trunk, caller=party.caller, resume=resume,
+        )  # fmt: skip
         self.store.begin(call)
-        self._know(_Live(session, leg, Cdr(call, door, self._node, now_ms, persona)))
+        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session)))
 
     def adopt(self, call: str, door: Door, worker: str) -> None:
         """It lived on while this process was away: what is known of it is asked of Redis."""
@@ -102,18 +129,47 @@ class Sessions:
         session = Session(call, door, self._node, worker, now_ms)
         cdr = Cdr(call, door, self._node, now_ms, adopted=True)
         live = self._live[call] = _Live(session, Leg(0, door, worker, now_ms), cdr)
+        self.recalling.add(call)
         self.store.adopt(call)
         self._spawn(self._recall(live))
 
-    def resume(self, call: str) -> None:
-        """The browser is back with another connection: the next leg of the same call."""
+    async def take_over(self, kept: Kept, session: Session) -> bool:
+        """A call of a gateway that is gone is to go on here; False when another one was quicker, or has it still.
+
+        Its next leg begins with `resume`; until then `hand_back` undoes it.
+        """
+        call = session.call
+        if call in self._live:
+            return False
+        live = _Live(session, Leg(0, session.door, session.worker, self._now_ms()), _cdr_of(session))
+        _complete(live, kept)
+        live.session = msgspec.structs.replace(session, node=self._node)
+        live.cdr = msgspec.structs.replace(live.cdr, node=self._node)
+        self._live[call] = live
+        self.store.adopt(call)
+        if await self.store.settled(call, TAKE_OVER_S):
+            return True
+        self.hand_back(call)
+        return False
+
+    def hand_back(self, call: str) -> None:
+        """It did not go on here: another gateway may have it."""
+        if self._live.pop(call, None) is not None:
+            self.store.release(call)
+
+    def resume(self, call: str, worker: str = "", token: str = "") -> None:
+        """The browser is back with another connection: the next leg of the same call, with a new token's hash."""
         live = self._live.get(call)
         if live is None:
             return
-        now_ms = self._now_ms()
+        now_ms, worker = self._now_ms(), worker or live.leg.worker
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=now_ms))
-        live.leg = Leg(live.leg.number + 1, live.leg.door, live.leg.worker, now_ms)
+        live.leg = Leg(live.leg.number + 1, live.leg.door, worker, now_ms)
         live.cdr = msgspec.structs.replace(live.cdr, legs=live.cdr.legs + 1)
+        before = live.session
+        live.session = msgspec.structs.replace(before, worker=worker, resume=token or before.resume)
+        if live.session != before:
+            self.store.put_session(call, live.session)
         self.store.put_leg(call, live.leg)
         self.store.put_cdr(call, live.cdr)
 
@@ -123,20 +179,29 @@ class Sessions:
             self.store.say(call, line)
 
     def end(self, call: str, reason: Reason = "over") -> None:
-        """It is over; a call that is not known is nothing."""
-        live = self._live.pop(call, None)
-        if live is None:
+        """It is over; a call that is not known is nothing. One that was adopted is to be known first."""
+        live = self._live.get(call)
+        if live is None or live.over is not None:
             return
-        ended_ms = self._now_ms()
+        self.over(call)
+        if call in self.recalling:
+            live.over = self._now_ms(), reason
+        else:
+            self._finish(live, self._now_ms(), reason)
+
+    def _finish(self, live: _Live, ended_ms: int, reason: Reason) -> None:
+        call = live.session.call
+        self.recalling.discard(call)
+        del self._live[call]
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=ended_ms))
         self.store.put_session(call, msgspec.structs.replace(live.session, ended_ms=ended_ms))
         self.store.put_cdr(call, msgspec.structs.replace(live.cdr, ended_ms=ended_ms, reason=reason))
-        self.store.end(call)
+        self.store.end(call, self._keep_s(live.session.tenant))
 
     def end_all(self) -> None:
         """This gateway stops, and its calls with it."""
-        for call in list(self._live):
-            self.end(call, "stopped")
+        for live in list(self._live.values()):
+            self._finish(live, *(live.over or (self._now_ms(), "stopped")))
 
     def lose(self, door: Door, worker: str) -> None:
         """A worker is gone, and its calls with it."""
@@ -159,8 +224,26 @@ class Sessions:
             if kept is not None and self._live.get(call) is live:
                 _complete(live, kept)
                 self._know(live)
+                self.recalling.discard(call)
+                if live.over is not None:
+                    self._finish(live, *live.over)
+                else:
+                    self.recalled(live.session)
                 return
             await asyncio.sleep(PATIENCE_S)
+
+
+def _cdr_of(session: Session) -> Cdr:
+    """In case that the server has none."""
+    return Cdr(
+        session.call,
+        session.door,
+        session.node,
+        session.began_ms,
+        session.persona,
+        session.tenant,
+        session.trunk,
+    )
 
 
 def _complete(live: _Live, kept: Kept) -> None:

@@ -10,15 +10,20 @@ counters say how many, and name calls by their own names: nothing of what a call
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
+from typing import Final
 
 from gateway.state import keys, records
 from gateway.state.buffer import Buffer, Rank
-from gateway.state.client import Away, Kept
+from gateway.state.client import Kept
 from gateway.state.delivery import Delivery, Server, StateCounters, Times
+from gateway.state.faults import Away
 from gateway.state.lease import Write
 from gateway.state.owned import Owned
 
+SETTLE_POLL_S: Final = 0.005
 _PLACES: dict[records.Speaker, int] = {"caller": 1, "model": 2}
 
 
@@ -50,9 +55,9 @@ class Store:
         """A call that lived on while this gateway was away."""
         self._own(call, is_new=False)
 
-    def end(self, call: str) -> None:
-        """It is over; what was put before goes first."""
-        self._leave(call, self._keep_s)
+    def end(self, call: str, keep_s: int | None = None) -> None:
+        """It is over; what was put before goes first. What there is of it stays for `keep_s`, or the store's."""
+        self._leave(call, self._keep_s if keep_s is None else keep_s)
 
     def release(self, call: str) -> None:
         """Another gateway may have it from here on."""
@@ -121,6 +126,25 @@ class Store:
             return await self._delivery.server.read(call, most_lines)
         except Away:
             return None
+
+    async def owner(self, call: str) -> str | None:
+        """The gateway that has the lease; "" when none has, None when the server does not answer."""
+        if self._delivery.server is None:
+            return None
+        try:
+            return await self._delivery.server.owner(call)
+        except Away:
+            return None
+
+    async def settled(self, call: str, patience_s: float) -> bool:
+        """Wait until it is ours or another's, for so long at most; whether it is ours."""
+        deadline_s = time.monotonic() + patience_s
+        while time.monotonic() < deadline_s:
+            owned = self._owned.get(call)
+            if owned is None or owned.is_lost or owned.token:
+                break
+            await asyncio.sleep(SETTLE_POLL_S)
+        return self.owns(call)
 
     async def run(self) -> None:
         """Deliver, until cancelled."""

@@ -191,6 +191,24 @@ def test_a_main_process_that_comes_back_goes_on_with_what_was_known(server: Stat
     play(story())
 
 
+def test_a_call_that_is_over_before_it_is_known_is_charged_once(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as before:
+            before.welcome_web()
+            call = await before.browse(persona="interpret")
+            await before.here.delivered()
+            async with bench(server) as after:  # the same gateway, come back
+                after.welcome_web(call)
+                after.web.hear("web-0", control.CallEnded(call))
+                await until(lambda: call not in after.sessions)
+                kept = await after.kept(call)
+                (cdr,) = cdrs(kept)
+                assert cdr.began_ms == 1_000 and cdr.ended_ms == 1_500 and not cdr.adopted
+                assert session(kept).persona == "interpret" and kept.lease is None
+
+    play(story())
+
+
 def test_a_call_that_redis_knows_nothing_of_is_adopted_all_the_same(server: StateServer) -> None:
     async def story() -> None:
         async with bench(server) as here:

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from gateway.state.client import Login
+from gateway.cluster.scripts import ANNOUNCE, TAKE
+from gateway.cluster.scripts import keys as cluster_keys
+from gateway.state.address import parse
+from gateway.state.client import Client, Login
 from gateway.state.delivery import Times
 from gateway.state.records import Cdr, Line, Session
 from tests.gateway.state.server import (
@@ -115,6 +118,19 @@ def test_the_master_that_sentinel_names(program: str, folder: Path) -> None:
         master.check_that_all_ends()
 
 
+async def ask_of_all(client: Client) -> None:
+    """What is not of one call, over all nodes of a cluster: gateways, limits, sessions and their tasks."""
+    told = await client.script(
+        ANNOUNCE, cluster_keys(NAMESPACE), ["n1", "", 1, 60_000, 600, b'{"node":"n1"}', b"{}"]
+    )
+    assert told[3:] == [b'{"node":"n1"}']
+    asked = ["n1", told[1], 2, b'{"t":1}', b'{"t":1}']
+    assert await client.script(TAKE, cluster_keys(NAMESPACE), asked) == [b"ok", told[1], b"t"]
+    assert sorted([call async for call, _ in client.sessions()]) == sorted(CALLS)
+    await client.forget_tasks(set(CALLS))
+    await client.close()
+
+
 def test_a_cluster_of_three_one_of_which_dies(program: str, folder: Path) -> None:
     options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
     options += ["--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"]
@@ -150,6 +166,7 @@ def test_a_cluster_of_three_one_of_which_dies(program: str, folder: Path) -> Non
             masters[2].start()
             await here.delivered()
             assert here.counters.dropped == 0 and here.counters.fencing_refusals == 0
+        await ask_of_all(Client(parse(url), Login(), NAMESPACE, "n1"))
         found = 0
         for master in masters:
             with master.look() as look:

@@ -1,0 +1,149 @@
+"""New calls of this gateway: whose they are, and whether their tenant and trunk may have another one.
+
+A call is *coming* from its INVITE or offer until it is written down as a session or has come to nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from gateway.api.tokens import Holder
+from gateway.cluster.parties import NOBODY, Parties, Party
+from gateway.cluster.registry import Registry
+from gateway.sip.admission import Later, Refusal
+from gateway.sip.edge import Edge
+from gateway.sip.header import Header, find
+from gateway.sip.message import Request
+from gateway.state.keys import name_of_telephone_call
+from gateway.webrtc.pool import WebrtcPool
+
+if TYPE_CHECKING:
+    from gateway.state.records import Session
+    from gateway.state.sessions import Sessions
+
+MOST_COMING: Final = 4096
+"""Beyond it, calls are taken without a word of whose they are: as many are never on the way at once."""
+
+
+@dataclass(slots=True)
+class Coming:
+    """A call on its way."""
+
+    party: Party
+    call_id: str = ""
+    """Of a telephone."""
+
+
+class Desk:
+    """Of one main process. `spawn` runs a task until the process ends."""
+
+    def __init__(
+        self,
+        parties: Parties,
+        registry: Registry,
+        edge: Edge,
+        pool: WebrtcPool | None,
+        sessions: Sessions | None,
+        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        retry_after_s: int,
+    ) -> None:
+        self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
+        self._sessions, self._spawn, self._retry_after_s = sessions, spawn, retry_after_s
+        self._coming: dict[str, Coming] = {}
+        if sessions is not None:
+            sessions.recalled, sessions.over = self._recalled, self._over
+
+    # -- telephones
+
+    def admit(self, request: Request) -> Refusal | Later | None:
+        """`sip.admission.Admit`: an INVITE that would be taken here."""
+        source = (request.via.params.get(b"received") or b"").decode(errors="replace")
+        caller = (find(request.headers, b"from") or b"").decode(errors="replace")
+        party = self._parties.of_telephone(source, caller)
+        call_id = request.call_id.decode(errors="replace")
+        name = name_of_telephone_call(call_id)
+        self._note(name, Coming(party, call_id))
+        limits = self._parties.limits(party)
+        if not limits:
+            return None
+        self._spawn(self._ask(name, call_id, limits))
+        return Later()
+
+    def party_of_telephone(self, call_id: str) -> Party:
+        """Of a call that was answered: its session knows it from here on."""
+        coming = self._coming.pop(name_of_telephone_call(call_id), None)
+        return coming.party if coming is not None else NOBODY
+
+    async def _ask(self, name: str, call_id: str, limits: dict[str, int]) -> None:
+        full = await self._registry.take(name, limits)
+        refusal = None
+        if full:  # 480: 503 would tell a carrier that this gateway is ill (RFC 3261 21.4.18, 21.5.4)
+            retry = Header.make(b"Retry-After", str(self._retry_after_s).encode())
+            refusal = Refusal(480, "Too Many Calls", (retry,))
+            self._coming.pop(name, None)
+        self._edge.decide(call_id, refusal)
+
+    # -- browsers
+
+    async def take(self, call: str, holder: Holder) -> bool:
+        """A new browser call; False when a limit is full. `answered` or `refused` follows."""
+        party = self._parties.of_browser(holder.name, holder.tenant)
+        self._note(call, Coming(party))
+        full = None
+        try:
+            full = await self._registry.take(call, self._parties.limits(party))
+        finally:  # whoever asked may be gone
+            if full != "":
+                self.refused(call)
+        return not full
+
+    def take_over(self, session: Session) -> None:
+        """A call that goes on here counts here, whether there is room or not."""
+        self._registry.hold(session.call, self._parties.limits(_party(session)))
+
+    def refused(self, call: str) -> None:
+        """No worker has taken it."""
+        self._coming.pop(call, None)
+        self._registry.give(call)
+
+    def party_of(self, call: str) -> Party:
+        """Of a browser call that was answered."""
+        coming = self._coming.get(call)
+        return coming.party if coming is not None else NOBODY
+
+    def answered(self, call: str) -> None:
+        """It lives in a worker."""
+        self._coming.pop(call, None)
+
+    # -- what became of them
+
+    def sweep(self) -> None:
+        """Once a second: what has come to nothing counts no more."""
+        for name in [name for name in self._coming if not self._lives(name)]:
+            del self._coming[name]
+        if self._registry.permits.sweep(self._lives):
+            self._registry.tell()
+
+    def _lives(self, name: str) -> bool:
+        if self._sessions is not None and name in self._sessions:
+            return True
+        coming = self._coming.get(name)
+        if coming is None:
+            return self._pool is not None and self._pool.has(name)
+        return not coming.call_id or self._edge.knows(coming.call_id)
+
+    def _note(self, name: str, coming: Coming) -> None:
+        if len(self._coming) < MOST_COMING:
+            self._coming[name] = coming
+
+    def _recalled(self, session: Session) -> None:
+        self._registry.hold(session.call, self._parties.limits(_party(session)), adopted=True)
+
+    def _over(self, call: str) -> None:
+        self._registry.give(call)
+
+
+def _party(session: Session) -> Party:
+    return Party(session.tenant, session.trunk, session.caller)

@@ -1,0 +1,89 @@
+"""What an operator may choose of several gateways; `gateway.config.GatewaySettings` has these fields, too."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
+
+Calls = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+class Tenant(BaseModel):
+    """Whose calls they are."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calls: Calls = 0
+    """At once, on all gateways that share a Redis; 0 is as many as there is room for."""
+    keep_s: Annotated[int, Field(ge=0, le=31_622_400)] = 0
+    """State of a call that is over stays for so long; 0 is `redis_keep_s`."""
+
+
+class Trunk(BaseModel):
+    """Where telephone calls come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    hosts: tuple[str, ...]
+    """Addresses or networks of the peer that sends us the calls."""
+    calls: Calls = 0
+    """As a tenant's."""
+    tenant: str = ""
+
+    @field_validator("hosts", mode="before")
+    @classmethod
+    def _are_networks(cls, value: Any) -> Any:
+        hosts = tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        for host in hosts:
+            try:
+                ipaddress.ip_network(host, strict=False)
+            except ValueError:
+                raise ValueError(f"{host!r} is no address or network, such as 203.0.113.0/24") from None
+        return hosts
+
+
+class ClusterSettings(BaseSettings):
+    """Of one gateway among those that share a Redis."""
+
+    node_url: str = Field(
+        "",
+        description="where gateways that share a Redis reach this one's page and WHIP; of http_host and http_port "
+        "when empty",
+    )
+    drain_s: int = Field(
+        25,
+        ge=0,
+        le=86_400,
+        description="live calls have so long to end after SIGTERM; then they are told goodbye",
+    )
+    tenants: dict[str, Tenant] = Field(
+        default_factory=dict,
+        description="whose calls they are: calls (at once on all gateways) and keep_s of each, by name",
+    )
+    trunks: dict[str, Trunk] = Field(
+        default_factory=dict,
+        description="where telephone calls come from: hosts, calls (at once on all gateways) and tenant of each",
+    )
+    caller_secret: SecretStr = Field(
+        SecretStr(""), description="key of callers' pseudonyms, the same for all gateways that share a Redis"
+    )
+
+    def check_cluster(self) -> None:
+        """`ValueError` in words for the operator."""
+        if self.node_url and not re.fullmatch(r"https?://[^/\s@]+/?", self.node_url):
+            raise ValueError(f"node_url = {self.node_url!r}: expected http://HOST:PORT or https://HOST:PORT")
+        for kind, names in (("tenants", self.tenants), ("trunks", self.trunks)):
+            for name in names:
+                if not _NAME.fullmatch(name):
+                    raise ValueError(
+                        f"{kind} has {name!r}: expected up to 32 small letters, digits, points and hyphens"
+                    )
+        for name, trunk in self.trunks.items():
+            if trunk.tenant and trunk.tenant not in self.tenants:
+                raise ValueError(f"trunks.{name}: tenant = {trunk.tenant!r} is not among the tenants")

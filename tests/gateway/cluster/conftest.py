@@ -1,0 +1,7 @@
+"""A real server for each test that asks for one."""
+
+from __future__ import annotations
+
+from tests.gateway.state.conftest import folder, program, server
+
+__all__ = ["folder", "program", "server"]
