@@ -26,6 +26,8 @@ def main(argv: list[str] | None = None) -> int:
         ("rows", "turns that either side may be behind"),
         ("video", "frames of video kept per slot"),
         ("groups", "phase groups of the turn clock"),
+        ("passes", "passes of the network that a turn may take"),
+        ("ranks", "processes that the model is cut over"),
     ):
         parser.add_argument(f"--{name}", metavar="N", help=told)
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")

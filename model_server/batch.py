@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from media.chunk import Chunk, Flags
 from media.timebase import TURN_SAMPLES
+from model_server.shedding import Shed
 
 Slots = npt.NDArray[np.intp]
 
@@ -42,6 +43,8 @@ class Batch:
     not in `slots_B`: then all that it sent came too late for this tick."""
     missing_M: Slots = field(default_factory=lambda: np.empty(0, np.intp))
     """Slots that are in mid-call and have no row at this tick: masked."""
+    shed: Shed = Shed.NOTHING
+    """What the engine is to leave out."""
 
     def __post_init__(self) -> None:
         assert self.pcm_BS.shape == (len(self.slots_B), TURN_SAMPLES), self.pcm_BS.shape
@@ -80,3 +83,7 @@ class Results:
     """int16 [B, 3200], 16 kHz mono."""
     said: Mapping[int, Said] = field(default_factory=dict)
     """Row b -> text, actions and flags, only where there are any."""
+    passes: int = 0
+    """Passes of the network, one after another, that this took; 0 where there is no network."""
+    positions: int = 0
+    """What the sequences of the batch keep after it, in all."""

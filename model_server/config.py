@@ -18,7 +18,14 @@ from model_server.engine.registry import BUILT, PLANNED
 ENV_PREFIX = "MICROTURN_MODEL_"
 MAX_SOCKET_PATH = 107
 """sockaddr_un has 108 bytes, the last one 0."""
-_RANGES = {"slots": (1, MAX_SLOTS), "rows": (2, 64), "video": (MAX_VIDEO_FRAMES, 64), "groups": (1, 10)}
+_RANGES = {
+    "slots": (1, MAX_SLOTS),
+    "rows": (2, 64),
+    "video": (MAX_VIDEO_FRAMES, 64),
+    "groups": (1, 10),
+    "passes": (1, 16),
+    "ranks": (1, 8),
+}
 
 
 def default_socket() -> Path:
@@ -45,6 +52,11 @@ class ModelServerConfig(BaseSettings):
     """Width x height of a video frame: workers scale to it. It decides the memory of a slot with video."""
     groups: int = 4
     """Phase groups of the turn clock."""
+    passes: int = 4
+    """Passes of the network, one after another, that a turn may take: one for what comes in and for the sound that
+    goes out, one more for each token. Fewer than 1 + the model's own `say_limit` cut what it may write."""
+    ranks: int = 1
+    """Processes that the model is cut over; a core or a GPU each. `digits` has 1 or 2."""
     engine: str = "echo"
     persona: str = ""
     """Of calls that name none; empty is the engine's own. See `engine/personas.py`."""

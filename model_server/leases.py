@@ -30,6 +30,9 @@ MIN_BUDGET_NS = 5 * NS_PER_MS
 class Leases:
     """Sans-IO ledger over a table. `worker` is any number that names a connection."""
 
+    is_shedding = False
+    """New calls are refused, whatever is predicted."""
+
     def __init__(self, table: SlotTable, predict_ns: Callable[[int], int], *, rest_ns: int = REST_NS) -> None:
         self._table = table
         self._predict_ns = predict_ns
@@ -73,6 +76,8 @@ class Leases:
         if not self._free:
             reason = f"no free slot: {self.leased} leased, {self.resting} resting"
             return Refused(wish.call, reason, 1 if self._resting else 5)
+        if self.is_shedding and self.leased:
+            return Refused(wish.call, "overloaded: steps take longer than they may", 5)
         if predicted_ns > self.step_limit_ns and self.leased:  # one alone shows how long a step takes now
             reason = (
                 f"a step of {rows} rows would take {predicted_ns / NS_PER_MS:.1f} ms, "

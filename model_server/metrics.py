@@ -46,6 +46,12 @@ class Counters:
     """Chunks that came after their tick: taken into the state, no reply."""
     turns_overdue_total: int = 0
     """Replies published after the budget that their worker was told."""
+    turns_shed_total: int = 0
+    """Replies made while something was left out (`shedding.py`)."""
+    passes_total: int = 0
+    """Of the network, one after another, over all steps."""
+    checks_failed_total: int = 0
+    """Lines of the engine's check of what it keeps."""
     resyncs_total: int = 0
     """Times that a call's lasting lateness was taken for good."""
     rows_torn_total: int = 0
@@ -79,6 +85,14 @@ class Metrics:
     """Budget that the worker was told minus the time from tick to publication: the least of the batch."""
     lateness: Histogram = field(default_factory=lambda: Histogram(_LATENESS_LE_NS))
     """How long after a tick was due we began with it."""
+
+    @property
+    def misses_per_million(self) -> int:
+        """Of a million turns whose chunk was there in time, how many got their reply too late or not at all."""
+        counters = self.counters
+        asked = counters.turns_total + counters.publishes_refused_total
+        missed = counters.turns_overdue_total + counters.publishes_refused_total
+        return round(1e6 * missed / asked) if asked else 0
 
     def fields(self, gauges: dict[str, int]) -> dict[str, Any]:
         """The content of a `Stats` message."""

@@ -1,13 +1,14 @@
 """The model server's loop: sleep until the tick, take, step, publish, ring. One thread, one epoll set.
 
 Control messages are dealt with between ticks, one at a time, never within `GUARD_NS` of a tick. Garbage is
-collected in the slack, never in a step. Whatever an engine raises ends the process: the supervisor starts a
-new one, and the workers come back with their calls.
+collected, and what the engine keeps is checked, in the slack, never in a step. Whatever an engine raises ends the
+process: the supervisor starts a new one, and the workers come back with their calls.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import logging
 import os
@@ -15,7 +16,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +25,18 @@ import structlog
 from media.chunk import Chunk
 from media.leases import Lease, Leased, Refused, Release, Stats
 from media.slots import SlotTable
-from media.timebase import NS_PER_MS, NS_PER_S, TURN_SAMPLES
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch
 from model_server.config import ModelServerConfig
 from model_server.control import Control
 from model_server.engine import Engine
 from model_server.engine.registry import make_engine
 from model_server.exchange import collect, publish
+from model_server.late_turns import LateTurn, LateTurns
 from model_server.leases import Leases
 from model_server.metrics import Metrics
 from model_server.scheduler import NOBODY, SlotStates
+from model_server.shedding import Shed, Shedding
 from model_server.step_time import StepTime
 from model_server.turn_clock import TurnClock
 
@@ -46,7 +49,9 @@ FIFO_PRIORITY = 10
 """Above every ordinary process, below the kernel's own threads."""
 COLLECT_EVERY_NS = 10 * NS_PER_S
 COLLECT_NEEDS_NS = 20 * NS_PER_MS
-"""Slack that a collection must have: after `gc.freeze` it takes well below 1 ms."""
+"""Slack that a collection and a check must have: after `gc.freeze` they take well below 1 ms and a few ms."""
+CALIBRATION_LOUDNESS = 1_000
+"""Of the noise that calibration hears: digital silence costs less than a line."""
 CALIBRATION_STEPS = 32
 CALIBRATION_NS = NS_PER_S // 2
 """For each size; a step that takes long is believed sooner."""
@@ -70,7 +75,8 @@ class ModelServer:
     ) -> None:
         self.table, self.engine, self.metrics = table, engine, Metrics()
         self._clock_ns = clock_ns
-        self._step_time = step_time or StepTime()
+        self._step_time = step_time or StepTime(engine.most_positions)
+        self.shedding, self.late_turns = Shedding(), LateTurns()
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
         self._absent = _NOBODY
@@ -106,7 +112,8 @@ class ModelServer:
     def _step(self, ours_S: npt.NDArray[np.bool_], tick_ns: int, begun_ns: int, looks: int) -> list[int]:
         counters = self.metrics.counters
         taken = collect(self.table, self._states, ours_S, tick_ns, is_last=not looks)
-        batch, plan = taken.batch, taken.plan
+        gathered_ns = self._clock_ns()
+        batch, plan = dataclasses.replace(taken.batch, shed=self.shedding.level), taken.plan
         self._absent = plan.absent if looks else _NOBODY
         self._states.commit(plan)
         counters.turns_missed_total += len(plan.missing)
@@ -121,18 +128,54 @@ class ModelServer:
         stepped_ns = self._clock_ns()
         accepted = publish(self.table, batch, results, stepped_ns)
         self._count_video(batch)
+        counters.passes_total += results.passes
+        self._ask_for_pictures([int(batch.slots_B[b]) for b in batch.chunks])  # its persona may be another
         if not len(batch):
             return []
         published_ns = self._clock_ns()
-        self._step_time.add(len(batch), published_ns - begun_ns)
-        self.metrics.step.observe(published_ns - begun_ns)
+        self._time_step(len(batch), published_ns - begun_ns, results.positions)
         slack_B = self.leases.budget_S[batch.slots_B] - (published_ns - tick_ns)
         self.metrics.slack.observe(int(slack_B.min()))
-        counters.turns_overdue_total += int(np.count_nonzero(slack_B < 0))
+        late_B = np.flatnonzero(slack_B < 0)
+        if len(late_B):
+            self._trace(batch, late_B, (begun_ns, gathered_ns, stepped_ns, published_ns))
         done = int(np.count_nonzero(accepted))
+        counters.turns_shed_total += done if batch.shed else 0
         counters.turns_total += done
         counters.publishes_refused_total += len(batch) - done
         return [int(worker) for worker in np.unique(self.leases.worker_S[batch.slots_B[accepted]])]
+
+    def _time_step(self, rows: int, step_ns: int, positions: int) -> None:
+        self._step_time.add(rows, step_ns, positions)
+        self.metrics.step.observe(step_ns)
+        if self.shedding.observe(step_ns, TURN_NS // self.table.groups):
+            self.leases.is_shedding = self.shedding.level is Shed.NEW_CALLS
+            self._ask_for_pictures([int(slot) for slot in np.flatnonzero(self.leases.worker_S != NOBODY)])
+            log.warning("shedding", shed=self.shedding.level.name, rows=rows, step_ms=step_ns / NS_PER_MS)
+
+    def _trace(
+        self, batch: Batch, late_B: npt.NDArray[np.intp], stamps_ns: tuple[int, int, int, int]
+    ) -> None:
+        """Keep where the time of each late turn went, and log the first of the step."""
+        self.metrics.counters.turns_overdue_total += len(late_B)
+        for b in late_B:
+            slot, meta = int(batch.slots_B[b]), batch.meta_B[b]
+            captured_ns, budget_ns = int(meta["stamp_ns"]), int(self.leases.budget_S[slot])
+            late = LateTurn(slot, int(meta["turn"]), batch.tick_ns, captured_ns, *stamps_ns, budget_ns)
+            self.late_turns.add(late)
+            if b == late_B[0]:
+                log.info("late turns", rows=len(late_B), of=len(batch), slot=slot, **late.spans_ms)
+
+    def _ask_for_pictures(self, slots: Iterable[int]) -> None:
+        """What is not looked at need not be decoded."""
+        for slot in slots:
+            self.table.pictures[slot] = 0 if self.shedding.level >= Shed.VIDEO else self.engine.pictures(slot)
+
+    def check(self) -> None:
+        """For idle moments: what the engine keeps of calls is whole; what is not is counted and logged."""
+        for wrong in self.engine.check():
+            self.metrics.counters.checks_failed_total += 1
+            log.error("a sequence is not whole", reason=wrong)
 
     def lease(self, worker: int, wish: Lease) -> Leased | Refused:
         """Admit a call, open its sequence."""
@@ -146,6 +189,7 @@ class ModelServer:
                 answer = Refused(wish.call, str(wrong), 0)
         if isinstance(answer, Leased):
             self._states.open(answer.slot, answer.group)
+            self._ask_for_pictures([answer.slot])
             self.metrics.counters.leases_total += 1
         else:
             self.metrics.counters.leases_refused_total += 1
@@ -167,7 +211,14 @@ class ModelServer:
     def stats(self) -> Stats:
         """Counters, gauges and histograms so far."""
         capacity = -(-self.table.slots // self.table.groups)
+        line = self._step_time.line
         gauges = {
+            "passes_limit": self.engine.most_passes,
+            "misses_per_million": self.metrics.misses_per_million,
+            "shedding": int(self.shedding.level),
+            "step_fixed_ns": round(line.fixed_ns),
+            "step_per_row_ns": round(line.per_row_ns),
+            "step_per_position_ns": round(line.per_position_ns),
             "slots": self.table.slots,
             "slots_leased": self.leases.leased,
             "slots_resting": self.leases.resting,
@@ -191,11 +242,13 @@ class ModelServer:
 
 def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
     """Step times of this engine on this machine, for 1 row up to a full group, through a table of its own."""
-    step_time = StepTime()
+    step_time = StepTime(engine.most_positions)
     rows = min(-(-slots // groups), CALIBRATION_MAX_ROWS)
+    engine.warm(rows)
     table = SlotTable.create(rows, rows=2, video=2, groups=1)
     desk = ModelServer(table, engine, time.monotonic_ns, step_time)
-    pcm = np.zeros(TURN_SAMPLES, np.int16)
+    noise = np.random.default_rng(0).normal(0, CALIBRATION_LOUDNESS, TURN_SAMPLES)
+    pcm = noise.astype(np.int16)
     for size in sorted({min(1 << power, rows) for power in range(rows.bit_length() + 1)}):
         while desk.leases.leased < size and isinstance(desk.lease(0, Lease(str(desk.leases.leased))), Leased):
             pass
@@ -219,7 +272,7 @@ def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
 def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
     """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start."""
     try:
-        engine = make_engine(config.engine, config.persona, config.checkpoint)
+        engine = make_engine(config.engine, config.persona, config.checkpoint, config.passes, config.ranks)
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong
@@ -250,6 +303,7 @@ def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Cal
         server.metrics.counters.ticks_skipped_total = clock.skipped
         if now_ns - collected_ns > COLLECT_EVERY_NS and tick_ns - now_ns > COLLECT_NEEDS_NS:
             gc.collect()
+            server.check()
             collected_ns = now_ns
         control.serve(0)  # busy to the brim, we still hear one message a tick
         while (left_ns := tick_ns - time.monotonic_ns()) > GUARD_NS and not stopping():

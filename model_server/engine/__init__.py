@@ -18,6 +18,28 @@ class Engine(Protocol):
         """As in `--engine`."""
         ...
 
+    @property
+    def most_passes(self) -> int:
+        """Passes of the network, one after another, that a turn may take; 0 where there is no network."""
+        ...
+
+    @property
+    def most_positions(self) -> int:
+        """What the sequence of one call keeps at most; 0 where it keeps none."""
+        ...
+
+    def warm(self, calls: int) -> None:
+        """Before the first call: make ready for steps of up to so many, so that none has to wait for it."""
+        ...
+
+    def check(self) -> list[str]:
+        """For idle moments: what is wrong with what is kept of calls, a line each; nothing is mended."""
+        ...
+
+    def pictures(self, slot: int) -> int:
+        """Pictures of a chunk that this call looks at: 0 to `MAX_VIDEO_FRAMES`; more are not sent."""
+        ...
+
     def open(self, slot: int, persona: str) -> None:
         """A new sequence in `slot`, which has none. `ValueError` when the persona cannot be had."""
         ...

@@ -23,19 +23,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from media.chunk import PCM, RGB, Chunk, Flags
+from media import heap
+from media.chunk import PCM, Flags
 from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch, Results, Said
-from model_server.engine import heap, personas, words
-from model_server.engine.own_voice import SILENCE, OwnVoice
+from model_server.engine import personas, words
+from model_server.engine.due import Call, Due, owed, rounds, taken
 from model_server.engine.sequences import Sequences
 from model_server.engine.words import Talk
 from model_server.model import checkpoint
@@ -45,11 +45,11 @@ from model_server.model.inputs import TurnInputs
 from model_server.model.interaction import Interaction
 from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS, TEXT_LIMIT, truth_of
 from model_server.model.patches import patches_of
+from model_server.model.served.layer import serve, warm
 from model_server.model.vocabulary import IDS
 from model_server.model.vocoder import MELS, SILENT_GAIN, Vocoder
+from model_server.shedding import Shed
 
-GAP_TURNS = 5
-"""One second. What is missing beyond it is not told to the network: each turn costs a pass."""
 NOISE_TURNS = 64
 NOISE_SEED = 20_261_121
 FLOW_STEPS = 1
@@ -66,43 +66,7 @@ PERSONA_LINE = "persona "
 MOST_NOTICE = 200
 """Letters of an answer to a typed line that names no persona."""
 _EYES = IDS[personas.COUNT]
-
-
-@dataclass(slots=True)
-class _Call:
-    """What is kept of a call beside its sequence; bounded."""
-
-    text: deque[int]
-    """Injected tokens that wait for their turn."""
-    sees: bool
-    next_turn: int = -1
-    turns: int = 0
-    """In its sequence."""
-    own: OwnVoice = field(default_factory=OwnVoice)
-    talk: Talk = field(default_factory=Talk)
-    heard_before: PCM = field(default_factory=lambda: np.zeros(CARRIED_SAMPLES, np.int16))
-    own_before: PCM = field(default_factory=lambda: np.zeros(CARRIED_SAMPLES, np.int16))
-    picture: RGB | None = None
-    sounding: bool = False
-    """The last reply ended in the middle of a sound."""
-    actions: tuple[str, ...] = ()
-    """Of turns that got no reply."""
-    notice: str = ""
-    """For who typed something that cannot be done; said in the next reply's text."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Due:
-    """One turn of one call that is to be appended."""
-
-    slot: int
-    call: _Call
-    turn: int
-    pcm: PCM
-    concealed: Sequence[int]
-    """Samples of each 50 ms that were made up."""
-    played_samples: int
-    chunk: Chunk | None = None
+_WORDS = frozenset(token for name, token in IDS.items() if name.startswith(("say:", "heard:")))
 
 
 class DigitsEngine:
@@ -110,8 +74,22 @@ class DigitsEngine:
 
     name = "digits"
 
-    def __init__(self, path: Path, persona: str = personas.DEFAULT, *, halved: bool = False) -> None:
-        """`ValueError` for a checkpoint or a persona that cannot be had; `halved`: large matrices in bfloat16."""
+    def __init__(
+        self,
+        path: Path,
+        persona: str = personas.DEFAULT,
+        *,
+        products: torch.dtype | None = None,
+        passes: int | None = None,
+        compact_after: int | None = None,
+    ) -> None:
+        """`ValueError` for a checkpoint or a persona that cannot be had.
+
+        `products`: what the trunk's matrices are multiplied in; None is what this CPU is fastest in. `passes`: see
+        `ModelServerConfig`; None is as many as the network was trained with. `compact_after`: positions after which
+        a call that is silent begins anew, with its persona and its past words as text; None is never: rings are
+        bounded without it, and the shipped network was not taught to read its past.
+        """
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
         heap.keep()
@@ -124,19 +102,27 @@ class DigitsEngine:
         loaded.into("flow_head", self._flow_head)
         for module in (self._model, self._flow_head):
             module.eval().requires_grad_(False)
-        if halved:
-            self._model.trunk.halve()
+        serve(self._model.trunk, products)
         self._vocoder = Vocoder()
         generator = torch.Generator().manual_seed(NOISE_SEED)
         self._noise = torch.randn(NOISE_TURNS, SPEAK_POSITIONS, OUTPUTS, generator=generator)
-        self._calls: dict[int, _Call] = {}
+        trained = 1 + self.config.say_limit
+        self.most_passes = trained if passes is None else min(passes, trained)
+        self.most_positions = self.config.global_first + self.config.global_budget
+        """Of a call, in the layers that keep the most."""
+        self._compact_after = compact_after
+        self._calls: dict[int, Call] = {}
         self._groups: list[Sequences] = []
 
     def open(self, slot: int, persona: str) -> None:
         """A new sequence; an empty persona is the server's own. `ValueError` says which there are."""
         assert slot not in self._calls, f"slot {slot} is open"
         tokens = personas.tokens_of(persona) if persona else self._default
-        self._calls[slot] = _Call(deque(tokens, maxlen=4 * TEXT_LIMIT), _EYES in tokens)
+        self._calls[slot] = Call(deque(tokens, maxlen=4 * TEXT_LIMIT), _EYES in tokens, persona=tokens)
+
+    def pictures(self, slot: int) -> int:
+        """One where the persona has eyes: of two it would see the newest."""
+        return int(self._calls[slot].sees)
 
     @torch.inference_mode()
     def close(self, slot: int) -> None:
@@ -160,13 +146,26 @@ class DigitsEngine:
         group.trunk.positions[rows] = int(group.trunk.positions[row])
 
     @torch.inference_mode()
+    def age(self, slot: int, positions: int) -> int:
+        """For measuring: as if the sequence had come at least so many positions further, saying the same again.
+
+        Returns by how many: whole rounds of all rings, so that each position lies where it would.
+        """
+        group = next(group for group in self._groups if slot in group)
+        round_trip = math.lcm(*(places.ring for places, _ in group.trunk.kinds))
+        further = -(-positions // round_trip) * round_trip
+        group.trunk.positions[group.row(slot)] += further
+        return further
+
+    @torch.inference_mode()
     def step(self, batch: Batch) -> Results:
         """Late turns first, oldest first, then the newest turn of every row."""
         pcm_BS = np.zeros((len(batch), TURN_SAMPLES), np.int16)
         said: dict[int, Said] = {}
         row_of = {int(slot): b for b, slot in enumerate(batch.slots_B)}
-        for dues in _rounds(self._owed(batch, row_of)):
-            for due, pcm, reply in self._append(dues):
+        self._passes = 0
+        for dues in rounds(owed(self._calls, batch, row_of)):
+            for due, pcm, reply in self._append(dues, batch.shed):
                 b = row_of.get(due.slot)
                 if b is None or due.turn != int(batch.turns_B[b]):
                     due.call.actions += reply.events
@@ -178,30 +177,34 @@ class DigitsEngine:
                     due.call.actions = ()
                 if reply.text or reply.events or reply.flags:
                     said[b] = reply
-        return Results(pcm_BS, said)
+        return Results(pcm_BS, said, self._passes, self._kept(row_of))
 
-    # -- what is due
+    def _kept(self, slots: Iterable[int]) -> int:
+        """Positions, of these calls together."""
+        most, kept = self.most_positions, 0
+        for group in self._groups:
+            positions = group.trunk.positions[group.rows([slot for slot in slots if slot in group])]
+            kept += int(positions.clamp(max=most).sum())
+        return kept
 
-    def _owed(self, batch: Batch, row_of: dict[int, int]) -> Iterator[list[_Due]]:
-        """Of each call its turns in order, with those that never came."""
-        for slot in sorted({*row_of, *batch.earlier}):
-            call, dues = self._calls[slot], []
-            for chunk in batch.earlier.get(slot, ()):
-                due = _Due(
-                    slot, call, chunk.turn, chunk.pcm, chunk.concealed_quarters, chunk.played_samples, chunk
-                )
-                dues += [*_missing(due), due]
-                call.next_turn = chunk.turn + 1
-            if slot in row_of:
-                b = row_of[slot]
-                meta = batch.meta_B[b]
-                due = _Due(
-                    slot, call, int(meta["turn"]), batch.pcm_BS[b],
-                    meta["concealed"].tolist(), int(meta["played"]), batch.chunks.get(b),
-                )  # fmt: skip
-                dues += [*_missing(due), due]
-                call.next_turn = due.turn + 1
-            yield dues
+    @torch.inference_mode()
+    def warm(self, calls: int) -> None:
+        """See `Engine.warm`."""
+        warm(self._model.trunk, calls * (HEAR_POSITIONS + SPEAK_POSITIONS))
+
+    @torch.inference_mode()
+    def check(self) -> list[str]:
+        """What is not whole in the sequences and their books; see `Engine.check`."""
+        wrong = [
+            f"slot {slot}: a sequence without a call" for slot in self._held() if slot not in self._calls
+        ]
+        return wrong + [line for group in self._groups for line in group.check()]
+
+    def _held(self) -> Iterator[int]:
+        for group in self._groups:
+            yield from group.slots
+
+    # -- where sequences lie
 
     def _sequences_of(self, slots: Sequence[int]) -> Iterator[tuple[Sequences, list[int]]]:
         """Slots that step together are kept together: a new one goes where the others of this pass are."""
@@ -236,21 +239,36 @@ class DigitsEngine:
 
     # -- one turn of some calls
 
-    def _append(self, dues: Sequence[_Due]) -> Iterator[tuple[_Due, PCM, Said]]:
-        """Every turn, its sound and what else the reply to it has."""
+    def _append(self, dues: Sequence[Due], shed: Shed) -> Iterator[tuple[Due, PCM, Said]]:
+        """Every turn, its sound and what else the reply to it has.
+
+        Tokens are not shed: it was taught to write what a turn asks for in that turn, and forgets the rest.
+        """
         for due in dues:
             self._read(due)
         by_slot = {due.slot: due for due in dues}
         for group, slots in self._sequences_of(list(by_slot)):
             ordered = [by_slot[slot] for slot in slots]
             rows = group.rows(slots)
-            inputs = self._inputs(ordered)
-            spoken = self._model.turn(group.trunk, rows, inputs)
+            inputs = self._inputs(ordered, sees=shed < Shed.VIDEO)
+            spoken = self._model.turn(group.trunk, rows, inputs, say_limit=self.most_passes - 1)
+            self._passes += spoken.passes
             sound = self._speak(group, rows, spoken.hidden, [due.call.turns for due in ordered])
             for due, pcm, tokens in zip(ordered, sound, spoken.tokens, strict=True):
+                due.call.past.extend(token for token in tokens if token in _WORDS)
                 yield due, pcm, self._reply(due.call, pcm, tokens)
+            if self._compact_after is not None:
+                self._compact(group, ordered)
 
-    def _read(self, due: _Due) -> None:
+    def _compact(self, group: Sequences, dues: Sequence[Due]) -> None:
+        """Of calls that have come far and say nothing: older turns to text, which their next turn re-enters."""
+        for due in dues:
+            far = int(group.trunk.positions[group.row(due.slot)]) >= (self._compact_after or 0)
+            if far and not due.call.sounding and not due.call.text:
+                group.close(due.slot)
+                due.call.text.extend((*due.call.persona, *due.call.past))
+
+    def _read(self, due: Due) -> None:
         """Typed lines and events, into the call's text; a line that names a persona begins anew."""
         if due.chunk is None:
             return
@@ -259,7 +277,7 @@ class DigitsEngine:
                 self._begin_anew(due, line.removeprefix(PERSONA_LINE))
         due.call.text.extend(words.read(due.chunk.text, due.chunk.events))
 
-    def _begin_anew(self, due: _Due, persona: str) -> None:
+    def _begin_anew(self, due: Due, persona: str) -> None:
         call = due.call
         try:
             tokens = personas.tokens_of(persona)
@@ -269,9 +287,11 @@ class DigitsEngine:
         self._forget(due.slot)
         call.text.clear()
         call.text.extend(tokens)
+        call.persona = tokens
+        call.past.clear()
         call.sees, call.picture, call.turns, call.talk = _EYES in tokens, None, 0, Talk()
 
-    def _inputs(self, dues: Sequence[_Due]) -> TurnInputs:
+    def _inputs(self, dues: Sequence[Due], *, sees: bool = True) -> TurnInputs:
         """Everything that these calls bring, [B, ...]."""
         heard, own = [], []
         for due in dues:
@@ -285,11 +305,11 @@ class DigitsEngine:
             levels[: len(dues)],
             levels[len(dues) :],
             torch.from_numpy(truth_of(np.array([due.concealed for due in dues]))),
-            text={b: _taken(due.call.text) for b, due in enumerate(dues) if due.call.text},
-            patches={b: seen for b, due in enumerate(dues) if (seen := self._seen(due)) is not None},
+            text={b: taken(due.call.text) for b, due in enumerate(dues) if due.call.text},
+            patches={b: seen for b, due in enumerate(dues) if sees and (seen := self._seen(due)) is not None},
         )
 
-    def _seen(self, due: _Due) -> Tensor | None:
+    def _seen(self, due: Due) -> Tensor | None:
         """Patches of the newest picture and of the one before it."""
         if not due.call.sees or due.chunk is None or not due.chunk.video:
             return None
@@ -312,7 +332,7 @@ class DigitsEngine:
             group.voice.put(torch.tensor([rows[b] for b in at]), after)
         return list(pcm.numpy())
 
-    def _reply(self, call: _Call, pcm: PCM, tokens: Sequence[int]) -> Said:
+    def _reply(self, call: Call, pcm: PCM, tokens: Sequence[int]) -> Said:
         """Caption, actions, and whether what is still queued is to be cut: silence in the middle of a word."""
         call.turns += 1
         text, events = call.talk.write(tokens)
@@ -333,23 +353,3 @@ def _peak(pcm: PCM) -> int:
 def _rms(pcm: PCM) -> float:
     samples = pcm.astype(np.float32)
     return float(np.sqrt(np.mean(samples * samples)))
-
-
-def _missing(due: _Due) -> list[_Due]:
-    """The turns between the call's last one and this one, as silence that was made up."""
-    expected = due.call.next_turn
-    first = due.turn if expected < 0 else max(expected, due.turn - GAP_TURNS)
-    made_up = (TURN_SAMPLES // HEAR_POSITIONS,) * HEAR_POSITIONS
-    return [_Due(due.slot, due.call, turn, SILENCE, made_up, 0) for turn in range(first, due.turn)]
-
-
-def _rounds(of_calls: Iterator[list[_Due]]) -> Iterator[list[_Due]]:
-    """Turns that are appended in one pass: the newest of all calls last, older ones before it."""
-    every = [dues for dues in of_calls if dues]
-    for back in range(max(map(len, every), default=0), 0, -1):
-        yield [dues[-back] for dues in every if len(dues) >= back]
-
-
-def _taken(text: deque[int]) -> tuple[int, ...]:
-    """What one turn takes of the waiting tokens."""
-    return tuple(text.popleft() for _ in range(min(TEXT_LIMIT, len(text))))

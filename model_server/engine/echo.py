@@ -2,28 +2,41 @@
 
 It plays while turn t + 1 is captured, so the caller hears everything one turn later. It proves the path and
 feeds latency and load tests; it knows nothing of speech.
+
+It passes questions on as a model would: a typed line `delegate QUESTION`, or keys from `*` to `#`, where another
+`*` is plus (`*3*4#`). What comes back is typed text like any other.
 """
 
 from __future__ import annotations
 
+from media.chunk import MAX_VIDEO_FRAMES
 from model_server.batch import Batch, Results, Said
 
 ECHOED = ("dtmf ",)
+DELEGATE, KEY = "delegate ", "dtmf "
+MOST_KEYS = 16
 
 
 class EchoEngine:
     """Audio of the newest chunk; text, and events that begin with one of `ECHOED`, as text, one a line."""
 
     name = "echo"
+    most_passes = most_positions = 0
 
     def __init__(self) -> None:
         self._unsaid: dict[int, list[str]] = {}
         """Per open slot: lines of chunks that got no reply of their own."""
+        self._keys: dict[int, str] = {}
+        """Per open slot: the keys of a question so far, with its `*`."""
 
     def open(self, slot: int, persona: str) -> None:
         """Any persona will do: an echo has none."""
         assert slot not in self._unsaid, f"slot {slot} is open"
         self._unsaid[slot] = []
+
+    def pictures(self, slot: int) -> int:
+        """All, though nothing comes back of them."""
+        return MAX_VIDEO_FRAMES
 
     def step(self, batch: Batch) -> Results:
         """The batch's own samples, not a copy."""
@@ -41,13 +54,35 @@ class EchoEngine:
             if b in batch.chunks:
                 lines += _lines(batch.chunks[b].text, batch.chunks[b].events)
             if lines:
-                said[b] = Said(text="\n".join(lines))
+                said[b] = Said(text="\n".join(lines), events=self._questions(int(batch.slots_B[b]), lines))
                 lines.clear()
         return Results(batch.pcm_BS, said)
+
+    def _questions(self, slot: int, lines: list[str]) -> tuple[str, ...]:
+        """Actions, for the questions that end in these lines."""
+        found = []
+        for line in "\n".join(lines).split("\n"):
+            if line.startswith(DELEGATE):
+                found.append(f"{DELEGATE}caller: {line.removeprefix(DELEGATE)}")
+            elif line.startswith(KEY):
+                key, keys = line.removeprefix(KEY), self._keys.get(slot, "")
+                if key == "#" and len(keys) > 1:
+                    found.append(f"{DELEGATE}caller: {keys[1:].replace('*', ' plus ')}")
+                keys = keys + key if keys or key == "*" else ""
+                self._keys[slot] = "" if key == "#" or len(keys) > MOST_KEYS else keys
+        return tuple(found)
+
+    def warm(self, calls: int) -> None:
+        """It is."""
+
+    def check(self) -> list[str]:
+        """It keeps nothing that could be wrong."""
+        return []
 
     def close(self, slot: int) -> None:
         """Forget what was not said yet."""
         del self._unsaid[slot]
+        self._keys.pop(slot, None)
 
 
 def _lines(text: str, events: tuple[str, ...]) -> list[str]:

@@ -7,7 +7,7 @@ when another one leaves.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -32,6 +32,20 @@ class Sequences:
 
     def __contains__(self, slot: int) -> bool:
         return slot in self._rows
+
+    @property
+    def slots(self) -> Iterable[int]:
+        """With a sequence here."""
+        return self._rows.keys()
+
+    def check(self) -> list[str]:
+        """What is not whole, a line each: rows without a gap, memory as declared, numbers that are numbers."""
+        wrong = []
+        if sorted(self._rows.values()) != list(range(len(self._rows))):
+            wrong.append(f"rows {sorted(self._rows.values())}: expected 0 to {len(self._rows) - 1}")
+        for slot, row in self._rows.items():
+            wrong += [f"slot {slot}: {line}" for line in self.trunk.check(row)]
+        return wrong
 
     @property
     def bytes_per_row(self) -> int:

@@ -5,7 +5,7 @@
 | `say:seven` | text `seven `: the caption |
 | `<delegate>` | event `delegate caller: 3 plus 4; ...`: the conversation so far, its newest end |
 | `<hang-up>`, `<send-dtmf:5>`, `<show>`, `<transfer>` | events `hangup`, `dtmf 5`, `show`, `transfer` |
-| `heard:three` | nothing; it is kept for the conversation |
+| `heard:three` | event `heard three`: the transcript; it is kept for the conversation, too |
 | `<digit:3>`, `<expect:2>` | nothing: notes to itself (the digit that is right next, the place in a string) |
 
 | comes in | is read by the network as |
@@ -39,13 +39,14 @@ class Talk:
 
     def write(self, tokens: Iterable[int]) -> tuple[str, tuple[str, ...]]:
         """What the network wrote in a turn, as text and events of the reply."""
-        text, events = "", []
+        text, events = "", list[str]()
         for name in (NAMES[token] for token in tokens):
             if name in SAID:
                 text += f"{SAID[name]} "
                 self._words.append(("model", SAID[name]))
             elif name.startswith(_HEARD):
                 self._words.append(("caller", name.removeprefix(_HEARD)))
+                events.append(f"heard {name.removeprefix(_HEARD)}")
             elif name == "<delegate>":
                 events.append(f"delegate {self.context()}")
             elif name.startswith(_DTMF):

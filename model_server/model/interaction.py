@@ -44,6 +44,8 @@ class Spoken:
     """Written by each call, without `END`."""
     hidden: Tensor
     """[B, 4, d]: the rows of the `speak` positions."""
+    passes: int = 0
+    """Through the trunk, one after another."""
 
 
 class Interaction(nn.Module):
@@ -89,16 +91,26 @@ class Interaction(nn.Module):
         return logits[..., : self.config.vocabulary_used]
 
     def turn(
-        self, state: TrunkState, rows: Sequence[int], inputs: TurnInputs, choose: Choose = likeliest
+        self,
+        state: TrunkState,
+        rows: Sequence[int],
+        inputs: TurnInputs,
+        choose: Choose = likeliest,
+        say_limit: int | None = None,
     ) -> Spoken:
-        """A turn of the calls in these rows of the state: what comes in, tokens until each gives `END`, sound."""
-        self._context(state, rows, inputs)
+        """A turn of the calls in these rows of the state: what comes in, tokens until each gives `END`, sound.
+
+        `say_limit`: tokens that a call may write; None: as many as the configuration says.
+        """
+        limit = self.config.say_limit if say_limit is None else min(say_limit, self.config.say_limit)
+        passes = self._context(state, rows, inputs)
         x = self.ears(inputs.heard.flatten(0, 1), inputs.own.flatten(0, 1), inputs.truth.flatten())
         x = x.unflatten(0, (len(rows), HEAR_POSITIONS))
         tokens: list[list[int]] = [[] for _ in rows]
         hidden = x.new_empty(len(rows), SPEAK_POSITIONS, x.shape[2])
         writing = list(range(len(rows)))
-        for left in range(self.config.say_limit, -1, -1):
+        for left in range(limit, -1, -1):
+            passes += 1
             ahead = torch.cat([x, self._placeholders(len(writing))], 1)
             out = self.trunk.append(ahead, state, [rows[b] for b in writing])
             hidden[writing] = out[:, -SPEAK_POSITIONS:]
@@ -113,7 +125,7 @@ class Interaction(nn.Module):
             writing = list(written)
             state.rewind([rows[b] for b in writing], SPEAK_POSITIONS)
             x = self.text(torch.tensor(list(written.values()), device=x.device))[:, None]
-        return Spoken(tokens, hidden)
+        return Spoken(tokens, hidden, passes)
 
     def embed(self, batch: Conversations) -> Tensor:
         """Rows [B, P, d] of whole conversations; zeros where there is no position."""
@@ -143,11 +155,11 @@ class Interaction(nn.Module):
         rows: Tensor = self.mouth(torch.arange(SPEAK_POSITIONS, device=self.mouth.weight.device))
         return rows.expand(count, -1, -1)
 
-    def _context(self, state: TrunkState, rows: Sequence[int], inputs: TurnInputs) -> None:
-        """Pictures, then text, of the calls that have any, in passes of their own."""
+    def _context(self, state: TrunkState, rows: Sequence[int], inputs: TurnInputs) -> int:
+        """Pictures, then text, of the calls that have any, in passes of their own; returns how many."""
         having = sorted({*inputs.patches, *inputs.text})
         if not having:
-            return
+            return 0
         runs = []
         for b in having:
             seen = [self.eyes(inputs.patches[b])] if b in inputs.patches else []
@@ -155,6 +167,7 @@ class Interaction(nn.Module):
             runs.append(torch.cat([*seen, *read]))
         x = nn.utils.rnn.pad_sequence(runs, batch_first=True)
         self.trunk.append(x, state, [rows[b] for b in having], [len(run) for run in runs])
+        return -(-x.shape[1] // state.piece_limit)
 
 
 def _fading(profiles: int, distances: int) -> Tensor:

@@ -9,6 +9,7 @@ positions alone. A ring has room for the window and for the longest pass: a pass
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ class Writes:
     places: Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Reach:
     """Where a pass writes in one kind of layer, and what it sees there."""
 
@@ -60,10 +61,16 @@ class Reach:
     writes: tuple[Writes, ...]
     starts_B: Tensor
     """int64, of the tape."""
-    hidden_B1TW: Tensor
-    """float32: 0 or -inf by column of the tape."""
+    longest: int
+    """T."""
     first_BTF: Tensor | None
-    """The same of the first positions' places; None when all are seen."""
+    """float32, of the first positions' places: 0, or -inf where it is not seen; None when all are seen."""
+
+    @functools.cached_property
+    def hidden_B1TW(self) -> Tensor:
+        """float32: 0 or -inf by column of the tape."""
+        hidden = self.tape.slices(self.tape.hidden, self.starts_B, self.longest)
+        return hidden[:, None, None].repeat(1, 1, self.longest, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,8 +193,7 @@ def _reach(
         seen = positions_BT[:, :, None] - torch.arange(places.first) >= places.visible
         first = torch.where(seen, 0.0, -torch.inf).to(device)
     writes = _writes(places, rows_B.repeat_interleave(longest), positions_BT.flatten(), source, device)
-    hidden = tape.slices(tape.hidden, starts_B, longest)[:, None, None].repeat(1, 1, longest, 1)
-    return Reach(places, tape, writes, starts_B, hidden, first)
+    return Reach(places, tape, writes, starts_B, longest, first)
 
 
 def _writes(

@@ -19,6 +19,10 @@ PIECE_LIMIT = 16
 """Positions of a call in one pass; a longer run is cut. Rings grow by it: 16 of 271 places in `digits`."""
 
 
+MOST_POSITIONS = 2**40
+"""Of a call: 800 years."""
+
+
 class AttendedRows:
     """Keys and values of one layer, [rows, G, S, D] each; `Places` says which place has which position."""
 
@@ -142,6 +146,16 @@ class TrunkState:
                 buffer[target] = buffer[source]
         self.positions[target] = self.positions[source]
         self.close(source)
+
+    def check(self, row: int) -> list[str]:
+        """What is not whole in `row`, which has a call: an empty list, or a line each."""
+        wrong = [] if self._open[row] else ["its row is not open"]
+        if not 0 <= int(self.positions[row]) < MOST_POSITIONS:
+            wrong.append(f"{int(self.positions[row])} positions: expected 0 to {MOST_POSITIONS}")
+        for number, layer in enumerate(self.layers):
+            if not all(bool(buffer[row].isfinite().all()) for buffer in layer.buffers()):
+                wrong.append(f"layer {number} keeps what is not a number")
+        return wrong
 
     def piece(self, rows: Sequence[int], count: int, counts: Sequence[int] | None = None) -> Piece:
         """A pass of `count` positions of these calls; of `counts` each, at least 1, when they differ."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -48,17 +48,19 @@ def last(checkpoint: Path, minutes: float, data: Path, calls: int = AT_ONCE) -> 
         raise ValueError(f"--minutes {minutes}: expected 2 or more, a first and a last one")
     strings = cases.of(["paused"], 32, data)
     engine = _Timed(DigitsEngine(checkpoint))
-    long = [_joined(strings, number, minutes * MINUTE_S) for number in range(calls)]
+    long = [joined(strings, number, minutes * MINUTE_S) for number in range(calls)]
     voice = load_voice()
     reader = Reader(table_of(dict(zip(voice.words, voice.sounds, strict=True))))
     first: list[Read] = []
     final: list[Read] = []
-    for (_, parts), heard in zip(long, rehearse(engine, [case for case, _ in long]), strict=True):
+    for (_, parts), heard in zip(
+        long, rehearse(cast("Engine", engine), [case for case, _ in long]), strict=True
+    ):
         for start_s, part in parts:
             inside = (first, start_s < MINUTE_S), (final, start_s >= (minutes - 1) * MINUTE_S)
             for kept, wanted in inside:
                 if wanted:
-                    kept.append(_window(heard, start_s, part, reader))
+                    kept.append(window(heard, start_s, part, reader))
     turns = round(MINUTE_S * MODEL_HZ) // TURN_SAMPLES
     of_first, of_last = engine.steps_s[1:turns], engine.steps_s[-turns:]
     return {
@@ -68,7 +70,7 @@ def last(checkpoint: Path, minutes: float, data: Path, calls: int = AT_ONCE) -> 
     }  # fmt: skip
 
 
-def _joined(strings: list[Case], number: int, seconds: float) -> tuple[Case, list[tuple[float, Case]]]:
+def joined(strings: list[Case], number: int, seconds: float) -> tuple[Case, list[tuple[float, Case]]]:
     """One call out of strings in an order of its own, and where each begins."""
     order = np.random.default_rng([11, number])
     parts: list[tuple[float, Case]] = []
@@ -83,7 +85,8 @@ def _joined(strings: list[Case], number: int, seconds: float) -> tuple[Case, lis
     return Case("paused", f"call {number}", strings[0].persona, pcm, (), ()), whole
 
 
-def _window(heard: Heard, start_s: float, part: Case, reader: Reader) -> Read:
+def window(heard: Heard, start_s: float, part: Case, reader: Reader) -> Read:
+    """What was said while the caller said this string and waited."""
     start = round(start_s * MODEL_HZ)
     pcm = heard.pcm[start : start + len(part.caller)]
     return Read(Heard(part, pcm), reader.read(pcm))

@@ -27,12 +27,12 @@ FULL_TURNS = 150
 
 
 def measure(checkpoint: Path, calls: Sequence[int]) -> dict[str, Any]:
-    """For each number of calls, in float32 and with the large matrices in bfloat16."""
+    """For each number of calls, with products in float32 and in bfloat16."""
     rows = []
-    for halved in (False, True):
+    for products in (torch.float32, torch.bfloat16):
         for count in calls:
-            row = _measured(DigitsEngine(checkpoint, halved=halved), count)
-            rows.append({"weights": "bf16" if halved else "fp32", "calls": count, **row})
+            row = _measured(DigitsEngine(checkpoint, products=products), count)
+            rows.append({"products": str(products).removeprefix("torch."), "calls": count, **row})
             print("  ".join(f"{name} {value}" for name, value in rows[-1].items()), flush=True)
     return {"checkpoint": str(checkpoint), "threads": torch.get_num_threads(), "step_ms": rows}
 

@@ -55,6 +55,24 @@ def test_a_new_tenant_hears_nothing_of_the_one_before(echo):
     assert not echo.step(batch([5], {0: chunk(0)})).said
 
 
+def test_it_passes_typed_questions_on(echo):
+    said = echo.step(batch([1], {0: chunk(0, text="hi\ndelegate 3 plus 4\ndelegate")})).said[0]
+    assert said.text == "hi\ndelegate 3 plus 4\ndelegate" and said.events == ("delegate caller: 3 plus 4",)
+
+
+def test_it_passes_questions_in_keys_on(echo):
+    def press(slot: int, *keys: str) -> tuple[str, ...]:
+        return echo.step(batch([slot], {0: chunk(0, events=tuple(f"dtmf {k}" for k in keys))})).said[0].events
+
+    assert press(1, "*", "3") == () and press(2, "4", "#") == () and press(2, "*", "#") == ()
+    assert press(1, "*", "4", "#") == ("delegate caller: 3 plus 4",)
+    assert press(1, "#") == ()
+    assert press(1, "*", *"123456789012345678", "#") == ()
+    echo.close(1)
+    echo.open(1, "")
+    assert press(1, "5", "#") == ()
+
+
 @pytest.mark.parametrize("name", ["torch", "sglang", "moshi"])
 def test_an_engine_that_is_not_built_says_so(name):
     with pytest.raises(ValueError, match=f"engine = '{name}': not built yet; expected echo"):

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from media.chunk import Chunk, Flags, Reply, VideoFrame
+from media.chunk import MAX_VIDEO_FRAMES, Chunk, Flags, Reply, VideoFrame
 from media.leases import MAX_BYTES, Lease, Leased, Refused, Release, Stats, encode
 from media.ring import TORN
 from media.slots import REST_NS, SlotTable
@@ -15,6 +15,7 @@ from media.timebase import TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch, Results
 from model_server.engine.echo import EchoEngine
 from model_server.server import ModelServer
+from model_server.shedding import CALM_STEPS, SEEN_STEPS, Shed
 
 
 class Recorder(EchoEngine):
@@ -23,8 +24,13 @@ class Recorder(EchoEngine):
     def __init__(self) -> None:
         super().__init__()
         self.batches: list[Batch] = []
+        self.looks: dict[int, bool] = {}
+
+    def pictures(self, slot: int) -> int:
+        return int(self.looks[slot])
 
     def open(self, slot: int, persona: str) -> None:
+        self.looks[slot] = persona != "blind"
         if persona == "nobody":
             raise ValueError("persona = 'nobody': expected a known one")
         super().open(slot, persona)
@@ -238,6 +244,39 @@ def test_an_engine_gets_frames_as_views_and_operators_see_how_many(node):
     assert [counters[name] for name in names] == [6, 0, 0]
 
 
+def test_the_table_says_how_many_pictures_a_call_looks_at(node):
+    assert node.table.pictures.tolist() == [MAX_VIDEO_FRAMES] * 4
+    seeing, blind = node.lease("a"), node.server.lease(1, Lease("b", persona="blind"))
+    assert [int(node.table.pictures[call.slot]) for call in (seeing, blind)] == [1, 0]
+    node.engine.looks[blind.slot] = True  # what it is told in a turn may change it
+    node.send(blind, 0, text="look")
+    node.tick()
+    assert int(node.table.pictures[blind.slot]) == 1
+
+
+def test_what_is_shed_first_is_not_asked_for(node):
+    calls = [node.lease("a"), node.lease("b")]
+    took_ns = 10 * TURN_NS
+
+    def slow(batch: Batch) -> Results:
+        node.now_ns += took_ns
+        return EchoEngine.step(node.engine, batch)
+
+    node.engine.step = slow
+    for turn in range(SEEN_STEPS):
+        node.send(calls[0], turn)
+        node.tick()
+    assert node.server.shedding.level >= Shed.VIDEO
+    assert [int(node.table.pictures[call.slot]) for call in calls] == [0, 0]
+    took_ns = 0
+    for turn in range(SEEN_STEPS, SEEN_STEPS + 3 * CALM_STEPS + 3):
+        node.send(calls[0], turn)
+        node.tick()
+        node.hear()
+    assert node.server.shedding.level is Shed.NOTHING
+    assert [int(node.table.pictures[call.slot]) for call in calls] == [1, 1]
+
+
 def test_frames_that_are_gone_before_or_during_the_step_are_counted(node):
     call = node.lease()
     for turn in range(3):  # taken at one tick, out of a ring of 4 frames
@@ -303,11 +342,77 @@ def test_a_worker_that_does_not_listen_loses_replies_not_others_time(node):
     assert [r.turn for r in node.hear()] == [0, 1, 2, 3]
 
 
-def test_a_reply_past_its_budget_is_counted(node):
-    call = node.lease()
+def test_a_reply_past_its_budget_is_counted_and_traced(node):
+    call, tick_ns = node.lease(), node.now_ns
     node.send(call, 0)
-    node.server.tick(0, node.now_ns - call.budget_ns - 1)
+    node.now_ns += 3_000_000
+    echo = node.engine.step
+
+    def slow(batch: Batch) -> Results:
+        node.now_ns += call.budget_ns
+        return echo(batch)
+
+    node.engine.step = slow
+    node.server.tick(0, tick_ns)
     assert node.counters.turns_overdue_total == 1
+    (late,) = node.server.late_turns.kept
+    assert (late.slot, late.turn, late.captured_ns, late.tick_ns) == (call.slot, 0, tick_ns, tick_ns)
+    assert late.spans_ms == {
+        "captured_to_tick": 0.0,
+        "tick_to_ready": 3.0,
+        "ready_to_gathered": 0.0,
+        "gathered_to_stepped": call.budget_ns / 1e6,
+        "stepped_to_published": 0.0,
+        "late": 3.0,
+    }
+    assert node.server.stats().fields["gauges"]["misses_per_million"] == 1_000_000
+    node.engine.step = echo
+    node.now_ns = tick_ns
+    for turn in range(1, 4):
+        node.now_ns += TURN_NS
+        node.hear()
+        node.send(call, turn)
+        node.server.tick(0, node.now_ns)
+    assert node.server.stats().fields["gauges"]["misses_per_million"] == 250_000
+    assert len(node.server.late_turns.kept) == 1
+
+
+def test_an_overloaded_server_sheds_in_order_and_refuses_new_calls_last(node):
+    call = node.lease()
+    echo, took_ns = node.engine.step, [2 * TURN_NS]
+
+    def slow(batch: Batch) -> Results:
+        node.now_ns += took_ns[0]
+        return echo(batch)
+
+    node.engine.step = slow
+
+    def told(turns: range) -> list[Shed]:
+        for turn in turns:
+            node.send(call, turn)
+            node.tick()
+            node.hear()
+        return [batch.shed for batch in node.engine.batches[-len(turns) :]]
+
+    levels = told(range(10))
+    assert levels == sorted(levels) and set(levels) == set(Shed)
+    refused = node.server.lease(2, Lease("b"))
+    assert isinstance(refused, Refused) and "overloaded" in refused.reason and refused.retry_after_s == 5
+    assert node.counters.turns_shed_total == sum(level > Shed.NOTHING for level in levels)
+    took_ns[0] = 1
+    told(range(10, 10 + CALM_STEPS + 1))
+    later = node.server.lease(2, Lease("b"))
+    assert isinstance(later, Refused) and "would take" in later.reason, (
+        "not shed any more, but steps may be slow"
+    )
+    assert node.server.stats().fields["gauges"]["shedding"] == Shed.TOKENS
+
+
+def test_what_the_engine_finds_wrong_when_idle_is_counted(node):
+    node.server.check()
+    node.engine.check = lambda: ["slot 1: not whole", "slot 2: not whole"]
+    node.server.check()
+    assert node.counters.checks_failed_total == 2
 
 
 def test_a_released_call_is_silent_and_its_slot_is_new_to_the_next(node):

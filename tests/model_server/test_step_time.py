@@ -17,15 +17,43 @@ def measured(*points: tuple[int, int]) -> StepTime:
     ("points", "rows", "expected"),
     [
         ([], 5, 0),
-        ([(4, 100)], 2, 100),
+        ([(4, 100)], 4, 100),
         ([(4, 100)], 8, 200),
         ([(1, 100), (64, 730)], 33, 420),
         ([(1, 100), (64, 730)], 128, 1370),
-        ([(1, 500), (64, 300)], 100, 500),
     ],
 )
 def test_a_prediction_lies_on_the_line_of_what_was_measured(points, rows, expected):
     assert measured(*points).predict_ns(rows) == expected
+
+
+def test_a_prediction_never_falls_with_rows():
+    falling = measured((1, 500), (64, 300))
+    assert falling.line.per_row_ns == 0
+    assert [falling.predict_ns(rows) for rows in (1, 30, 64, 100)] == [500, 500, 500, 500]
+
+
+def test_the_three_parts_are_found_again():
+    step_time = StepTime(positions_of_row=500)
+    for rows in (1, 2, 3, 5, 9, 17, 33):  # a cell each, and so
+        for kept in (0, 40, 150, 300, 600):  # are these
+            step_time.add(rows, 7_000 + 900 * rows + 2 * rows * kept, rows * kept)
+    line = step_time.line
+    assert line.fixed_ns == pytest.approx(7_000, rel=1e-6)
+    assert line.per_row_ns == pytest.approx(900, rel=1e-6)
+    assert line.per_position_ns == pytest.approx(2, rel=1e-6)
+    assert step_time.predict_ns(40, positions=0) == 7_000 + 900 * 40
+    assert step_time.predict_ns(100) == 7_000 + 900 * 100 + 2 * 100 * 500, "calls as long as they ever get"
+
+
+def test_the_slow_steps_of_a_size_count_for_that_size():
+    step_time = StepTime()
+    for n in range(100):
+        step_time.add(1, 1_000)
+        step_time.add(64, 64_000 * (2 if n % 10 == 0 else 1))
+    assert step_time.predict_ns(1) == 1_000
+    assert step_time.predict_ns(64) == pytest.approx(128_000, rel=0.02)
+    assert step_time.predict_ns(128) > 200_000
 
 
 def test_one_stall_in_hundreds_does_not_decide():

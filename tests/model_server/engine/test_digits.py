@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from media.chunk import PCM, Flags, VideoFrame
 from media.timebase import TURN_SAMPLES
 from model_server.engine.registry import make_engine
+from model_server.shedding import Shed
 from tests.model_server.engine.conftest import batch_of, chunk_of, voice
 
 TURNS = 24
@@ -165,6 +167,7 @@ def test_pictures_are_looked_at_by_the_persona_that_counts(engine: Any) -> None:
         engine.open(0, persona)
         engine.step(batch_of({0: 0}, {0: pcm}, chunks={0: chunk_of(0, pcm, video=(frame,))}))
         counts[persona] = int(engine._groups[0].trunk.positions[0])
+        assert engine.pictures(0) == (persona == "count")
         engine.close(0)
     assert counts["count"] >= 2 + 6 + 8 and counts["interpret"] < 2 + 6 + 8
     torn = VideoFrame(0, frame.rgb, check=lambda: False)
@@ -174,9 +177,11 @@ def test_pictures_are_looked_at_by_the_persona_that_counts(engine: Any) -> None:
 
 
 def test_silence_in_the_middle_of_a_word_cuts_what_is_queued(engine: Any) -> None:
-    from model_server.engine.digits import _Call, deque
+    from collections import deque
 
-    call = _Call(deque(), False)
+    from model_server.engine.due import Call
+
+    call = Call(deque(), False)
     loud = np.full(TURN_SAMPLES, 5000, np.int16)
     assert engine._reply(call, loud, ()).flags == Flags.NONE
     tail = np.zeros(TURN_SAMPLES, np.int16)
@@ -236,3 +241,89 @@ def test_silence_that_is_not_computed_is_the_silence_that_would_be(engine: Any) 
     sound, after = Vocoder()(features, Vocoder().start(1))
     assert not sound.any() and not after.tail.any()
     assert engine._flow_head.mean[0] > -4  # the small network is never so quiet: the others test sound
+
+
+def test_what_is_shed_is_left_out_and_nothing_else(engine: Any) -> None:
+    """Video, which does not change what is written here; tokens stay, which it was taught to write in one turn."""
+    pcm = voice(4, TURNS)
+    lengths: dict[Shed, int] = {}
+    for shed in (Shed.NOTHING, Shed.VIDEO, Shed.TOKENS):
+        engine.open(0, "")
+        written = 0
+        for turn in range(TURNS):
+            batch = replace(batch_of({0: turn}, {0: pcm[turn]}, played=UNHEARD), shed=shed)
+            results = engine.step(batch)
+            words = results.said[0].text.split() if 0 in results.said else []
+            written += len(words)
+            assert results.passes <= engine.most_passes + 1
+        lengths[shed] = written
+        engine.close(0)
+    assert lengths[Shed.NOTHING] == lengths[Shed.VIDEO] == lengths[Shed.TOKENS] > 0
+
+
+def test_a_step_says_what_its_sequences_keep(engine: Any) -> None:
+    pcm = voice(1, 40)
+    for slot in (0, 1):
+        engine.open(slot, "")
+    kept = [
+        engine.step(batch_of({0: turn, 1: turn}, {0: pcm[turn], 1: pcm[turn]}, played=UNHEARD)).positions
+        for turn in range(40)
+    ]
+    assert kept[0] >= 2 * 8 and kept == sorted(kept)
+    assert kept[-1] == 2 * engine.most_positions
+    assert engine.check() == []
+
+
+def test_a_sequence_that_is_not_whole_is_found(engine: Any) -> None:
+    import torch
+
+    pcm = voice(1, 3)
+    for slot in (4, 6):
+        engine.open(slot, "")
+    for turn in range(3):
+        engine.step(batch_of({4: turn, 6: turn}, {4: pcm[turn], 6: pcm[turn]}))
+    assert engine.check() == []
+    group = engine._groups[0]
+    with torch.inference_mode():
+        group.trunk.layers[1].attended.values[group.row(6), 0, 0, 0] = float("nan")
+    assert engine.check() == ["slot 6: layer 1 keeps what is not a number"]
+    with torch.inference_mode():
+        group.trunk.positions[group.row(4)] = -1
+    assert len(engine.check()) == 2
+
+
+def test_a_compacted_call_goes_on_with_its_past_as_text(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from model_server.engine.digits import DigitsEngine
+    from model_server.engine.due import PAST_TOKENS
+
+    monkeypatch.setattr("model_server.engine.digits.LOUD_END", 1e9)  # this network sounds all the time
+    engine, pcm = DigitsEngine(checkpoint, compact_after=120), voice(5, 60)
+    engine.open(0, "")
+    furthest = 0
+    for turn in range(60):
+        engine.step(batch_of({0: turn}, {0: pcm[turn]}, played=UNHEARD))
+        for group in engine._groups:
+            furthest = max([furthest, *group.trunk.positions.tolist()])
+        call = engine._calls[0]
+        assert len(call.past) <= PAST_TOKENS
+        if call.text:
+            assert tuple(call.text)[: len(call.persona)] == call.persona
+            assert tuple(call.text)[len(call.persona) :] == tuple(call.past)
+    assert 100 <= furthest < 120 + 2 * (8 + 3 + PAST_TOKENS + len(call.persona))
+    engine.close(0)
+
+
+def test_an_aged_call_has_the_same_rings(engine: Any) -> None:
+    pcm = voice(7, 30)
+    for slot in (0, 1):
+        engine.open(slot, "")
+    sounds: list[list[PCM]] = [[], []]
+    for turn in range(30):
+        if turn == 20:
+            assert engine.age(1, 500) >= 500
+        results = engine.step(batch_of({0: turn, 1: turn}, {0: pcm[turn], 1: pcm[turn]}, played=UNHEARD))
+        for slot in (0, 1):
+            sounds[slot].append(results.pcm_BS[slot])
+    assert_same((sounds[1], []), (sounds[0], []))

@@ -21,8 +21,8 @@ def seen(engine: Any, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     turns: list[list[int]] = []
     inputs_of = engine._inputs
 
-    def watched(dues: Any) -> Any:
-        inputs = inputs_of(dues)
+    def watched(dues: Any, **how: Any) -> Any:
+        inputs = inputs_of(dues, **how)
         turns.extend(inputs.truth.tolist())
         return inputs
 

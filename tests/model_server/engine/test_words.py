@@ -8,8 +8,8 @@ from model_server.model.vocabulary import NAMES, ids_of
 
 def test_said_words_are_the_caption_and_heard_words_are_not():
     talk = Talk()
-    assert talk.write(ids_of(["heard:7", "say:7"])) == ("seven ", ())
-    assert talk.write(ids_of(["heard:stop"])) == ("", ())
+    assert talk.write(ids_of(["heard:7", "say:7"])) == ("seven ", ("heard 7",))
+    assert talk.write(ids_of(["heard:stop"])) == ("", ("heard stop",))
     assert talk.write(ids_of(["say:let-me-check"])) == ("let me check ", ())
 
 
@@ -17,7 +17,7 @@ def test_a_question_is_passed_on_with_the_conversation():
     talk = Talk()
     talk.write(ids_of(["heard:3", "heard:plus"]))
     text, events = talk.write(ids_of(["heard:4", "<delegate>", "say:let-me-check"]))
-    assert text == "let me check " and events == ("delegate caller: 3 plus 4",)
+    assert text == "let me check " and events == ("heard 4", "delegate caller: 3 plus 4")
     assert talk.write(ids_of(["<delegate>"]))[1] == ("delegate caller: 3 plus 4; model: let me check",)
 
 

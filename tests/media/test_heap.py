@@ -9,7 +9,7 @@ import pytest
 
 FREED_AND_TAKEN = """
 import ctypes, resource
-from model_server.engine import heap
+from media import heap
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
 libc.free.argtypes = [ctypes.c_void_p]

@@ -1,7 +1,8 @@
-"""Memory that a step has taken stays with the process.
+"""Memory that a process has taken stays with it.
 
-Rows of 64 calls are megabytes. glibc gives blocks of that size back to the system when they are freed, and takes
-them anew in the next step, page by page: thousands of page faults a step, a tenth of its time.
+Rows of 64 calls are megabytes, a picture is hundreds of kilobytes. glibc gives blocks of that size back to the
+system when they are freed, and takes them anew the next time, page by page: thousands of page faults a step of the
+model, a tenth of its time; and a tenth of what a camera costs a worker.
 """
 
 from __future__ import annotations

@@ -1,0 +1,54 @@
+"""`python -m model_server.bench cost-curve|four-hours`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from model_server.bench.rows import RESULTS, append_row
+from model_server.engine.registry import CHECKPOINT
+
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0 when it was measured; the figures say what came out."""
+    parser = argparse.ArgumentParser(prog="python -m model_server.bench", description=__doc__)
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    curve = kinds.add_parser(
+        "cost-curve", help="step time against calls and history, and where admission stops"
+    )
+    curve.add_argument("--calls", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32, 48, 64], metavar="N")
+    curve.add_argument("--steps", type=int, default=12, help="measured at each point (12)")
+    hours = kinds.add_parser("four-hours", help="one call of hours: memory, step time, answers")
+    hours.add_argument("--hours", type=float, default=4.0)
+    hours.add_argument(
+        "--minute", type=float, default=60.0, help="seconds heard at the beginning and at the end"
+    )
+    hours.add_argument("--calls", type=int, default=4, help="of that length at once (4)")
+    hours.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
+    for each in (curve, hours):
+        each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+        each.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and plots")
+    given = parser.parse_args(argv)
+    result = _measured(given)
+    append_row(given.out / f"{given.kind}.csv", result)
+    print(json.dumps(result))
+    return 0
+
+
+def _measured(given: argparse.Namespace) -> dict[str, Any]:
+    if given.kind == "cost-curve":
+        from model_server.bench.cost_curve import measure
+
+        return measure(given.checkpoint, given.calls, given.steps, given.out / "cost-curve.png")
+    from model_server.bench.four_hours import measure as measure_hours
+
+    return measure_hours(given.checkpoint, given.data, given.hours, given.minute, given.calls)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""One layer of the trunk for inference on a CPU."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from model_server.model.layer import Layer
+from model_server.model.mlp import DenseMLP
+from model_server.model.piece import Piece
+from model_server.model.served.attention import ServedAttention
+from model_server.model.served.convolution import ServedConvolution
+from model_server.model.served.mlp import ServedDenseMLP, ServedExperts
+from model_server.model.served.products import inverse_rms, product_dtype
+from model_server.model.state import LayerState
+from model_server.model.trunk import Trunk
+
+
+class ServedLayer(nn.Module):
+    """`Layer.append`, with weights of its own in the form that they are used in."""
+
+    @torch.no_grad()
+    def __init__(self, plain: Layer, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._eps, self._dtype = plain.attention_norm.eps, dtype
+        self._attention = ServedAttention(plain.attention, plain.attention_norm.weight, dtype)
+        self._attention_convolution = ServedConvolution(plain.attention_convolution)
+        self._mlp: ServedDenseMLP | ServedExperts
+        if isinstance(plain.mlp, DenseMLP):
+            self._mlp = ServedDenseMLP(plain.mlp, plain.mlp_norm.weight, dtype)
+        else:
+            self._mlp = ServedExperts(plain.mlp, plain.mlp_norm.weight, dtype)
+        self._mlp_convolution = ServedConvolution(plain.mlp_convolution)
+
+    def append(self, x_BTD: Tensor, piece: Piece, state: LayerState) -> Tensor:
+        """New positions of the piece's calls."""
+        branch = self._attention.append(self._normed(x_BTD).to(self._dtype), piece, state)
+        x_BTD = self._attention_convolution.onto(x_BTD, branch.view(x_BTD.shape), piece, state.attention_rows)
+        branch = self._mlp(self._normed(x_BTD))
+        return self._mlp_convolution.onto(x_BTD, branch.view(x_BTD.shape), piece, state.mlp_rows)
+
+    def warm(self, rows: int) -> None:
+        """Meet all numbers of rows up to this one."""
+        self._attention.warm(rows)
+        self._mlp.warm(rows)
+
+    def _normed(self, x_BTD: Tensor) -> Tensor:
+        """float32 [N, d], without the norm's weight."""
+        return (x_BTD * inverse_rms(x_BTD, self._eps)).flatten(0, 1)
+
+
+def warm(trunk: Trunk, rows: int) -> None:
+    """Have all code made that passes of up to so many rows need, before a call waits for it."""
+    for layer in trunk.layers:
+        if isinstance(layer, ServedLayer):
+            layer.warm(rows)
+
+
+def serve(trunk: Trunk, dtype: torch.dtype | None = None) -> None:
+    """Put layers for inference in place of the trunk's own; None: products in what this CPU is fastest in."""
+    for place, layer in enumerate(trunk.layers):
+        trunk.layers[place] = ServedLayer(cast("Layer", layer), dtype or product_dtype())

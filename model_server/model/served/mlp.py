@@ -1,0 +1,84 @@
+"""Gated MLPs for inference. Of a mixture's rows each product takes those of one expert, shared ones among them.
+
+N   rows        d   hidden        K S   experts that a row chooses, shared ones
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model_server.model.mlp import DenseMLP, Experts
+from model_server.model.served.products import Gated
+
+
+class ServedDenseMLP:
+    """One MLP for every row; its scale is in its last matrix."""
+
+    def __init__(self, plain: DenseMLP, norm_weight: Tensor, dtype: torch.dtype) -> None:
+        """`norm_weight`: of the norm in front of it."""
+        self._mlp = Gated(
+            plain.gate_up.float() * norm_weight.float(), plain.down.float() * plain.scale, dtype
+        )
+        self._dtype = dtype
+
+    def warm(self, rows: int) -> None:
+        """Meet all numbers of rows up to this one."""
+        self._mlp.warm(rows)
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """float32 [N, d], normalised, to [N, d] in the dtype of products."""
+        return self._mlp(x_ND.to(self._dtype))
+
+
+class ServedExperts:
+    """Experts and router; the router computes in float32."""
+
+    def __init__(self, plain: Experts, norm_weight: Tensor, dtype: torch.dtype) -> None:
+        """`norm_weight`: of the norm in front of it."""
+        weight = norm_weight.float()
+        self._router = copy.deepcopy(plain.router).requires_grad_(False)
+        self._router.weight.mul_(weight)
+        self._routed = _experts(plain.gate_up, plain.down, weight, dtype)
+        self._shared = _experts(plain.shared_gate_up, plain.shared_down, weight, dtype)
+        self._dtype = dtype
+
+    def warm(self, rows: int) -> None:
+        """Meet all numbers of rows up to this one."""
+        self._shared[0].warm(rows)
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """float32 [N, d], normalised, to float32 [N, d]."""
+        route = self._router(x_ND)
+        rows, chosen = route.experts_NK.shape
+        flat = route.experts_NK.flatten()
+        order = flat.argsort()
+        counts = torch.bincount(flat, minlength=len(self._routed)).tolist()
+        x = x_ND.to(self._dtype)
+        inputs = x.index_select(0, order // chosen).split(counts)
+        out = x_ND.new_empty((chosen + len(self._shared)) * rows, x_ND.shape[1])
+        start = 0
+        for expert, part in (*zip(self._routed, inputs, strict=True), *((each, x) for each in self._shared)):
+            if len(part):
+                out[start : start + len(part)] = expert(part)
+                start += len(part)
+        return F.embedding_bag(
+            self._places(order, rows, chosen),
+            out,
+            mode="sum",
+            per_sample_weights=torch.cat([route.weights_NK, route.shared_NS], 1),
+        )
+
+    def _places(self, order: Tensor, rows: int, chosen: int) -> Tensor:
+        """int64 [N, K + S]: where the outputs of each row stand."""
+        places = torch.empty_like(order)
+        places[order] = torch.arange(len(order))
+        shared = torch.arange(chosen * rows, (chosen + len(self._shared)) * rows).view(-1, rows)
+        return torch.cat([places.view(rows, chosen), shared.t()], 1)
+
+
+def _experts(gate_up: Tensor, down: Tensor, norm_weight: Tensor, dtype: torch.dtype) -> list[Gated]:
+    return [Gated(g.float() * norm_weight, d.float(), dtype) for g, d in zip(gate_up, down, strict=True)]
