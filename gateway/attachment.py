@@ -116,6 +116,10 @@ class Attachment:
         except OSError as wrong:  # the server frees the slots of a worker that is gone
             log.warning("slot not released", slot=slot, reason=str(wrong))
 
+    def pictures_wanted(self, slot: int) -> int:
+        """By the model, a chunk of that slot; 0 while there is none."""
+        return int(self._table.pictures[slot]) if self._table is not None else 0
+
     def publish(self, slot: int, chunk: Chunk) -> None:
         """A chunk into its slot, for the server's next tick; a full ring drops it and counts."""
         if self._table is not None and not self._table.put_chunk(slot, chunk):

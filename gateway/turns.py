@@ -80,8 +80,8 @@ class Call(Protocol):
         """None as long as nobody listens: no turn is cut."""
         ...
 
-    def pictures(self, now_ns: int) -> tuple[VideoFrame, ...]:
-        """What was seen in this turn."""
+    def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
+        """What was seen in this turn; the model looks at so many pictures at most, in the next one, too."""
         ...
 
     def turned(self, chunk: Any) -> None:
@@ -284,7 +284,8 @@ class Turns:
             return
         counters = self.counters
         counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
-        chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, call.pictures(now_ns))
+        pictures = call.pictures(now_ns, self.attachment.pictures_wanted(leg.tenancy.slot))
+        chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, pictures)
         if chunk is not None:
             self.attachment.publish(leg.tenancy.slot, chunk)
             counters.turns_cut += 1

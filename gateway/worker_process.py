@@ -26,6 +26,7 @@ from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
 from gateway.tasks import Tasks
 from gateway.turns import Turns
+from media import heap
 
 log = structlog.get_logger()
 
@@ -150,5 +151,6 @@ def prepare_process(*, realtime: bool) -> None:
     """Before its first thread is started: all of them are scheduled alike, and there is nobody to wait for yet."""
     sys.setswitchinterval(SWITCH_S)
     make_room()
+    log.debug("memory", kept=heap.keep())
     if realtime:
         log.debug("scheduling", got=ask_for_realtime())

@@ -5,7 +5,7 @@ call at a time; the lease's *generation* travels in every row, so that what an e
 for what it is. Each slot has two bounded rings of `rows` rows: `inbound` (worker writes chunks) and
 `outbound` (model server writes replies), and a ring of video frames beside the inbound one.
 
-Layout, version 3. Everything is little-endian and every array starts on a page (4,096 bytes); S slots,
+Layout, version 4. Everything is little-endian and every array starts on a page (4,096 bytes); S slots,
 R rows a ring, V video frames a slot of W x H pixels (RGB24, 3 bytes each, no padding):
 
     array             type            written by     meaning
@@ -15,6 +15,8 @@ R rows a ring, V video frames a slot of W x H pixels (RGB24, 3 bytes each, no pa
                                                      W, H, and six zeros
     generation        u32[S]          server         tenant now; 0 = never leased; moves on at each lease
     group             u32[S]          server         phase group of the tenant
+    pictures          u32[S]          server         pictures a chunk that the model looks at, 0 to 2, for the
+                                                     tenant; may change at any time
     in.head           u64[S]          worker         rows ever published
     in.tail           u64[S]          server         rows ever taken
     in.seq            u64[S,R]        worker         row number + 1 once whole, `TORN` while being written
@@ -68,7 +70,7 @@ from media.ring import META, TORN, Ring, Rows, encode_text, fence
 from media.timebase import NS_PER_S, TURN_SAMPLES
 
 MAGIC = 0x6D6963726F747572  # "microtur"
-VERSION = 3
+VERSION = 4
 PAGE = 4096
 REST_NS = 1 * NS_PER_S
 """A freed slot rests five turns: longer than any reply of its last tenant can be under way."""
@@ -106,6 +108,7 @@ class SlotTable:
         self._superblock = view["superblock"]
         self.generation: npt.NDArray[np.uint32] = view["generation"]
         self.group: npt.NDArray[np.uint32] = view["group"]
+        self.pictures: npt.NDArray[np.uint32] = view["pictures"]
         self.inbound = Ring(_half(view, "in."), self.generation)
         self.outbound = Ring(_half(view, "out."), self.generation)
         self._video_seq, self._video_ns, self._video = view["video.seq"], view["video.ns"], view["video.rgb"]
@@ -137,6 +140,7 @@ class SlotTable:
         table = cls(fd, slots, rows, video, groups, video_size)
         epoch = int.from_bytes(os.urandom(7), "little")
         table._superblock[1:10] = (VERSION, slots, rows, video, groups, epoch, table.size, width, height)
+        table.pictures[:] = MAX_VIDEO_FRAMES
         fence()
         table._superblock[0] = MAGIC
         return table
@@ -326,6 +330,7 @@ def _plan(
         ("superblock", "<u8", (_SUPERBLOCK,)),
         ("generation", "<u4", (slots,)),
         ("group", "<u4", (slots,)),
+        ("pictures", "<u4", (slots,)),
         *((f"in.{name}", dtype, shape) for name, dtype, shape in ring),
         ("video.seq", "<u8", (slots, video)),
         ("video.ns", "<u8", (slots, video)),

@@ -20,7 +20,14 @@ MAY_IMPORT_OF_OURS = {
     "kernels": {"turn_kernels"},
     "loadtests": {"loadtests", "gateway", "media"},
 }
-MODEL_SERVER_MAY_USE = {"media.timebase", "media.chunk", "media.ring", "media.slots", "media.leases"}
+MODEL_SERVER_MAY_USE = {
+    "media.timebase",
+    "media.chunk",
+    "media.ring",
+    "media.slots",
+    "media.leases",
+    "media.heap",
+}
 MEDIA_MAY_USE = {"numpy", "soxr"}
 KERNELS_MAY_USE = {"torch", "triton"}
 NOT_IN_MEDIA = {"socket", "asyncio", "threading", "time", "select", "selectors", "subprocess", "signal"}
@@ -39,10 +46,11 @@ ONE_PLACE = {
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
     "jwt": ("gateway/api/tokens.py", "loadtests/hostile/"),
-    "redis": ("gateway/state/", "gateway/background/"),
+    "redis": ("gateway/state/", "gateway/background/", "loadtests/state_server.py"),
     "sglang": ("model_server/engine/sglang",),
     "av": ("gateway/webrtc/video.py", "gateway/caller/codec.py", "loadtests/"),
-    "aiohttp": ("gateway/http.py", "gateway/api/", "loadtests/"),
+    "aiohttp": ("gateway/http.py", "gateway/api/", "gateway/background/chat.py", "loadtests/"),
+    "mcp": ("gateway/background/mcp_tools.py",),
     "prometheus_client": ("gateway/metrics.py",),
     "triton": ("kernels/",),
     "typer": ("gateway/cli.py",),

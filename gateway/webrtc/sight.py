@@ -12,7 +12,7 @@ from dataclasses import asdict
 from gateway.webrtc import rtcp
 from gateway.webrtc.offer import Video
 from gateway.webrtc.video import DecoderThread, VideoSource
-from media.chunk import VIDEO_SIZE, VideoFrame
+from media.chunk import MAX_VIDEO_FRAMES, VIDEO_SIZE, VideoFrame
 from media.ladder import CAMERA, Camera
 from media.rtp import RtpPacket
 
@@ -28,6 +28,7 @@ class Sight:
         """Of the codec that is being sent; None before the first packet."""
         self._thread = thread
         self._frames_per_chunk = self._most_frames = frames_per_chunk
+        self._asked_frames = self._wanted_frames = MAX_VIDEO_FRAMES
         self._bit_s = BUDGET_BIT_S
         self._codecs = {codec.payload_type: codec.name for codec in video.codecs}
         self._repairs = {codec.rtx: codec.payload_type for codec in video.codecs if codec.rtx}
@@ -55,18 +56,26 @@ class Sight:
     def ask(self, camera: Camera) -> None:
         """Of the camera no more than this from now on; at 0 pictures its packets are not looked at."""
         self._bit_s = camera.bit_s
-        frames = min(camera.frames, self._most_frames)
-        if frames != self._frames_per_chunk:
-            self._frames_per_chunk = frames
-            for source in self._sources.values():
-                source.frames_per_chunk = frames
+        self._asked_frames = camera.frames
+        self._hold()
 
-    def take(self, now_ns: int, size: tuple[int, int]) -> tuple[VideoFrame, ...]:
-        """The pictures of this turn, RGB in `size` (width, height)."""
+    def take(self, now_ns: int, size: tuple[int, int], wanted: int) -> tuple[VideoFrame, ...]:
+        """The pictures of this turn, RGB in `size` (width, height), `wanted` at most; next time, too."""
+        if wanted != self._wanted_frames:
+            self._wanted_frames = wanted
+            self._hold()
         if self.source is None:
             return ()
         self.source.size = size
         return self.source.take(now_ns)
+
+    def _hold(self) -> None:
+        """To what line, model and operator allow."""
+        frames = max(0, min(self._asked_frames, self._wanted_frames, self._most_frames))
+        if frames != self._frames_per_chunk:
+            self._frames_per_chunk = frames
+            for source in self._sources.values():
+                source.frames_per_chunk = frames
 
     def feedback(self, our_ssrc: int, now_ns: int) -> list[bytes]:
         """What to ask for now: packets again, or a key frame."""
@@ -80,7 +89,8 @@ class Sight:
 
     def budget(self, our_ssrc: int) -> bytes:
         """REMB, to be sent once a second; nothing before the first packet."""
-        return rtcp.bitrate_wanted(our_ssrc, self._ssrc, self._bit_s) if self._ssrc else b""
+        bit_s = self._bit_s if self._frames_per_chunk else CAMERA[-1].bit_s
+        return rtcp.bitrate_wanted(our_ssrc, self._ssrc, bit_s) if self._ssrc else b""
 
     def close(self) -> None:
         """Free the decoders."""

@@ -50,8 +50,10 @@ MAX_PIXELS: Final = 1920 * 1088
 DECODE_SHARE: Final = 0.15
 """Of a core, per call: 1280x720 at 30 fps takes 0.05."""
 DECODE_BURST_NS: Final = 300 * NS_PER_MS
-MARGIN_NS: Final = 20 * NS_PER_MS
-"""A picture must be here so long before the cut: network jitter, the queue, decoding and scaling."""
+GATHER_S: Final = 0.02
+"""The thread rests so long when it has done all there is: to be woken for each frame of each call costs more."""
+MARGIN_NS: Final = 40 * NS_PER_MS
+"""A picture must be here so long before the cut: network jitter, the thread's rest, decoding and scaling."""
 SLOW_NS: Final = 90 * NS_PER_MS
 """Frames further apart than this are all scaled: there is nothing to choose from."""
 STALE_NS: Final = 2 * TURN_NS
@@ -127,6 +129,8 @@ class DecoderThread:
                 self._done += 1
                 source.decode(frame)
             del work, source, frames, frame  # or the last call would stay until the next frame
+            if self._work.empty():
+                time.sleep(GATHER_S)
 
 
 class PictureDecoder:

@@ -44,6 +44,12 @@ def test_a_camera_is_asked_for_less_and_for_more_again_and_never_for_more_than_t
         (remb,) = rtp.RtcpPacket.parse(sight.budget(5))
         assert isinstance(remb, rtp.RtcpPsfbPacket)
         assert rtp.unpack_remb_fci(remb.fci)[0] == CAMERA[rung].bit_s
+    for wanted, frames, bit_s in ((0, 0, CAMERA[-1].bit_s), (2, 1, CAMERA[0].bit_s)):  # by the model
+        sight.take(1, (320, 240), wanted)
+        assert sight.source.frames_per_chunk == frames
+        (remb,) = rtp.RtcpPacket.parse(sight.budget(5))
+        assert isinstance(remb, rtp.RtcpPsfbPacket)
+        assert rtp.unpack_remb_fci(remb.fci)[0] == bit_s
     sight.ask(CAMERA[2])
     sight.receive(packet(102, 2), 0)  # the other codec's first packet
     assert sight.source.frames_per_chunk == 0 and sight.counts()["packets_unwanted"] == 1

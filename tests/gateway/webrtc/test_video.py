@@ -172,7 +172,7 @@ def test_frames_that_no_chunk_wants_wait_for_one_that_does() -> None:
 def test_frames_that_wait_are_in_the_account_whatever_becomes_of_them(thread) -> None:
     good = encoded("vp8", 5)
     for end in ("close", "pause"):
-        source = VideoSource(thread, "vp8")
+        source = VideoSource(thread, "vp8", frames_per_chunk=1)
         source.take(START_NS)
         source.push(good[0])
         source.push(good[1])
@@ -358,7 +358,9 @@ def test_one_call_may_not_fill_the_queue_of_all() -> None:
 
 def test_a_call_that_floods_is_held_to_its_share_of_the_core(thread, monkeypatch) -> None:
     spent_ns = iter(range(0, 10**13, 5 * MS))  # each frame takes 5 ms of the thread
-    monkeypatch.setattr("gateway.webrtc.video.time", SimpleNamespace(thread_time_ns=lambda: next(spent_ns)))
+    monkeypatch.setattr(
+        "gateway.webrtc.video.time", SimpleNamespace(thread_time_ns=lambda: next(spent_ns), sleep=time.sleep)
+    )
     source = VideoSource(thread, "vp8")
     (key,) = encoded("vp8", 1)
     for n in range(600):  # within 600 ms
