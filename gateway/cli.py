@@ -39,6 +39,8 @@ RunDir = Annotated[Path | None, typer.Option(help="directory of the control sock
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
 
 
+STOP_S = 8.0
+"""A gateway that takes longer to end is killed."""
 MODEL_FLAGS = ("engine", "persona")
 """Of the model server alone."""
 
@@ -78,7 +80,7 @@ def up(
     run_dir: RunDir = None,
     log_level: LogLevel = None,
 ) -> None:
-    """Everything on this machine, in one terminal. Ctrl-C ends it."""
+    """Everything on this machine, in one terminal. Ctrl-C ends it; SIGTERM lets live calls end first (drain_s)."""
     flags = dict(
         engine=engine, persona=persona, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
         webrtc_host=webrtc_host, webrtc_calls=webrtc_calls, video=video, http_host=http_host,
@@ -90,10 +92,16 @@ def up(
 
 
 async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
-    """Keep the model server and the gateway alive until Ctrl-C."""
-    stop = asyncio.Event()
+    """Keep the model server and the gateway alive until Ctrl-C or SIGTERM."""
+    stop, at_once = asyncio.Event(), asyncio.Event()
+
+    def heed(name: int) -> None:
+        if name == signal.SIGINT or stop.is_set():
+            at_once.set()
+        stop.set()
+
     for name in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(name, stop.set)
+        asyncio.get_running_loop().add_signal_handler(name, heed, name)
     state = _embedded_state(settings)
     flags = flags | ({"redis": embedded.make_room(settings.run_dir)} if state is not None else {})
     given = [
@@ -102,18 +110,32 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     here = [sys.executable, "-m", "gateway"]
     model = Child("model-server", command([*here, "model", *_model_flags(settings)], quiet=True))
     gateway = Child("gateway", command([*here, "gateway", *given]))
-    children = [*([state] if state is not None else []), model, gateway]
+    workers = _background_workers(settings, flags, log_level=settings.log_level)
+    children = [*([state] if state is not None else []), model, gateway, *workers]
     keepers = [asyncio.create_task(child.keep()) for child in children]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
-    await gateway.stop(8.0)
+    await _end(gateway, settings.drain_s, at_once)
     await model.stop(3.0)
+    await asyncio.gather(*(worker.stop(3.0) for worker in workers))
     if state is not None:
         await state.stop(3.0)
         embedded.clean_up(settings.run_dir)
     for task in (*keepers, stopped):
         task.cancel()
     return 0
+
+
+async def _end(gateway: Child, drain_s: int, at_once: asyncio.Event) -> None:
+    """Live calls may end first, unless somebody is in a hurry."""
+    draining = asyncio.create_task(gateway.stop(drain_s + STOP_S)) if not at_once.is_set() else None
+    hurry = asyncio.create_task(at_once.wait())
+    await asyncio.wait([work for work in (draining, hurry) if work], return_when=asyncio.FIRST_COMPLETED)
+    if draining is None or not draining.done():
+        await gateway.stop(STOP_S, signal.SIGINT)
+    hurry.cancel()
+    if draining is not None:
+        draining.cancel()
 
 
 def _embedded_state(settings: GatewaySettings) -> Child | None:
@@ -125,6 +147,15 @@ def _embedded_state(settings: GatewaySettings) -> Child | None:
         log.warning("the state of calls is not kept", reason=embedded.MISSING)
         return None
     return Child("state-server", command(embedded.command_line(program, settings.run_dir), quiet=True))
+
+
+def _background_workers(settings: GatewaySettings, flags: dict[str, Any], log_level: str) -> list[Child]:
+    """For tasks that the model hands off; without a state server there is no queue of them."""
+    redis = flags.get("redis") or settings.redis
+    if redis in ("auto", "off"):
+        return []
+    argv = [sys.executable, "-m", "gateway", "worker", f"--redis={redis}", f"--log-level={log_level}"]
+    return [Child(f"worker-{number}", command(argv)) for number in range(settings.background_workers)]
 
 
 def _model_flags(settings: GatewaySettings) -> list[str]:
@@ -155,7 +186,7 @@ def gateway(
     run_dir: RunDir = None,
     log_level: LogLevel = None,
 ) -> None:
-    """The gateway alone: SIP edge, browser calls, their workers, health and metrics."""
+    """The gateway alone: SIP edge, browser calls, their workers, health and metrics. SIGTERM drains it."""
     settings = _settings(
         sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls, webrtc_host=webrtc_host,
         webrtc_calls=webrtc_calls, video=video, http_host=http_host, http_port=http_port, redis=redis,
@@ -165,6 +196,16 @@ def gateway(
     from gateway.main import run
 
     _run("gateway", settings, lambda: run(settings))
+
+
+@app.command()
+def worker(redis: Redis = None, run_dir: RunDir = None, log_level: LogLevel = None) -> None:
+    """A background worker: does what models hand off while they go on talking. Any number may share a Redis."""
+    settings = _settings(redis=redis, run_dir=run_dir, log_level=log_level)
+    setproctitle("microturn: worker")
+    from gateway.background.worker import run
+
+    _run("worker", settings, lambda: run(settings))
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
@@ -203,11 +244,16 @@ def call(
 def token(
     name: Annotated[str, typer.Option(help="who will call with it")],
     minutes: Annotated[int, typer.Option(min=1, max=527_040, help="how long it is good")] = 60,
+    tenant: Annotated[str, typer.Option(help="whose calls they are, by the setting tenants")] = "",
 ) -> None:
     """A bearer token for browser calls, signed with jwt_secret."""
     from gateway.api.tokens import mint
 
-    secret = _settings().jwt_secret.get_secret_value()
+    settings = _settings()
+    secret = settings.jwt_secret.get_secret_value()
+    if tenant and tenant not in settings.tenants:
+        typer.echo(f"microturn: {tenant!r} is not among the tenants: {', '.join(settings.tenants)}", err=True)
+        raise typer.Exit(2)
     if not secret:
         typer.echo(
             "microturn: jwt_secret is not set, so that calls on this machine need no token: "
@@ -215,7 +261,27 @@ def token(
             err=True,
         )
         raise typer.Exit(2)
-    typer.echo(mint(secret, name, 60 * minutes))
+    typer.echo(mint(secret, name, 60 * minutes, tenant=tenant))
+
+
+@app.command()
+def forget(
+    caller: Annotated[
+        str, typer.Argument(help="number, SIP address or name in the token; or the name of a call")
+    ],
+    redis: Redis = None,
+) -> None:
+    """Delete what is kept of one caller: transcripts, tasks and sessions of all calls; only CDRs stay."""
+    settings = _settings(redis=redis)
+    from gateway.state.forget import forget_caller
+
+    try:
+        done = forget_caller(settings, caller)
+    except (ValueError, OSError) as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}")
+    raise typer.Exit(0 if done.forgotten + done.live else 1)
 
 
 @app.command()

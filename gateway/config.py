@@ -26,6 +26,9 @@ from pydantic_settings import (
 
 from gateway import personas
 from gateway.api.turn import check_urls
+from gateway.background.settings import BackgroundSettings
+from gateway.cluster.parties import Parties
+from gateway.cluster.settings import ClusterSettings
 from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
 from gateway.state.address import Address
@@ -45,7 +48,7 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BaseSettings):
+class GatewaySettings(BackgroundSettings, ClusterSettings):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
@@ -204,7 +207,9 @@ class GatewaySettings(BaseSettings):
         if self.http_tls_cert or self.http_tls_key:
             self.http_tls()
         personas.check(self.personas)
+        self.check_cluster()
         self._has_state()
+        self.check_background()
         self._knows_whom_to_call()
         if self.webrtc_calls:
             self._takes_browser_calls()
@@ -214,6 +219,11 @@ class GatewaySettings(BaseSettings):
     def allowed_targets(self) -> tuple[str, ...]:
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
+
+    def make_parties(self) -> Parties:
+        """Whose calls they are."""
+        secret = self.caller_secret.get_secret_value()
+        return Parties(self.tenants, self.trunks, self.redis_keep_s, secret)
 
     @property
     def state_address(self) -> Address | None:

@@ -7,6 +7,7 @@ for them belong.
     SIP worker      Ready, CallEnded, Attachable, Report     <-  Drain
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                                                              <-  Offer, Candidates, IceRestart, HangUp, Drain
+    both            Said, Delegated, Withdrawn               <-  TaskNews
 
 Each of Offer, Candidates, IceRestart and HangUp is answered by one `Answered` of the same id, which the main
 process chose. A browser call's name is the main process's as well; its media and its resume token are the
@@ -23,6 +24,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import msgspec
+
+from gateway.background.records import Reads, Spoken, State
 
 MAX_BYTES = 65_536
 
@@ -107,6 +110,9 @@ class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The token that an earlier `Answered` gave: go on with that call, with this offer's transports."""
     persona: str = ""
     """Of a new call; empty is the model server's own."""
+    turn: int = 0
+    context: str = ""
+    """Of a call that goes on here, its gateway being dead: its next turn, and what was said before."""
 
 
 class Candidates(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -138,9 +144,51 @@ class HangUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     call: str
 
 
-WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report
+class Said(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: lines of a call's transcript, in order of turns."""
+
+    call: str
+    lines: tuple[Spoken, ...]
+
+
+class Delegated(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: the model hands work off. Told again until a `TaskNews` confirms it."""
+
+    call: str
+    task: str
+    """Its name, unlike all others of the call; the same when it is told again."""
+    turn: int
+    request: str
+    lines: tuple[Spoken, ...] = ()
+    """The conversation before it, its newest lines."""
+    reads: Reads = "text"
+
+
+class Withdrawn(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: nobody wants that task any more; without a task, none of the call's."""
+
+    call: str
+    task: str = ""
+
+
+class TaskNews(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: what became of a task. Numbered 1, 2, 3 ... by who works at it; 0 is the main process's own word."""
+
+    call: str
+    task: str
+    state: State
+    number: int = 0
+    text: str = ""
+    """A piece of the result."""
+    note: str = ""
+    left_ms: int = 0
+    """Until its deadline, where that is told."""
+
+
+TaskMessage = Said | Delegated | Withdrawn
+WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
-MainMessage = Drain | WebrtcRequest
+MainMessage = Drain | WebrtcRequest | TaskNews
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

@@ -1,4 +1,5 @@
-"""HTTP of the main process: `/healthz` (it runs), `/readyz` (it would take a call), `/metrics`, browser calls."""
+"""HTTP of the main process: `/healthz` (it runs), `/readyz` (it would take a call), `/metrics`, `/nodes` (the
+gateways that share its Redis, with what they have room for), browser calls."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
@@ -21,6 +23,7 @@ from gateway.api.problem import Problem
 from gateway.api.rate import OfferRate
 from gateway.api.turn import IceServers
 from gateway.api.whip import MOST_BYTES, Whip
+from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.metrics import Metrics
 from gateway.webrtc.pool import WebrtcPool
@@ -38,6 +41,8 @@ class Served(Protocol):
     metrics: Metrics
     pool: WebrtcPool | None
 
+    @property
+    def cluster(self) -> Cluster | None: ...
     @property
     def is_ready(self) -> bool: ...
     def gauges(self) -> dict[str, float]: ...
@@ -57,12 +62,12 @@ async def ask_model(path: Path, timeout_s: float = 1.0) -> dict[str, Any] | None
     return message.fields if isinstance(message, Stats) else None
 
 
-def make_whip(settings: GatewaySettings, pool: WebrtcPool) -> Whip:
+def make_whip(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | None = None) -> Whip:
     """The HTTP side of browser calls, as it is set."""
     door = Door(settings.jwt_secret.get_secret_value(), frozenset(settings.web_origins))
     turn_secret = settings.turn_secret.get_secret_value()
     servers = IceServers(settings.stun_urls, settings.turn_urls, turn_secret, settings.turn_ttl_s)
-    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.personas)
+    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.personas, cluster)
 
 
 class ClientFaults(logging.Filter):
@@ -108,12 +113,17 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
         gateway.metrics.gauges, gateway.metrics.parts = gateway.gauges(), gateway.counters() | counters
         return web.Response(body=gateway.metrics.text(), content_type="text/plain", charset="utf-8")
 
+    async def nodes(request: web.Request) -> web.Response:
+        found = gateway.cluster.nodes() if gateway.cluster is not None else []
+        return web.Response(body=msgspec.json.encode(found), content_type="application/json")
+
     app = web.Application(client_max_size=MOST_BYTES)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    app.add_routes([web.get("/nodes", nodes)])
     if gateway.pool is None:
         app.add_routes([web.get("/", _no_page)])
     else:
-        whip = make_whip(gateway.settings, gateway.pool)
+        whip = make_whip(gateway.settings, gateway.pool, gateway.cluster)
         counters["http"] = whip.counters
         app.add_routes([*whip.routes(), *console.routes(console.read_pages())])
     return app

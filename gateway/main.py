@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib.util
+import ipaddress
 import signal
 import sys
 from pathlib import Path
@@ -17,13 +18,16 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from gateway import control
+from gateway.background.office import Office
+from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet, Kind
-from gateway.http import serve_http
+from gateway.http import ask_model, serve_http
 from gateway.metrics import Metrics
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.tls import server_context
+from gateway.state.keys import name_of_telephone_call
 from gateway.tasks import Tasks
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
@@ -35,6 +39,7 @@ log = structlog.get_logger()
 
 ADOPT_S = 0.3
 """After a restart, workers that live get so long to report before new ones are started in their place."""
+DRAIN_POLL_S = 0.1
 POLL_S, PATIENCE_S = 0.02, 10.0
 """Of the wait for readiness; after so long it is said what is missing."""
 
@@ -50,13 +55,18 @@ class Gateway:
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
+        self.office = Office(settings, self.sessions)
         self.draining = False
         self.http_port = 0
-        door = self._telephone_door()
+        door = self.office.door(self._telephone_door(), name_of_telephone_call)
         for sip in plan_workers(settings, library):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
             self.pool = self._browser_calls()
+        self.cluster = Cluster(
+            settings, self.telephones, self.pool, self.sessions,
+            lambda: ask_model(settings.model_socket), self._tasks.spawn,
+        )  # fmt: skip
 
     def _browser_calls(self) -> WebrtcPool:
         if importlib.util.find_spec("aiortc") is None:
@@ -69,7 +79,10 @@ class Gateway:
         if self.sessions is not None:
             from gateway.state.doors import BrowserDoor
 
-            door = BrowserDoor(pool, self.sessions, self.settings.persona)
+            door = BrowserDoor(
+                pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
+            )
+        door = self.office.door(door)
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
@@ -88,7 +101,10 @@ class Gateway:
             return self.telephones
         from gateway.state.doors import TelephoneDoor
 
-        door = TelephoneDoor(self.telephones, self.sessions, self.settings.personas, self.settings.persona)
+        door = TelephoneDoor(
+            self.telephones, self.sessions, self.settings.personas, self.settings.persona,
+            lambda call_id: self.cluster.desk.party_of_telephone(call_id),
+        )  # fmt: skip
         self.telephones.edge.answered = door.answered
         return door
 
@@ -112,19 +128,20 @@ class Gateway:
             gauges["webrtc_calls_live"] = float(self.pool.live)
         if self.sessions is not None:
             gauges |= self.sessions.store.gauges()
-        return gauges
+        return gauges | self.office.gauges() | self.cluster.gauges()
 
     def counters(self) -> dict[str, Any]:
         """Of this process's own parts."""
-        parts: dict[str, Any] = {"edge": self.telephones.edge.counters}
+        parts: dict[str, Any] = {"edge": self.telephones.edge.counters, **self.office.counters()}
         if self.pool is not None:
             parts["webrtc"] = self.pool.counters
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
+            parts["cluster"] = self.cluster.counters
         return parts
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set."""
+    async def run(self, stop: asyncio.Event, at_once: asyncio.Event | None = None) -> None:
+        """Serve until `stop` is set; then live calls have `drain_s` to end, unless `at_once` is set."""
         listener = control.listen(self.settings.worker_socket)
         adopting = self._inside_port() != 0
         await self.telephones.edge.start()
@@ -132,16 +149,22 @@ class Gateway:
         self._tasks.spawn(self.fleet.accept(listener))
         if self.sessions is not None:
             self._tasks.spawn(self.sessions.store.run())
+            self._tasks.spawn(self.office.run())
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
             self._tasks.spawn(self._announce())
+            self.cluster.url = self.settings.node_url or self._own_url()
+            self._tasks.spawn(self.cluster.run())
             await stop.wait()
             self._drain()
+            await self._let_calls_end(at_once)
             if self.sessions is not None:
                 self.sessions.end_all()
             await self.fleet.stop()
+            await self.office.close()
             self._past.unlink(missing_ok=True)
+        await self.cluster.close()
         if self.sessions is not None:
             await self.sessions.store.close()
         self._tasks.cancel()
@@ -152,8 +175,31 @@ class Gateway:
     def _drain(self) -> None:
         self.draining = True
         self.telephones.drain()
+        self.cluster.drain()
         if self.pool is not None:
             self.pool.draining = True
+
+    async def _let_calls_end(self, at_once: asyncio.Event | None) -> None:
+        """For `drain_s` at most; who still talks then is told goodbye by its worker."""
+        if at_once is None or not self.live:
+            return
+        log.info("draining: no new calls, live ones may end", calls=self.live, seconds=self.settings.drain_s)
+        deadline_s = asyncio.get_running_loop().time() + self.settings.drain_s
+        while self.live and not at_once.is_set() and asyncio.get_running_loop().time() < deadline_s:
+            await asyncio.sleep(DRAIN_POLL_S)
+        log.info("drained", calls_left=self.live)
+
+    @property
+    def live(self) -> int:
+        """Calls of all workers."""
+        return sum(self.telephones.edge.loads.values()) + (self.pool.live if self.pool is not None else 0)
+
+    def _own_url(self) -> str:
+        """Where other gateways reach this one, if it listens on one address."""
+        if ipaddress.ip_address(self.settings.http_host).is_unspecified:
+            return ""
+        scheme = "https" if self.settings.http_tls_cert else "http"
+        return f"{scheme}://{self._http_host()}:{self.http_port}"
 
     async def _announce(self) -> None:
         """The line that people and programs wait for; the second address is the page's."""
@@ -201,19 +247,28 @@ class Gateway:
 
     def _broken(self, wrong: BaseException) -> None:
         log.error("gateway broken", exc_info=wrong)
-        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
 
 
 def run(settings: GatewaySettings) -> int:
-    """The process; the exit status is 0 after a clean stop."""
+    """The process; the exit status is 0 after a clean stop.
+
+    SIGTERM drains; SIGINT, or a second SIGTERM, ends it at once.
+    """
     import uvloop
 
     async def serve() -> None:
-        stop = asyncio.Event()
+        stop, at_once = asyncio.Event(), asyncio.Event()
         loop = asyncio.get_running_loop()
+
+        def heed(name: int) -> None:
+            if name == signal.SIGINT or stop.is_set():
+                at_once.set()
+            stop.set()
+
         for name in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(name, stop.set)
-        await Gateway(settings, ask_library()).run(stop)
+            loop.add_signal_handler(name, heed, name)
+        await Gateway(settings, ask_library()).run(stop, at_once)
 
     uvloop.run(serve())
     return 0

@@ -72,14 +72,14 @@ class Child:
             self.restarts += 1
             await asyncio.sleep(wait_s)
 
-    async def stop(self, grace_s: float) -> None:
-        """SIGTERM, and SIGKILL after `grace_s` seconds."""
+    async def stop(self, grace_s: float, how: signal.Signals = signal.SIGTERM) -> None:
+        """SIGTERM, or `how` it is to end, and SIGKILL after `grace_s` seconds."""
         self._stopping = True
         process = self._process
         if process is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
+            process.send_signal(how)
         try:
             await asyncio.wait_for(process.wait(), grace_s)
         except TimeoutError:

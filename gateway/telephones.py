@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from gateway import control
-from gateway.sip.admission import Refusal
+from gateway.sip.admission import Admit, Later, Refusal
 from gateway.sip.edge import Edge, EdgeSettings
 from gateway.sip.header import Header
 from gateway.sip.load import WorkerAddress
+from gateway.sip.message import Request
 
 
 class Telephones:
@@ -17,6 +18,8 @@ class Telephones:
     def __init__(self, settings: EdgeSettings, invite_spacing_ns: int) -> None:
         self.edge = Edge(settings, admit=self._admit)
         self.draining = False
+        self.further: Admit = lambda request: None
+        """Asked about a new call that would be taken here: caps of tenant and trunk."""
         self._retry_after_s = settings.retry_after_s
         self._spacing_ns = invite_spacing_ns
         self._attached: dict[str, bool] = {}
@@ -60,9 +63,9 @@ class Telephones:
         self._attached.pop(worker, None)
         return len(self.edge.remove_worker(worker))
 
-    def _admit(self, request: object) -> Refusal | None:
+    def _admit(self, request: Request) -> Refusal | Later | None:
         """New calls need a model server: without one they are refused here, before a worker is bothered."""
         if self.is_ready and not self.draining:
-            return None
+            return self.further(request)
         retry = Header.make(b"Retry-After", str(self._retry_after_s).encode())
         return Refusal(503, "Service Unavailable", (retry,))

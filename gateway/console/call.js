@@ -87,6 +87,10 @@ export class Call extends EventTarget {
     return this.#peer?.channel.sendText(text) ?? false;
   }
 
+  withdraw(task) {
+    return this.#peer?.channel.withdraw(task) ?? false;
+  }
+
   /** How many turns a statistics message sums up; 0 for none. */
   subscribe(everyTurns) {
     this.#everyTurns = everyTurns;

@@ -25,6 +25,8 @@ const SHAPES = {
   cut: (m) => isTurn(m.turn) && isNumber(m.heard_ms),
   action: (m) => isTurn(m.turn) && isText(m.action),
   turns: (m) => isTurn(m.first) && Array.isArray(m.turns) && m.turns.every(isRow),
+  heard: (m) => isTurn(m.turn) && isText(m.text),
+  task: (m) => isText(m.task) && isText(m.state),
   notice: (m) => isText(m.code),
   error: (m) => isText(m.code),
   bye: (m) => isText(m.reason),
@@ -70,6 +72,11 @@ export class Channel {
   /** Ask for statistics every so many turns, 0 for none. */
   subscribe(everyTurns) {
     return this.#send({ type: 'subscribe', every_turns: Math.min(Math.max(everyTurns, 0), MAX_EVERY_TURNS) });
+  }
+
+  /** Nobody wants that task any more. */
+  withdraw(task) {
+    return this.#send({ type: 'withdraw', task });
   }
 
   bye() {

@@ -13,6 +13,7 @@ import { Failure, GOODBYES, NOTICES, PASSING, RESUMING, noticeOf } from './messa
 import { Monitor } from './monitor.js';
 import { Notice } from './notice.js';
 import { Settings } from './settings.js';
+import { Tasks } from './tasks.js';
 import { clock } from './timeline.js';
 import { Tracks } from './tracks.js';
 import { WhipClient } from './whip.js';
@@ -33,6 +34,7 @@ class Page {
   #tracks = new Tracks(this.#settings, (device) => this.#deviceGone(device));
   #monitor = new Monitor(find);
   #captions = new Captions(find('captions'));
+  #tasks = new Tasks(find('tasks'), (task) => this.#call?.withdraw(task));
   #notice = new Notice(find('notice'), find('call'), (name, value) => this.#act(name, value));
   #call = null;
   #redials = 0;
@@ -98,6 +100,7 @@ class Page {
   #begin() {
     this.#captions.clear();
     this.#monitor.clear();
+    this.#tasks.clear();
     find('welcome').hidden = false;
     find('call-name').textContent = '–';
   }
@@ -127,6 +130,7 @@ class Page {
 
   #over() {
     this.#call = null;
+    this.#tasks.end();
     this.#keep('');
     this.#tracks.closeVoice();
     this.#tracks.closePicture();
@@ -154,6 +158,7 @@ class Page {
     else if (type === 'cut') this.#cut(message);
     else if (type === 'turns') this.#monitor.turns(message);
     else if (type === 'action') this.#captions.event(`The model chose: ${message.action}`, this.#monitor.ageMs);
+    else if (type === 'task') this.#tasks.take(message);
     else if (type === 'notice') this.#told(message);
     else if (type === 'error') this.#fail(new Failure('text-refused', { detail: message.message ?? message.code }));
   }
@@ -167,6 +172,7 @@ class Page {
     if (!resumed) {
       this.#captions.clear(turnMs);
       this.#monitor.clear(turnMs);
+      this.#tasks.clear();
     }
   }
 

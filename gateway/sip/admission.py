@@ -28,7 +28,12 @@ class Refusal:
     headers: tuple[Header, ...] = ()
 
 
-Admit = Callable[[Request], Refusal | None]
+@dataclass(frozen=True, slots=True)
+class Later:
+    """Somebody else is asked about an INVITE: `decide` follows."""
+
+
+Admit = Callable[[Request], Refusal | Later | None]
 
 
 @dataclass(slots=True)
@@ -64,13 +69,14 @@ class Admission:
         self._queue_length = queue_length
         self._queue_wait_ns = queue_wait_ns
         self._waiting: dict[bytes, Waiting] = {}  # in order of arrival
+        self._asked: dict[bytes, Waiting] = {}  # about which somebody else decides, as well
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        return len(self._waiting) + len(self._asked)
 
     def get(self, call_id: bytes) -> Waiting | None:
         """The INVITE that is held under `call_id`."""
-        return self._waiting.get(call_id)
+        return self._waiting.get(call_id) or self._asked.get(call_id)
 
     def offer(self, request: Request, source: Flow, now_ns: int) -> None:
         """Take or refuse a new INVITE.  Raises BadMessage for one that no worker may see."""
@@ -82,16 +88,39 @@ class Admission:
             self._outbox.refuse(request, source, 503, "Draining", self._outbox.retry_after)
             return
         refusal = self._admit(request) if self._admit is not None else None
-        if refusal is not None:
-            self._counters.refused_by_hook += 1
-            self._outbox.refuse(request, source, refusal.status, refusal.reason, refusal.headers)
+        if isinstance(refusal, Later) and len(self._asked) < self._queue_length:
+            self._asked[request.call_id] = Waiting(request, source, now_ns + self._queue_wait_ns)
+            self._outbox.trying(request, source)
+        elif isinstance(refusal, Later):
+            self._outbox.busy(request, source)
+        else:
+            self._decided(request, source, refusal, now_ns)
+
+    def decide(self, call_id: bytes, refusal: Refusal | None, now_ns: int) -> None:
+        """What has become of an INVITE about which somebody else was asked; nothing if it is gone meanwhile."""
+        asked = self._asked.pop(call_id, None)
+        if asked is None:
             return
-        self._place(request, source, now_ns)
+        try:
+            self._decided(asked.request, asked.flow, refusal, now_ns)
+        except BadMessage as bad:
+            self._outbox.refuse_bad(asked.request, bad, asked.flow)
+
+    def _decided(self, request: Request, source: Flow, refusal: Refusal | None, now_ns: int) -> None:
+        if refusal is None:
+            self._place(request, source, now_ns)
+            return
+        self._counters.refused_by_hook += 1
+        self._outbox.refuse(request, source, refusal.status, refusal.reason, refusal.headers)
 
     def next_deadline(self) -> int | None:
         """When `release` is due, or None."""
-        if not self._waiting:
-            return None
+        times = [asked.deadline_ns for asked in self._asked.values()][:1]
+        if self._waiting:
+            times.append(self._release_ns())
+        return min(times, default=None)
+
+    def _release_ns(self) -> int:
         first_ns = next(iter(self._waiting.values())).deadline_ns  # equal waits: the first is the earliest
         ready_ns = None if self._calls.full else self._workers.ready_ns()
         return first_ns if ready_ns is None else min(first_ns, ready_ns)
@@ -99,14 +128,16 @@ class Admission:
     def drain(self) -> None:
         """No new calls from here on; held INVITEs get 503."""
         self.draining = True
-        for waiting in self._waiting.values():
+        for waiting in (*self._waiting.values(), *self._asked.values()):
             self._outbox.refuse(waiting.request, waiting.flow, 503, "Draining", self._outbox.retry_after)
         self._waiting.clear()
+        self._asked.clear()
 
     def lose_flow(self, flow: Flow) -> None:
         """Forget what a connection that is gone was waiting for."""
-        for call_id in [k for k, w in self._waiting.items() if w.flow == flow]:
-            del self._waiting[call_id]
+        for held in (self._waiting, self._asked):
+            for call_id in [k for k, w in held.items() if w.flow == flow]:
+                del held[call_id]
 
     def _place(self, request: Request, source: Flow, now_ns: int) -> None:
         """Give an admitted INVITE to a worker now, hold it until one is ready, or refuse it."""
@@ -135,7 +166,11 @@ class Admission:
 
     def release(self, now_ns: int) -> None:
         """Give held INVITEs to workers that became ready, in order of arrival; refuse those that waited
-        too long."""
+        too long, for a worker or for who was asked."""
+        for call_id, asked in list(self._asked.items()):
+            if asked.deadline_ns <= now_ns:
+                del self._asked[call_id]
+                self._outbox.busy(asked.request, asked.flow)
         for call_id, waiting in list(self._waiting.items()):
             wideband = prefers_wideband(waiting.request.body)
             worker = None if self._calls.full else self._workers.pick(now_ns, wideband)
@@ -155,6 +190,7 @@ class Admission:
         """A CANCEL for a held INVITE; raises BadMessage(481) for one that does not match it."""
         if request.cseq != waiting.request.cseq or request.via.branch != waiting.request.via.branch:
             raise BadMessage(481, "Transaction Does Not Exist")
-        del self._waiting[request.call_id]
+        for held in (self._waiting, self._asked):
+            held.pop(request.call_id, None)
         self._outbox.refuse(request, source, 200, "OK")
         self._outbox.refuse(waiting.request, waiting.flow, 487, "Request Terminated")

@@ -17,7 +17,7 @@ from typing import Final
 
 import structlog
 
-from gateway.sip.admission import Admit
+from gateway.sip.admission import Admit, Refusal
 from gateway.sip.connection import Connection
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dialler
@@ -167,6 +167,21 @@ class Edge:
         lost = self._running.remove_worker(name)
         self._drive()
         return [call_id.decode("ascii") for call_id in lost]
+
+    @property
+    def room(self) -> int:
+        """Calls that its workers would take now."""
+        return self._running.workers.room()
+
+    def decide(self, call_id: str, refusal: Refusal | None) -> None:
+        """What became of an INVITE for which `admit` said `Later`; nothing if it is gone meanwhile."""
+        if self._router is not None:
+            self._send(self._router.decide(call_id.encode(), refusal, time.monotonic_ns()))
+            self._drive()
+
+    def knows(self, call_id: str) -> bool:
+        """Whether a call lives, or its INVITE is held."""
+        return self._running.knows(call_id.encode())
 
     def call_ended(self, call_id: str) -> None:
         """A worker says that a call is over; an unknown one is ignored."""

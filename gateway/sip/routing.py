@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from gateway.sip.admission import Admission, Admit, Waiting
+from gateway.sip.admission import Admission, Admit, Refusal, Waiting
 from gateway.sip.begun import Begun
 from gateway.sip.counters import Counters
 from gateway.sip.flows import Flow, Send
@@ -141,6 +141,17 @@ class Router:
                     call.invite, call.flow, 503, "Service Unavailable", self._outbox.retry_after
                 )
         return [call.call_id for call in gone]
+
+    def decide(self, call_id: bytes, refusal: Refusal | None, now_ns: int) -> list[Send]:
+        """What became of an INVITE for which `admit` said `Later`; give what is to be sent for it."""
+        self._admission.decide(call_id, refusal, now_ns)
+        return self._outbox.take()
+
+    def knows(self, call_id: bytes) -> bool:
+        """Whether a call lives, or its INVITE is held."""
+        call = self._calls.get(call_id)
+        lives = call is not None and call.state is not CallState.ENDED
+        return lives or self._admission.get(call_id) is not None
 
     def call_ended(self, call_id: bytes, now_ns: int) -> None:
         """The worker says that the call is over; one that is not known is nothing."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway import control
+from gateway.background.conversation import Conversation, Tell
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
@@ -54,12 +55,21 @@ class Session:
     While a transfer is pending, `child` is the call to its target; when that is answered, it becomes `call`.
     """
 
-    def __init__(self, call: SipCall, rate_hz: int, counters: Counters, persona: str = "") -> None:
+    def __init__(
+        self,
+        call: SipCall,
+        rate_hz: int,
+        counters: Counters,
+        persona: str = "",
+        tell: Tell = lambda message: None,
+    ) -> None:
+        """`tell` is the line to the main process."""
         self.call, self.persona = call, persona
         self.child: SipCall | None = None
         self.name = call.sip_call_id
         """The SIP Call-ID of its first call: a lease goes by it."""
         self.leg = Leg(Chunker(rate_hz, self))
+        self.conversation = Conversation(self.name, self.leg, tell)
         self.heard_at_ns = time.monotonic_ns()
         self._counters = counters
         self._packets = 0
@@ -93,16 +103,17 @@ class Session:
         ear = self.call.ear
         return Pulls(ear.first_pull_ns, ear.last_pull_ns) if ear is not None and ear.pulls else None
 
-    def pictures(self, now_ns: int) -> tuple[VideoFrame, ...]:
+    def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
         """A telephone sees nothing."""
         return ()
 
     def turned(self, chunk: Chunk) -> None:
-        """Nobody at a telephone watches the turns."""
+        """The chunk was published; nobody at a telephone watches the turns."""
+        self.conversation.turned()
 
     def replied(self, reply: Reply, taken: bool) -> None:
         """The model's actions; its text is for those who can read."""
-        for event in reply.events:
+        for event in self.conversation.replied(reply, taken):
             action, _, value = event.partition(" ")
             if action == "hangup":
                 self.hang_up()
@@ -159,7 +170,7 @@ class Worker:
             options.name, options.control, options.model,
             CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
-            report=self._report,
+            report=self._report, hear=self._hear,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self._sessions: dict[str, Session] = {}
@@ -170,7 +181,9 @@ class Worker:
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
         persona = self.options.personas.get(call.called, "")
-        session = self._by_call[call] = Session(call, self.endpoint.rate_hz, self.counters, persona)
+        session = self._by_call[call] = Session(
+            call, self.endpoint.rate_hz, self.counters, persona, self.link.tell
+        )
         if session.name in self._sessions:  # of a caller that was transferred
             self.counters.calls_refused += 1
             call.answer_with(482, "Call-ID In Use")
@@ -212,6 +225,7 @@ class Worker:
             self.counters.calls_ended += 1
             self.counters.transfers_failed += call.is_ours and not call.connected
             self.turns.leave(session)
+            session.conversation.end()
         if call.sip_call_id:
             self.link.tell(control.CallEnded(call.sip_call_id))
 
@@ -283,6 +297,7 @@ class Worker:
         if not call.answer_with(180):
             return
         leased = await self.turns.lease(session)
+        session.conversation.engine = self.turns.attachment.engine
         if call.over:
             return
         if not leased:
@@ -314,7 +329,11 @@ class Worker:
                 log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
                 session.call.hang_up()  # a transfer that is pending goes on
 
-    # -- what the main process is told
+    # -- what the main process says, and is told
+
+    def _hear(self, message: control.MainMessage) -> None:
+        if isinstance(message, control.TaskNews) and message.call in self._sessions:
+            self._sessions[message.call].conversation.take_news(message)
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report()
@@ -322,6 +341,8 @@ class Worker:
 
     def _ready(self) -> control.Ready:
         options = self.options
+        for session in self._sessions.values():
+            session.conversation.tell_again()
         return control.Ready(
             options.name,
             os.getpid(),

@@ -18,9 +18,10 @@ from typing import Any
 
 import structlog
 
+from gateway.background.conversation import Conversation, Tell
 from gateway.turns import Pulls
 from gateway.webrtc.captions import Captions
-from gateway.webrtc.channel import VERSION, Bye, Hello, Message, Subscribe, Text
+from gateway.webrtc.channel import VERSION, Bye, Hello, Message, Subscribe, Text, Withdraw
 from gateway.webrtc.peer import Peer, counts_of
 from gateway.webrtc.turn_log import TurnLog
 from media.chunk import VIDEO_SIZE, Chunk, Flags, Reply, VideoFrame
@@ -47,7 +48,9 @@ class BrowserCall:
         *,
         live: Callable[[BrowserCall], None],
         ended: Callable[[BrowserCall, str], None],
+        tell: Tell = lambda message: None,
     ) -> None:
+        """`tell` is the line to the main process."""
         self.name, self.persona = name, persona
         self.secret = secrets.token_urlsafe(16)
         """What a browser must show to resume this call."""
@@ -59,7 +62,7 @@ class BrowserCall:
         self.is_weak = False
         self.weak_times = 0
         self.video_size = VIDEO_SIZE
-        self.engine = ""
+        self.conversation = Conversation(name, self.leg, tell, self._send)
         self._live, self._ended = live, ended
         self._captions = Captions()
         self._turn_log = TurnLog(self.leg)
@@ -98,9 +101,10 @@ class BrowserCall:
                 version=VERSION,
                 call=self.name,
                 turn_ms=TURN_MS,
-                engine=self.engine,
+                engine=self.conversation.engine,
                 resumed=self._resumed,
             )
+            self.conversation.show_all()
 
     def told(self, peer: Peer, message: Message) -> None:
         """The browser said something on the data channel."""
@@ -113,8 +117,13 @@ class BrowserCall:
             case Text(text):
                 if text and not self.leg.receive_text(text):
                     peer.channel.fault("too-long", "this turn's text is full: send it again")
+                elif text:
+                    self.conversation.typed(text)
             case Subscribe(every_turns):
                 self._turn_log.begin(every_turns > 0)
+            case Withdraw(task):
+                if task:
+                    self.conversation.withdraw(task)
             case Bye():
                 self.end("hangup")
 
@@ -144,6 +153,7 @@ class BrowserCall:
         if self.is_over:
             return
         self.is_over = True
+        self.conversation.end()
         self._send("bye", reason=reason)
         if self.peer is not None:
             self._let_go(self.peer, reason)
@@ -181,14 +191,15 @@ class BrowserCall:
         """Once media flows."""
         return self._pulls if self._pulls.first_ns else None
 
-    def pictures(self, now_ns: int) -> tuple[VideoFrame, ...]:
+    def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
         """What the camera saw in this turn."""
         if self.peer is None or self.peer.sight is None:
             return ()
-        return self.peer.sight.take(now_ns, self.video_size)
+        return self.peer.sight.take(now_ns, self.video_size, wanted)
 
     def turned(self, chunk: Chunk) -> None:
         """The chunk was published; those who watch are told, some turns at a time."""
+        self.conversation.turned()
         channel = self.peer.channel if self.peer is not None else None
         if channel is None or not channel.every_turns or self.peer is None:
             return
@@ -205,7 +216,7 @@ class BrowserCall:
                 self._send("cut", turn=cut.turn, heard_ms=cut.heard_ms)
         if taken and reply.text:
             self._captions.say(reply.turn, self.leg.playout.frame_of(reply.turn), reply.text)
-        for event in reply.events:
+        for event in self.conversation.replied(reply, taken):
             self._send("action", turn=reply.turn, action=event)
             if event == "hangup":
                 self.end("hangup")

@@ -44,9 +44,15 @@ class Bye(msgspec.Struct, frozen=True, tag="bye"):
     """Browser: I hang up."""
 
 
-Message = Hello | Text | Subscribe | Bye
+class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):
+    """Browser: nobody wants that task any more."""
+
+    task: str
+
+
+Message = Hello | Text | Subscribe | Bye | Withdraw
 _decode = msgspec.json.Decoder(Message).decode
-TYPES = ("hello", "text", "subscribe", "bye")
+TYPES = ("hello", "text", "subscribe", "bye", "withdraw")
 
 
 class Wire(Protocol):

@@ -66,6 +66,16 @@ class BrowserCall:
 
 
 @dataclass(frozen=True, slots=True)
+class WentOn:
+    """Of a call that began at another gateway."""
+
+    turn: int
+    """Its next one."""
+    context: str
+    """What was said before, for the model."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Request:
     """Out to a worker."""
 
@@ -112,6 +122,11 @@ class WebrtcPool:
         return self.is_ready and all(place.room <= 0 for place in self.places.values())
 
     @property
+    def room(self) -> int:
+        """Calls that would be taken now."""
+        return sum(max(0, place.room) for place in self.places.values())
+
+    @property
     def live(self) -> int:
         """Calls of all workers."""
         return sum(len(place.calls) for place in self.places.values())
@@ -155,23 +170,32 @@ class WebrtcPool:
 
     # -- of the clients
 
-    async def offer(self, sdp: str, resume: str = "", persona: str = "") -> tuple[str, control.Answered]:
+    async def offer(
+        self, sdp: str, resume: str = "", persona: str = "", went_on: WentOn | None = None, call: str = ""
+    ) -> tuple[str, control.Answered]:
         """The worker that was asked ("" when none could be), and its answer.
 
-        `ValueError` when `resume` is no token of ours.
+        A call that is not resumed is named `call`, by itself anything, and may have begun elsewhere. `ValueError`
+        when `resume` is no token of ours.
         """
         self.counters.offers += 1
-        if self.draining:
+        if self.draining and not resume:
             return "", self._not_ready("no more calls are taken: it is about to stop")
         place = self._place_of(resume) if resume else self._emptiest()
         if isinstance(place, control.Answered):
             return "", place
-        request = control.Offer(0, sdp, f"b-{secrets.token_hex(8)}", resume, persona)
+        request = control.Offer(0, sdp, call or new_name(), resume, persona)
+        if went_on is not None:
+            request = msgspec.structs.replace(request, turn=went_on.turn, context=went_on.context)
         place.offers_out += not resume
         try:
             return place.name, await self._ask(place, request)
         finally:
             place.offers_out -= not resume
+
+    def has(self, call: str) -> bool:
+        """Whether it lives in one of our workers."""
+        return any(call in place.calls for place in self.places.values())
 
     def find(self, worker: str, call: str) -> BrowserCall | Literal["gone", "away"]:
         """The call of a URL: live, gone for good, or in a worker that may be back in a moment."""
@@ -289,6 +313,11 @@ class WebrtcPool:
             send(control.encode(control.HangUp(0, call)))
         except OSError as wrong:
             log.warning("call not given back", call=call, reason=str(wrong))
+
+
+def new_name() -> str:
+    """Of a call."""
+    return f"b-{secrets.token_hex(8)}"
 
 
 def _unavailable(reason: str, number: int = 0) -> control.Answered:

@@ -107,6 +107,10 @@ class Worker:
                 if call is not None:
                     call.end("hangup")
                 self.link.tell(control.Answered(message.id, 200 if call else 404, call=message.call))
+            case control.TaskNews():
+                call = self._calls.get(message.call)
+                if call is not None:
+                    call.conversation.take_news(message)
 
     async def _reply(self, number: int, work: Coroutine[Any, Any, control.Answered]) -> None:
         try:
@@ -127,8 +131,11 @@ class Worker:
         if len(self._calls) >= self.options.max_calls or not self.turns.is_attached:
             return self._full(message.id)
         call = self._calls[message.call] = BrowserCall(
-            message.call, message.persona, live=self._live, ended=self._ended
+            message.call, message.persona, live=self._live, ended=self._ended, tell=self.link.tell
         )
+        call.leg.turn = message.turn
+        if message.context:
+            call.leg.receive_text(message.context)
         if not await self.turns.lease(call):
             self._calls.pop(call.name, None)
             return self._full(message.id)
@@ -148,7 +155,7 @@ class Worker:
         table = self.turns.attachment.table
         if table is not None:
             call.video_size = table.video_size
-        call.engine = self.turns.attachment.engine
+        call.conversation.engine = self.turns.attachment.engine
         sight = None
         if offer.video is not None and self.options.video:
             sight = Sight(offer.video, self.decoder, self.options.video_frames_per_chunk)
@@ -241,6 +248,8 @@ class Worker:
         return {"calls_live": float(len(self._calls)), "browsers_away": float(away)}
 
     def _ready(self) -> control.WebrtcReady:
+        for call in self._calls.values():
+            call.conversation.tell_again()
         return control.WebrtcReady(
             worker=self.options.name,
             pid=os.getpid(),

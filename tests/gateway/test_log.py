@@ -5,6 +5,9 @@ from __future__ import annotations
 import subprocess
 import sys
 
+from gateway.log import without_callers
+from gateway.state.keys import name_of_telephone_call
+
 _TALK = """
 import io, sys
 class Stream(io.StringIO):
@@ -25,3 +28,12 @@ def test_a_line_and_its_end_are_one_write() -> None:
     """In two, another process's line came between them: `make run`'s `ready` stood behind one, and was not seen."""
     told = subprocess.run([sys.executable, "-c", _TALK], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["1", "True", "True"]
+
+
+def test_what_a_peer_has_named_its_call_is_not_shown() -> None:
+    told = without_callers(
+        None, "info", {"event": "x", "call": "84@203.0.113.7", "target": "sip:+4930@x", "n": 1}
+    )
+    assert told["call"] == name_of_telephone_call("84@203.0.113.7") and told["n"] == 1
+    assert "203.0.113.7" not in str(told) and "4930" not in str(told)
+    assert without_callers(None, "info", {"call": "b-0123456789abcdef"}) == {"call": "b-0123456789abcdef"}

@@ -73,7 +73,7 @@ def test_over_webrtc(gateway: GatewayUnderTest, watch: TableWatch, monkeypatch: 
 
 
 def talk_s(gap: int) -> float:
-    """How long to sound before a gap: no two gaps lie alike to the quarters of a chunk, so one is cut by their edge."""
+    """How long to sound before a gap: no two lie alike to the quarters of a chunk, so one is cut by their edge."""
     return 0.5 + 0.02 * gap
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 
 from gateway import control
+from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet
 from gateway.http import serve_http
@@ -141,6 +142,7 @@ class WebSite:
         self.metrics = Metrics()
         self.pool: WebrtcPool | None = WebrtcPool(plan_webrtc(settings), answer_s=0.5)
         self.url = ""
+        self.cluster: Cluster | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(self.metrics, self._spawn)
         self.fleet.stopping = True  # it has no processes to start again

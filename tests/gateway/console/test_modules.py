@@ -106,6 +106,8 @@ def test_messages_of_the_protocol_are_taken(page: Page) -> None:
         '{"type":"cut","turn":3,"heard_ms":120}',
         '{"type":"action","turn":3,"action":"hangup"}',
         '{"type":"turns","first":6,"turns":[[-31,-96,0,0,0,0,16],[-28,-33,40,2,0,200,0,99]],"delay_ms":24}',
+        '{"type":"heard","turn":3,"text":"three plus"}',
+        '{"type":"task","task":"1-ab","state":"running","text":"It is ","note":""}',
         '{"type":"error","code":"too-fast","message":"slowly"}',
         '{"type":"bye","reason":"drain","of a later version":1}',
     ]
@@ -127,6 +129,44 @@ def test_anything_else_is_not(page: Page, bad: str) -> None:
 
 def test_length_of_a_text_is_in_bytes(page: Page) -> None:
     assert run_module(page, "channel.js", "m.textBytes(a[0])", "zählen…") == 10
+
+
+# -- tasks.js
+
+
+def test_pieces_of_a_task_are_joined_and_its_request_stays(page: Page) -> None:
+    messages = [
+        {"state": "asked", "request": "caller: 3 plus 4"},
+        {"state": "running", "note": "calculator"},
+        {"state": "running", "text": "It is "},
+        {"state": "done", "text": "seven."},
+    ]
+    task = run_module(page, "tasks.js", "a[0].reduce(m.after, null)", messages)
+    assert task == {"state": "done", "request": "caller: 3 plus 4", "text": "It is seven.", "note": ""}
+    assert (
+        len(run_module(page, "tasks.js", "m.after(null, a[0])", {"state": "x", "text": 9999 * "y"})["text"])
+        == 2000
+    )
+
+
+def test_rows_come_and_go_with_tasks(page: Page) -> None:
+    seen = run_module(
+        page,
+        "tasks.js",
+        """(() => { const list = document.createElement('ul'); list.hidden = true; const gone = [];
+             const tasks = new m.Tasks(list, (name) => gone.push(name)); const seen = [list.hidden];
+             tasks.take({ task: 'a', state: 'asked', request: '<b>x</b>' });
+             tasks.take({ task: 'b', state: 'running', note: 'clock' });
+             list.querySelector('button').click();
+             tasks.take({ task: 'a', state: 'done', text: '7' }); tasks.end();
+             seen.push(list.hidden, gone, [...list.children].map((row) => [row.dataset.state, row.innerText]));
+             for (let i = 0; i < 20; i += 1) tasks.take({ task: `t${i}`, state: 'asked' });
+             seen.push(list.childElementCount); tasks.clear(); seen.push(list.childElementCount, list.hidden);
+             return seen; })()""",
+    )
+    assert seen[:3] == [True, False, ["a"]] and seen[4:] == [8, 0, True]
+    (done, words), (cancelled, _) = seen[3]
+    assert (done, cancelled) == ("done", "cancelled") and "<b>x</b>" in words and "7" in words
 
 
 # -- sdpfrag.js

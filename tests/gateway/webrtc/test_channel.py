@@ -19,6 +19,7 @@ from gateway.webrtc.channel import (
     Message,
     Subscribe,
     Text,
+    Withdraw,
 )
 from media.timebase import NS_PER_S
 
@@ -48,16 +49,17 @@ class Line:
         return [message["code"] for message in self.wire.sent if message["type"] == "error"]
 
 
-def test_the_four_messages_of_a_browser() -> None:
+def test_the_five_messages_of_a_browser() -> None:
     line = Line()
     for message in (
         {"type": "hello", "version": 1},
         {"type": "text", "text": "Grüße"},
         {"type": "subscribe", "every_turns": 99},
+        {"type": "withdraw", "task": "1-ab"},
         {"type": "bye"},
     ):
         line.receive(json.dumps(message))
-    assert line.taken == [Hello(1), Text("Grüße"), Subscribe(99), Bye()]
+    assert line.taken == [Hello(1), Text("Grüße"), Subscribe(99), Withdraw("1-ab"), Bye()]
     assert line.channel.every_turns == 25  # bounded
     assert not line.wire.sent
 

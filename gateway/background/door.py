@@ -1,0 +1,147 @@
+"""A kind of worker, seen by the desk: tasks and transcripts of its calls are dealt with here, all else goes on.
+
+A task's call is named as in Redis (`gateway/state/keys.py`), in a worker as its carrier names it: a Call-ID, which
+is a peer's, goes nowhere beyond this process.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+import structlog
+
+from gateway import control
+from gateway.background.records import News, Order, State
+from gateway.fleet import Kind
+from gateway.state import records
+
+if TYPE_CHECKING:  # redis-py takes 0.15 s to load
+    from gateway.background.desk import Desk, Open
+    from gateway.state.sessions import Sessions
+
+log = structlog.get_logger()
+
+Ready = control.Ready | control.WebrtcReady
+Send = Callable[[bytes], object]
+MOST_TEXT_BYTES: Final = 400
+"""Of a line in Redis, where a line is one turn."""
+MOST_RESULT_BYTES: Final = 8_192
+
+
+class TaskDoor:
+    """Wraps a `gateway.fleet.Kind`. Without a desk every task fails at once, without sessions no line is kept."""
+
+    def __init__(
+        self, inner: Kind, name_of: Callable[[str], str], sessions: Sessions | None, node: str
+    ) -> None:
+        self.desk: Desk | None = None
+        self._inner, self._name_of, self._sessions, self._node = inner, name_of, sessions, node
+        self._sends: dict[str, Send] = {}
+        self._calls: dict[str, tuple[str, str]] = {}
+        """Name in Redis -> worker, name in it. Of calls with tasks and of calls that live on."""
+
+    def welcome(self, ready: Ready, send: Send) -> int:
+        """See `Kind`."""
+        count = self._inner.welcome(ready, send)
+        self._sends[ready.worker] = send
+        for call in ready.calls:
+            self._calls[self._name_of(call)] = (ready.worker, call)
+        return count
+
+    def hear(self, worker: str, message: control.WorkerMessage) -> None:
+        """See `Kind`."""
+        if isinstance(message, control.Said):
+            self._said(message)
+        elif isinstance(message, control.Delegated):
+            self._delegated(worker, message)
+        elif isinstance(message, control.Withdrawn):
+            self._withdrawn(self._name_of(message.call), message.task)
+        else:
+            self._inner.hear(worker, message)
+            if isinstance(message, control.CallEnded):
+                self._ended(self._name_of(message.call_id))
+
+    def lose(self, worker: str) -> int:
+        """See `Kind`."""
+        self._sends.pop(worker, None)
+        for name in [name for name, (place, _) in self._calls.items() if place == worker]:
+            self._withdrawn(name)
+        return self._inner.lose(worker)
+
+    def deliver(self, news: News) -> bool:
+        """To the worker of its call; False when that is none of this door's."""
+        place = self._calls.get(news.call)
+        if place is None:
+            return False
+        worker, call = place
+        told = control.TaskNews(call, news.task, news.state, news.number, news.text, news.note)
+        self._tell(worker, told)
+        return True
+
+    # -- inside
+
+    def _said(self, message: control.Said) -> None:
+        if self._sessions is None:
+            return
+        name = self._name_of(message.call)
+        for line in message.lines:
+            text = cut_as_json(line.text, MOST_TEXT_BYTES)
+            self._sessions.said(name, records.Line(line.turn, line.speaker, text, line.played_samples))
+
+    def _delegated(self, worker: str, message: control.Delegated) -> None:
+        name = self._name_of(message.call)
+        if self.desk is None:
+            told = control.TaskNews(message.call, message.task, "failed", note="no background worker here")
+            self._tell(worker, told)
+            return
+        self._calls[name] = (worker, message.call)
+        order = Order(
+            key=f"{name}.{message.task}", call=name, task=message.task, node=self._node, turn=message.turn,
+            request=message.request, lines=message.lines, reads=message.reads,
+        )  # fmt: skip
+        state, note, left_ms = self.desk.ask(order)
+        self._tell(worker, control.TaskNews(message.call, message.task, state, note=note, left_ms=left_ms))
+
+    def _withdrawn(self, name: str, task: str = "") -> None:
+        if self.desk is not None:
+            self.desk.withdraw(name, task)
+        if not task:
+            self._calls.pop(name, None)
+
+    def _ended(self, name: str) -> None:
+        """One whose caller was transferred goes on with its tasks, under its old name."""
+        if self.desk is None or not self.desk.has_tasks(name):
+            self._calls.pop(name, None)
+
+    def _tell(self, worker: str, news: control.TaskNews) -> None:
+        send = self._sends.get(worker)
+        try:
+            if send is not None:
+                send(control.encode(news))
+        except OSError as wrong:  # it does not keep up: its deadline tells the call
+            log.warning("news of a task not told", worker=worker, reason=str(wrong))
+
+
+def keep_in(sessions: Sessions, node: str) -> Callable[[Open, State, str], None]:
+    """Each task as a record of its call's state."""
+
+    def note(task: Open, state: State, result: str) -> None:
+        order = task.order
+        if order.call in sessions:
+            record = records.Task(
+                order.key, state, order.turn, time.time_ns() // 1_000_000 + task.left_ms,
+                cut_as_json(order.request, MOST_TEXT_BYTES), cut_as_json(result, MOST_RESULT_BYTES), node,
+            )  # fmt: skip
+            sessions.store.put_task(order.call, record)
+
+    return note
+
+
+def cut_as_json(text: str, most_bytes: int) -> str:
+    """Its beginning, in so many bytes as JSON."""
+    while len(msgspec.json.encode(text)) > most_bytes:
+        text = text[: max(1, len(text) * most_bytes // (len(msgspec.json.encode(text)) + 1)) - 1]
+    return text
