@@ -35,7 +35,7 @@ from media.chunk import PCM, Flags
 from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch, Results, Said
 from model_server.engine import personas, words
-from model_server.engine.due import Call, Due, owed, rounds, taken
+from model_server.engine.due import ANSWER_TURNS, Call, Due, answered, owed, rounds, taken
 from model_server.engine.sequences import Sequences
 from model_server.engine.words import Talk
 from model_server.model import checkpoint
@@ -65,7 +65,7 @@ SILENT_MEL = math.log10(SILENT_GAIN)
 PERSONA_LINE = "persona "
 MOST_NOTICE = 200
 """Letters of an answer to a typed line that names no persona."""
-_EYES = IDS[personas.COUNT]
+_EYES, _DELEGATE = IDS[personas.COUNT], IDS["<delegate>"]
 _WORDS = frozenset(token for name, token in IDS.items() if name.startswith(("say:", "heard:")))
 
 
@@ -256,6 +256,8 @@ class DigitsEngine:
             sound = self._speak(group, rows, spoken.hidden, [due.call.turns for due in ordered])
             for due, pcm, tokens in zip(ordered, sound, spoken.tokens, strict=True):
                 due.call.past.extend(token for token in tokens if token in _WORDS)
+                if _DELEGATE in tokens:
+                    due.call.asked = due.call.turns
                 yield due, pcm, self._reply(due.call, pcm, tokens)
             if self._compact_after is not None:
                 self._compact(group, ordered)
@@ -271,11 +273,12 @@ class DigitsEngine:
     def _read(self, due: Due) -> None:
         """Typed lines and events, into the call's text; a line that names a persona begins anew."""
         if due.chunk is None:
+            answered(due.call, ())
             return
         for line in due.chunk.text.splitlines():
             if line.startswith(PERSONA_LINE):
                 self._begin_anew(due, line.removeprefix(PERSONA_LINE))
-        due.call.text.extend(words.read(due.chunk.text, due.chunk.events))
+        answered(due.call, words.read(due.chunk.text, due.chunk.events))
 
     def _begin_anew(self, due: Due, persona: str) -> None:
         call = due.call
@@ -287,6 +290,8 @@ class DigitsEngine:
         self._forget(due.slot)
         call.text.clear()
         call.text.extend(tokens)
+        call.early.clear()
+        call.asked = -ANSWER_TURNS
         call.persona = tokens
         call.past.clear()
         call.sees, call.picture, call.turns, call.talk = _EYES in tokens, None, 0, Talk()

@@ -18,6 +18,8 @@ from model_server.model.micro_turn import HEAR_POSITIONS, TEXT_LIMIT
 
 GAP_TURNS = 5
 """One second. What is missing beyond it is not told to the network: each turn costs a pass."""
+ANSWER_TURNS = 12
+"""An answer that comes sooner after its question waits: the network was taught answers that took 1.8 s or more."""
 PAST_TOKENS = 32
 """Words of older turns that a compacted call keeps."""
 
@@ -29,6 +31,10 @@ class Call:
     text: deque[int]
     """Injected tokens that wait for their turn."""
     sees: bool
+    early: deque[int] = field(default_factory=lambda: deque(maxlen=4 * TEXT_LIMIT))
+    """Tokens of answers that came too soon."""
+    asked: int = -ANSWER_TURNS
+    """Turn of its sequence in which it asked last."""
     next_turn: int = -1
     turns: int = 0
     """In its sequence."""
@@ -90,6 +96,14 @@ def rounds(of_calls: Iterator[list[Due]]) -> Iterator[list[Due]]:
     every = [dues for dues in of_calls if dues]
     for back in range(max(map(len, every), default=0), 0, -1):
         yield [dues[-back] for dues in every if len(dues) >= back]
+
+
+def answered(call: Call, tokens: Sequence[int]) -> None:
+    """Tokens of answers, if any came in this turn, into its text: now, or when it is time."""
+    call.early.extend(tokens)
+    if call.turns - call.asked >= ANSWER_TURNS:
+        call.text.extend(call.early)
+        call.early.clear()
 
 
 def taken(text: deque[int]) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,3 +328,20 @@ def test_an_aged_call_has_the_same_rings(engine: Any) -> None:
         for slot in (0, 1):
             sounds[slot].append(results.pcm_BS[slot])
     assert_same((sounds[1], []), (sounds[0], []))
+
+
+def test_an_answer_that_comes_at_once_waits_until_it_may_be_read() -> None:
+    from model_server.engine.due import ANSWER_TURNS, Call, answered
+
+    call = Call(deque(), False)
+    answered(call, (1, 2))
+    assert list(call.text) == [1, 2], "nothing was asked: typed, it is read at once"
+    call.text.clear()
+    call.turns = call.asked = 40
+    answered(call, (3, 4))
+    for call.turns in range(41, 40 + ANSWER_TURNS):
+        answered(call, ())
+        assert not call.text
+    call.turns += 1
+    answered(call, (5,))
+    assert list(call.text) == [3, 4, 5] and not call.early
