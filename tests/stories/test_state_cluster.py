@@ -23,11 +23,17 @@ from gateway.state.records import Line, Session, decode
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from loadtests.state_cases import Plan, away, callers, drain
 from loadtests.state_killed import killed
-from tests.gateway.state.conftest import folder, program, server  # noqa: F401
-from tests.gateway.state.server import StateServer
+from tests.gateway.state.conftest import folder, server  # noqa: F401
+from tests.gateway.state.server import StateServer, first_program
 from tests.support.webrtc_caller import HZ, WebrtcCaller, dial
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
+
+
+@pytest.fixture
+def program() -> str:
+    return first_program()
+
 
 SILENCE = np.zeros(HZ, np.int16)
 

