@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 RETRY_S = 0.05
 """Between two attempts to reach a model server that is away: a connect to a missing socket costs 20 us."""
+PATIENCE_S = 20.0
+"""With a server that is starting, before it is missed aloud: it measures itself first."""
 
 
 class Attachment:
@@ -70,17 +72,17 @@ class Attachment:
     async def keep(self) -> None:
         """Attach, and attach again whenever the server comes back; until cancelled."""
         loop = asyncio.get_running_loop()
-        told = False
+        told, patient_until_s = False, loop.time() + PATIENCE_S
         while True:
             try:
                 await self._attach(loop)
             except (OSError, BadMessage, TableMismatch) as wrong:
-                if not told:
+                if not told and loop.time() >= patient_until_s:
                     log.warning("no model server", socket=str(self.path), reason=str(wrong))
                     told = True
                 await asyncio.sleep(RETRY_S)
                 continue
-            told = False
+            told, patient_until_s = False, loop.time()
             try:
                 await self._listen(loop)
                 log.warning("model server gone", socket=str(self.path))

@@ -26,6 +26,9 @@ percentile's other side and for control messages."""
 MIN_BUDGET_NS = 5 * NS_PER_MS
 """No worker is promised less: a wake-up of this process may take so long on a busy machine."""
 
+SLACK_NS = 40 * NS_PER_MS
+"""Of a budget, at most: for the wake-up, for a step before ours that took too long, and for caches gone cold."""
+
 
 class Leases:
     """Sans-IO ledger over a table. `worker` is any number that names a connection."""
@@ -64,7 +67,7 @@ class Leases:
     def lease(self, worker: int, wish: Lease, now_ns: int) -> Leased | Refused:
         """A slot for a call of `worker`, or why not and when it may try again."""
         self._wake(now_ns)
-        group = min(range(len(self.in_group)), key=self.in_group.__getitem__)
+        group = self._emptiest_group()
         rows = self.in_group[group] + 1
         predicted_ns = self._predict_ns(rows)
         if (worker, wish.call) in self._calls:
@@ -97,6 +100,12 @@ class Leases:
         self.budget_S[slot] = budget_ns = self._budget_ns()
         return Leased(wish.call, slot, generation, group, budget_ns)
 
+    def room_ns(self, group: int) -> int:
+        """From a tick of this group to the next tick of a group that has calls: what its step may take."""
+        groups = len(self.in_group)
+        away = next(d for d in range(1, groups + 1) if d == groups or self.in_group[(group + d) % groups])
+        return TURN_NS * away // groups
+
     def release(self, worker: int, notice: Release, now_ns: int) -> bool:
         """Begin the slot's rest; False when `worker` does not hold that slot in that generation."""
         slot = notice.slot
@@ -123,7 +132,19 @@ class Leases:
         while self._resting and self._resting[0][0] <= now_ns:
             self._free.append(self._resting.popleft()[1])
 
+    def _emptiest_group(self) -> int:
+        """Of those with the fewest calls the one that is farthest from the next group with more."""
+        groups, least = len(self.in_group), min(self.in_group)
+        fuller = [group for group, calls in enumerate(self.in_group) if calls > least]
+
+        def apart(group: int) -> int:
+            return min(
+                (min((group - other) % groups, (other - group) % groups) for other in fuller), default=0
+            )
+
+        return max((group for group in range(groups) if group not in fuller), key=apart)
+
     def _budget_ns(self) -> int:
-        """What holds for the whole call: a step of a full group, with as much again for the wake-up."""
+        """What holds for the whole call: a step of a full group, and `SLACK_NS` or as much again."""
         full_ns = min(self._predict_ns(self._capacity), self.step_limit_ns)
-        return max(MIN_BUDGET_NS, min(2 * full_ns, TURN_NS // self._table.groups))
+        return max(MIN_BUDGET_NS, full_ns + min(full_ns, SLACK_NS))

@@ -56,6 +56,8 @@ CALIBRATION_STEPS = 32
 CALIBRATION_NS = NS_PER_S // 2
 """For each size; a step that takes long is believed sooner."""
 CALIBRATION_LEAST_STEPS = 6
+CALIBRATION_LINE = "5"
+"""Typed by one call in every second turn: what is read, and what is written after it, are passes of their own."""
 CALIBRATION_MAX_ROWS = 256
 
 _NOBODY = np.empty(0, np.intp)
@@ -80,6 +82,8 @@ class ModelServer:
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
         self._absent = _NOBODY
+        self._room_ns = TURN_NS
+        """What the step of this tick may take."""
 
     def tick(self, group: int, tick_ns: int, *, looks: int = 0) -> list[int]:
         """One tick of a group, from rings to rings; returns the workers whose doorbell is to be rung.
@@ -92,6 +96,7 @@ class ModelServer:
         self._absent = _NOBODY
         if not self.leases.in_group[group]:
             return []
+        self._room_ns = self.leases.room_ns(group)
         return self._step(self._states.group_S == group, tick_ns, begun_ns, looks)
 
     def look_again(self, tick_ns: int, looks: int) -> list[int]:
@@ -148,7 +153,7 @@ class ModelServer:
     def _time_step(self, rows: int, step_ns: int, positions: int) -> None:
         self._step_time.add(rows, step_ns, positions)
         self.metrics.step.observe(step_ns)
-        if self.shedding.observe(step_ns, TURN_NS // self.table.groups):
+        if self.shedding.observe(step_ns, self._room_ns):
             self.leases.is_shedding = self.shedding.level is Shed.NEW_CALLS
             self._ask_for_pictures([int(slot) for slot in np.flatnonzero(self.leases.worker_S != NOBODY)])
             log.warning("shedding", shed=self.shedding.level.name, rows=rows, step_ms=step_ns / NS_PER_MS)
@@ -192,8 +197,7 @@ class ModelServer:
             self._ask_for_pictures([answer.slot])
             self.metrics.counters.leases_total += 1
         else:
-            self.metrics.counters.leases_refused_total += 1
-            log.warning("lease refused", call=wish.call, reason=answer.reason)
+            self.metrics.counters.leases_refused_total += 1  # the worker says why: it knows the call
         return answer
 
     def release(self, worker: int, notice: Release) -> None:
@@ -201,7 +205,7 @@ class ModelServer:
         if self.leases.release(worker, notice, self._clock_ns()):
             self._close(notice.slot)
         else:
-            log.warning("release of a slot that is not held", call=notice.call, slot=notice.slot)
+            log.warning("release of a slot that is not held", worker=worker, slot=notice.slot)
 
     def gone(self, worker: int) -> None:
         """The worker's connection is closed: all of its calls are over."""
@@ -254,13 +258,15 @@ def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
             pass
         if desk.leases.leased < size:
             break  # so many would never be admitted
+        desk.leases.budget_S[:] = TURN_NS  # no turn is late that is only measured
         begun_ns = time.monotonic_ns()
         for turn in range(CALIBRATION_STEPS):
             now_ns = time.monotonic_ns()
             if turn >= CALIBRATION_LEAST_STEPS and now_ns - begun_ns > CALIBRATION_NS:
                 break
             for slot in range(size):
-                table.put_chunk(slot, Chunk(int(table.generation[slot]), turn, now_ns, pcm))
+                line = CALIBRATION_LINE if turn % 2 and slot == turn % size else ""
+                table.put_chunk(slot, Chunk(int(table.generation[slot]), turn, now_ns, pcm, text=line))
             desk.tick(0, now_ns)
             table.outbound.advance(table.outbound.ready())
         step_time.forget_stalls()

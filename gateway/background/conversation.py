@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from gateway import control
 from gateway.background import answers
@@ -52,6 +53,8 @@ UNHEARD_TURNS: Final = 50
 
 Tell = Callable[[control.WorkerMessage], None]
 Show = Callable[..., None]
+log = structlog.get_logger()
+
 ACTIONS: Final = ("heard", "delegate", "withdraw")
 """Events of a reply that are dealt with here."""
 
@@ -97,7 +100,8 @@ class Conversation:
         self._untold: list[Spoken] = []
         self._sounding: deque[_Sounding] = deque(maxlen=MAX_AHEAD_TURNS + 3)
         self._tasks: dict[str, _Task] = {}
-        self._injected: deque[str] = deque(maxlen=MOST_INJECTED)
+        self._injected: deque[str] = deque()
+        self._not_given = 0
         self._told_turn = 0
 
     @property
@@ -142,6 +146,8 @@ class Conversation:
         self._tasks.clear()
         if self.tasks_begun:
             self._tell(control.Withdrawn(self._name))
+        if self._not_given:
+            log.warning("more results than the model could be given", call=self._name, lines=self._not_given)
 
     # -- tasks
 
@@ -275,23 +281,30 @@ class Conversation:
         """A piece of a result: for those who read text at once, else when it is whole."""
         task.pieces += 1
         if task.pieces > MOST_PIECES:
+            self._not_given += 1
             return
         task.text.append(text)
         if task.message.reads == "text":
-            self._injected.extend(answers.lines_of(text))
+            self._give(*answers.lines_of(text))
 
     def _finish(self, task: _Task, state: str, note: str, *, shown: bool = False) -> None:
         del self._tasks[task.name]
         if not shown:
             self._show("task", task=task.name, state=state, text="", note=note)
         if state == "done" and task.message.reads == "numbers":
-            self._injected.append(answers.number_line("".join(task.text)))
+            self._give(answers.number_line("".join(task.text)))
         elif state == "failed":
-            self._injected.append(answers.FAILED)
+            self._give(answers.FAILED)
 
     def _fail(self, name: str, note: str) -> None:
         self._show("task", task=name, state="failed", text="", note=note)
-        self._injected.append(answers.FAILED)
+        self._give(answers.FAILED)
+
+    def _give(self, *lines: str) -> None:
+        """They wait for their turns; what does not fit is counted, and reported when the call is over."""
+        room = MOST_INJECTED - len(self._injected)
+        self._injected.extend(lines[:room])
+        self._not_given += len(lines[room:])
 
     def _inject(self) -> None:
         """One line a turn, so that typed ones have room as well."""

@@ -51,14 +51,14 @@ SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "count": count.scene,
 }
 SHARES = {
-    "read back": 0.29,
-    "stop": 0.1,
+    "read back": 0.27,
+    "stop": 0.15,
     "correct": 0.16,
     "interpret": 0.05,
-    "every": 0.09,
+    "every": 0.08,
     "ask for help": 0.08,
     "mixed": 0.09,
-    "count": 0.14,
+    "count": 0.12,
 }
 """Of the conversations."""
 SHORTENED = 0.75

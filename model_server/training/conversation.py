@@ -22,7 +22,15 @@ from model_server.training.mouth import SILENT, Mouth, VoiceTable
 from model_server.training.partner import Partner, Skill
 from model_server.training.stage import Said, Stage
 
-FAMILIES = {"sc": 0.32, "fsdd": 0.2, "prompt": 0.1, "espeak": 0.2, "flite": 0.1, "festival": 0.08}
+FAMILIES = {
+    "sc": 0.3,
+    "fsdd": 0.18,
+    "kokoro": 0.26,
+    "prompt": 0.08,
+    "espeak": 0.1,
+    "flite": 0.05,
+    "festival": 0.03,
+}
 """How often a caller is of each family of voices."""
 
 

@@ -35,6 +35,7 @@ _MADE_BY = (
     "espeak",
     "festival",
     "flite",
+    "kokoro",
     "lines",
     "perturb",
     "synthesise",
@@ -56,10 +57,12 @@ class Size:
     espeak: int
     others: int
     """Settings of each voice of flite and festival."""
+    neural: int = 0
+    """Mixtures of Kokoro's voices."""
 
 
 SIZES = {
-    Part.TRAIN: Size(pools=40, words=2, speakers=40, espeak=500, others=6),
+    Part.TRAIN: Size(pools=40, words=2, speakers=40, espeak=500, others=6, neural=128),
     Part.VALIDATION: Size(pools=1, words=1, speakers=1, espeak=60, others=0),
     Part.TEST: Size(pools=1, words=1, speakers=1, espeak=60, others=0),
 }
@@ -76,14 +79,16 @@ def bank_folder(part: Part, seed: int = 0, data: Path = DATA, cache: Path = CACH
 
 
 def make(part: Part, seed: int = 0, data: Path = DATA, cache: Path = CACHE) -> Path:
-    """The folder of the bank, made if it is not there: two minutes for training, seconds for the other parts.
+    """The folder of the bank, made if it is not there: seconds for validation and test.
+
+    Training's takes four minutes, and ten more the first time: what the neural voices say is kept on its own.
 
     It is made in a process of its own, since espeak-ng's sound depends on all that it said before in its process.
     """
     folder = bank_folder(part, seed, data, cache)
     if not (folder / "index.json").exists():
         manifest(data)
-        synthetic.require()
+        synthetic.require(SIZES[part].neural > 0)
         command = [
             sys.executable,
             "-m",
@@ -119,7 +124,7 @@ def _voices(part: Part, seed: int, data: Path, size: Size) -> _Voices:
     )
     if part is Part.TRAIN:
         yield "phrases", "phrases", list(corpus.phrases(data))
-    for clips in synthetic.voices(part, seed, size.espeak, size.others):
+    for clips in synthetic.voices(part, seed, size.espeak, size.others, size.neural):
         family = clips[0].speaker.split(":")[0]
         yield clips[0].speaker, family, clips
         if not keep:

@@ -1,4 +1,4 @@
-"""Synthetic callers by the synthesisers that Debian has: espeak-ng, flite and festival, each with many settings.
+"""Synthetic callers: Debian's espeak-ng, flite and festival with many settings, and mixtures of Kokoro's voices.
 
 Every voice speaks a script of its own (`lines.script`), and comes back as clips whose word times are those of the
 synthesiser, cut to the speech. Seeded: the same seed gives the same voices saying the same lines, and the same
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from model_server.training import espeak, festival, flite
+from model_server.training import espeak, festival, flite, kokoro
 from model_server.training.clip import MARGIN_SAMPLES, PCM, Clip, Word, faded, speech_span
 from model_server.training.corpus import Part
 from model_server.training.lines import Line, script
@@ -48,22 +48,26 @@ def missing() -> list[str]:
     return absent + [package for voice, package in festival.PACKAGES.items() if voice not in voices]
 
 
-def require() -> None:
-    """Raises RuntimeError, naming the packages, when a synthesiser is absent."""
+def require(neural: bool = False) -> None:
+    """Raises RuntimeError, naming the packages, when a synthesiser is absent (`neural`: Kokoro as well)."""
     absent = missing()
     if absent:
         raise RuntimeError(f"synthetic callers need Debian packages: apt-get install {' '.join(absent)}")
+    if neural and kokoro.missing():
+        raise RuntimeError(f"synthetic callers need neural voices: {kokoro.INSTALL}")
 
 
-def voices(part: Part, seed: int, espeak_voices: int, others: int) -> Iterator[list[Clip]]:
-    """The clips of one voice after another: `espeak_voices` of espeak-ng, `others` settings of each other voice.
+def voices(part: Part, seed: int, espeak_voices: int, others: int, neural: int) -> Iterator[list[Clip]]:
+    """The clips of one voice after another: `espeak_voices` of espeak-ng, `neural` mixtures of Kokoro's, `others`
+    settings of each other voice.
 
     A variant of espeak-ng's is in one part only (an eighth each for validation and test).
     """
-    require()
+    require(neural > 0)
     yield from _espeak_voices(part, np.random.default_rng([seed, 1]), espeak_voices)
     yield from _flite_voices(np.random.default_rng([seed, 2]), others)
     yield from _festival_voices(np.random.default_rng([seed, 3]), others)
+    yield from _neural_voices(np.random.default_rng([seed, 4]), neural)
 
 
 def cut(pcm: PCM, starts: Sequence[int], line: Line, speaker: str) -> Clip | None:
@@ -134,3 +138,15 @@ def _festival_voices(rng: np.random.Generator, settings: int) -> Iterator[list[C
             rendered = festival.speak(voice, asked)
             clips = [cut(*sound, line, speaker) for sound, line in zip(rendered, lines, strict=True)]
             yield [clip for clip in clips if clip is not None]
+
+
+def _neural_voices(rng: np.random.Generator, count: int) -> Iterator[list[Clip]]:
+    if count == 0:
+        return
+    network = kokoro.Kokoro()
+    for _ in range(count):
+        name, style, accent = kokoro.mixture(network.styles, rng)
+        lines, speed = script(rng, 14, 5, 3), float(rng.uniform(0.85, 1.35))
+        clips = network.speak(lines, style, accent, speed, f"{name}:{speed:.2f}")
+        if clips:
+            yield clips

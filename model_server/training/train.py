@@ -3,7 +3,8 @@
 A run lives in a folder: `state.pt` (weights, averages, optimiser, the step), `digits.safetensors` (what would be
 shipped), `log.csv` and `curves.png`. Started again, it goes on where it stopped; SIGTERM makes it save and end.
 Batch n of a seed is always the same, so two runs of a seed on the same machine and with as many threads see the
-same numbers.
+same numbers. With `--begin` it starts from the weights of a checkpoint instead: the shipped model is taught
+further, or something else.
 
 The rate of learning stays where it is until the last `--cool-down` steps, over which it falls to nothing. So a run
 may be ended at any time: stop it, and start it again with `--steps` (and `--cool-down`) a little ahead of where it
@@ -52,6 +53,7 @@ EYES_SHARE = 0.3
 GELU behind each norm, and all rows alike)."""
 FREE = {"steps", "cool_down", "threads"}
 """What may differ when a run goes on."""
+MAY_BE_0 = {"halved", "hearing"}
 SAVE_EVERY_S = 150
 
 
@@ -60,6 +62,8 @@ class Plan:
     """One training run."""
 
     config: str = "digits"
+    begin: str = ""
+    """Checkpoint whose weights it begins with, past the first lesson; empty: from nothing."""
     seed: int = 1
     steps: int = 6000
     batch: int = 4
@@ -67,7 +71,7 @@ class Plan:
     turns: int = 96
     """Of a conversation at most; at least two thirds of it. The first lesson has more and shorter ones."""
     hearing: int = 500
-    """Steps of the first lesson."""
+    """Steps of the first lesson; 0 where it is left out."""
     rate: float = 2e-3
     """Of learning, at its highest."""
     warm_up: int = 100
@@ -88,9 +92,11 @@ class Plan:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, str) and value <= 0 and field.name != "halved":
+            if not isinstance(value, str) and value <= 0 and field.name not in MAY_BE_0:
                 raise ValueError(f"--{field.name.replace('_', '-')} {value}: expected more than 0")
         config_of(self.config)
+        if self.begin and self.hearing:
+            raise ValueError(f"--begin {self.begin}: it can hear already, so give --hearing 0")
 
     def lesson(self, batch: int) -> Lesson:
         """Of that batch, from 0."""
@@ -116,6 +122,10 @@ class Run:
             torch.manual_seed(plan.seed)
             self.learner = Learner(config_of(plan.config), voice)
         self.learner.interaction.initialise(plan.seed)
+        if plan.begin:
+            begun = checkpoint.load(Path(plan.begin))
+            begun.into("interaction", self.learner.interaction)
+            begun.into("flow_head", self.learner.flow_head)
         self.average = AveragedModel(
             self.learner, multi_avg_fn=get_ema_multi_avg_fn(plan.average), use_buffers=True
         )

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import signal
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ import pytest
 from gateway.api.tokens import mint
 from gateway.cluster.parties import pseudonym
 from gateway.state.records import Line, Session, decode
+from loadtests import machine, report
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from loadtests.state_cases import Plan, away, callers, drain
 from loadtests.state_killed import killed
@@ -36,27 +38,40 @@ def program() -> str:
 
 
 SILENCE = np.zeros(HZ, np.int16)
+ONE_TURN_FRAMES = 10
 
 
 def run(story: Any, seconds: float = 150.0) -> Any:
     return asyncio.run(asyncio.wait_for(story, seconds))
 
 
+def measured(story: Any) -> tuple[Any, bool]:
+    """What it found, and whether every gap in its calls lies where the machine stood still."""
+    begun_ns = time.monotonic_ns()
+    with machine.witnessed() as stalls:
+        found = run(story)
+    seen = stalls.figures((begun_ns, time.monotonic_ns()), report.gap_starts(found.reports))
+    assert seen is not None, stalls.refused
+    return found, seen["gaps"] == seen["gaps_at_stalls"]
+
+
 def test_redis_is_away_under_live_calls_and_nobody_hears_it() -> None:
-    found = run(away(Plan("away", calls=4, seconds=3.0, outage=6.0, seed=1, engine="echo")))
+    found, not_ours = measured(away(Plan("away", calls=4, seconds=3.0, outage=6.0, seed=1, engine="echo")))
     figures = found.figures
     assert figures["answered"] == figures["calls"] == 4 + figures["begun_in_outage"]
     assert figures["begun_in_outage"] >= 1 and figures["ended_early"] == 0
     assert figures["sessions_complete"] == figures["cdrs_complete"] == figures["calls"]
     assert figures["writes_dropped"] == 0 and figures["said_away"] == figures["said_back"] == 1
+    assert figures["in_outage"]["missing_frames"] <= ONE_TURN_FRAMES or not_ours
 
 
 def test_a_gateway_that_is_told_to_stop_lets_its_calls_end() -> None:
-    found = run(drain(Plan("drain", calls=4, seconds=4.0, outage=1.0, seed=1, engine="echo")))
+    found, not_ours = measured(drain(Plan("drain", calls=4, seconds=4.0, outage=1.0, seed=1, engine="echo")))
     figures = found.figures
     assert figures["live_at_sigterm"] == figures["ended_by_caller"] == figures["cdrs_over"] == 4
     assert figures["dropped"] == figures["cdrs_stopped"] == 0
     assert figures["refused_while_draining"] == [503] and figures["ready_status"] == 503
+    assert figures["missing_frames"] <= ONE_TURN_FRAMES or not_ours
 
 
 def test_one_of_two_gateways_dies_and_what_was_its_is_free() -> None:

@@ -29,6 +29,8 @@ from model_server.training.stage import Stage
 
 _OPERATORS = {"plus", "minus", "times"}
 _QUIET_MS, _ASKED_MS, _UNFINISHED_MS = 600, 300, 1400
+_SLOW = 0.6
+"""Of the answers may take up to 8 s; the others come while it still says that it will look."""
 
 
 class AskForHelp:
@@ -104,10 +106,14 @@ def asks(stage: Stage) -> Iterator[None]:
             own = stage.voice if label in NAMES else None
             end = stage.place(bank.word(rng, label, own), at)
             at = end + seconds(stage, 0.0, 0.3)
-    yield from stage.until(end + seconds(stage, 1.6, 2.0))
+    yield from stage.until(end)
+    if stage.mouth.idle:
+        yield from stage.watch(lambda: not stage.mouth.idle, 2.0)
+    else:
+        yield from stage.until(end + seconds(stage, 1.6, 2.0))
     number = int(rng.integers(21))
     token = f"<digit:{number}>" if number < 10 else f"<number:{number}>"
-    comes = stage.turn + int(rng.integers(1, 40))
+    comes = stage.turn + int(rng.integers(1, 40 if rng.random() < _SLOW else 6))
     if rng.random() < 0.08:
         stage.inject(comes, "<failed>")
     else:

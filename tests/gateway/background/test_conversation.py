@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import structlog
 
 from gateway import control
 from gateway.background.answers import FAILED
@@ -268,6 +269,9 @@ def test_everything_has_a_bound() -> None:
         call.news(number, "running", f"piece {number} " + 400 * "x")
     call.turns(3 * MOST_PIECES)
     assert len(call.text) <= 600 + MOST_PIECES + 1
+    with structlog.testing.capture_logs() as lines:
+        call.conversation.end()
+    assert [line["lines"] for line in lines if "more results" in line["event"]] == [4 * MOST_PIECES - 1]
     assert all(len(control.encode(m)) <= control.MAX_BYTES for m in call.told)
 
 

@@ -23,7 +23,7 @@ needs_voices = pytest.mark.skipif(
 def test_absent_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(synthetic, "missing", lambda: ["flite", "festvox-kallpc16k"])
     with pytest.raises(RuntimeError, match="apt-get install flite festvox-kallpc16k"):
-        next(synthetic.voices(Part.TRAIN, 0, 1, 1))
+        next(synthetic.voices(Part.TRAIN, 0, 1, 1, 0))
 
 
 @needs_voices
