@@ -21,6 +21,7 @@ import soxr
 from numpy.typing import NDArray
 
 from gateway.caller.signals import numbered_tones
+from media.ladder import CAMERA
 
 Samples = NDArray[np.int16]
 
@@ -30,7 +31,7 @@ BITRATE = 32_000  # what a browser takes for speech
 FIRST_HEARD_MS = 1_000  # a speech decoder that came late has caught up by then
 VOICE_S = 30.0  # longer than any delay that is looked for
 VIDEO_FPS, VIDEO_WIDTH, VIDEO_HEIGHT = 15, 640, 480
-VIDEO_BITRATE = 300_000  # what `b=AS` and REMB of the answer ask a browser for
+VIDEO_BITRATE = CAMERA[0].bit_s  # what `b=AS` and REMB of the answer ask a browser for
 VP8_CHUNK_BYTES = 1_100  # of a frame in one packet
 
 

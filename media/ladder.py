@@ -4,8 +4,8 @@ Each way has a ladder of its own. The camera suffers first, then the voice towar
 is left to be given up, both ends are told:
 
     rung   from the browser: pictures a chunk, REMB   towards it: Opus   told
-    0      2   300 kbit/s                             48 kbit/s
-    1      1   150 kbit/s                             24 kbit/s
+    0      2   200 kbit/s                             48 kbit/s
+    1      1   120 kbit/s                             24 kbit/s
     2      0    50 kbit/s                             16 kbit/s
     3      0    50 kbit/s                             16 kbit/s          `line weak`
 
@@ -38,7 +38,7 @@ class Camera(NamedTuple):
     bit_s: int
 
 
-CAMERA: Final = (Camera(2, 300_000), Camera(1, 150_000), Camera(0, 50_000), Camera(0, 50_000))
+CAMERA: Final = (Camera(2, 200_000), Camera(1, 120_000), Camera(0, 50_000), Camera(0, 50_000))
 OPUS_BIT_S: Final = (48_000, 24_000, 16_000, 16_000)
 LAST = len(CAMERA) - 1
 

@@ -6,7 +6,8 @@
 
 Every frame has to be decoded, because later ones are made from it; scaling costs as much again, so a picture is
 scaled only when it is likely to be the newest at the next cut: the first one that comes within a frame interval
-before the moment it is wanted. Those before it wait for it, so as not to wake the thread for each of them.
+before the moment it is wanted. All of a chunk's frames wait for the last such one, and are decoded in one go: while
+the caches hold a call's pictures, that takes a quarter less.
 
 Its one rule: the loop never waits for the thread. A full queue refuses the frame, and since nothing after it can
 be decoded, a key frame is asked for. Nothing runs at all while no frames are wanted.
@@ -351,8 +352,8 @@ class VideoSource:
             if self._interval_ns >= SLOW_NS:
                 return True
             due = [due_ns for due_ns in self._dues if due_ns <= captured_ns]
-            if not due or (self._pending > 1 and captured_ns < due[0] + MARGIN_NS):
-                return False  # a newer one is in the queue already
+            if not due:
+                return False
             self._dues = self._dues[len(due) :]
             return True
 
@@ -360,7 +361,7 @@ class VideoSource:
         """Whether the thread need not know of this frame yet: no chunk will want it, or what comes of it."""
         if self._closed or captured_ns >= self._until_ns or self._interval_ns >= SLOW_NS:
             return False
-        return len(self._waiting) < MOST_WAITING and not (self._dues and self._dues[0] <= captured_ns)
+        return len(self._waiting) < MOST_WAITING and not (self._dues and self._dues[-1] <= captured_ns)
 
     def _submit(self) -> None:
         frames, self._waiting = self._waiting, []

@@ -26,7 +26,16 @@ from loadtests.processes import Usage
 from loadtests.webrtc_call import CallLog
 from loadtests.webrtc_generator import Schedule
 from loadtests.webrtc_loop import DatagramPort, is_rtp
-from loadtests.webrtc_media import ANALYSIS_HZ, Clip, Samples, Voice, is_key_frame, make_clip, make_voice
+from loadtests.webrtc_media import (
+    ANALYSIS_HZ,
+    VIDEO_BITRATE,
+    Clip,
+    Samples,
+    Voice,
+    is_key_frame,
+    make_clip,
+    make_voice,
+)
 from loadtests.webrtc_streams import (
     RESEND_PACKETS,
     ArrivalStatistics,
@@ -197,7 +206,7 @@ def test_a_real_clip_has_one_key_frame() -> None:
     clip = make_clip(webrtc.CLIP)
     assert len(clip.frames) == 150  # 10 s at 15 frames a second
     assert [is_key_frame(frame[0]) for frame in clip.frames] == [True] + [False] * 149
-    assert 300_000 < clip.bitrate < 700_000
+    assert VIDEO_BITRATE * 0.9 < clip.bitrate < VIDEO_BITRATE * 1.5
     assert max(len(piece) for frame in clip.frames for piece in frame) <= 1100
 
 

@@ -61,7 +61,7 @@ def test_the_frames_in_the_slots_are_those_of_the_camera(
     assert times_ns == sorted(times_ns) and len(set(times_ns)) == len(times_ns)
     source = pictures(clip)
     likeness = [max(psnr_db(frame.rgb, picture) for picture in source) for frame in seen]
-    # 300 kbit/s of real time VP8, twice scaled: good, and far from any other picture
+    # 200 kbit/s of real time VP8, twice scaled: good, and far from any other picture
     assert float(np.median(likeness)) > 26.0, likeness
     upside_down = [max(psnr_db(frame.rgb[::-1], picture) for picture in source) for frame in seen[:3]]
     assert max(upside_down) < 16.0, upside_down

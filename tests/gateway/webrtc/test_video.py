@@ -169,6 +169,19 @@ def test_frames_that_no_chunk_wants_wait_for_one_that_does() -> None:
     thread.close()
 
 
+def test_both_pictures_of_a_chunk_are_made_together(thread) -> None:
+    source = VideoSource(thread, "vp8", frames_per_chunk=2)
+    good = encoded("vp8", 7)
+    source.take(START_NS)
+    for frame in good[:3]:  # 67 ms apart: the first is due from 60 on, the second from 160
+        source.push(frame)
+    assert (source.waiting, settle(source).frames_decoded) == (3, 0)
+    source.push(good[3])
+    assert (source.waiting, settle(source).frames_decoded) == (0, 4)
+    first, second = source.take(START_NS + 210 * MS)
+    assert [frame.captured_ns for frame in (first, second)] == [good[1].captured_ns, good[3].captured_ns]
+
+
 def test_frames_that_wait_are_in_the_account_whatever_becomes_of_them(thread) -> None:
     good = encoded("vp8", 5)
     for end in ("close", "pause"):
@@ -186,11 +199,11 @@ def test_frames_that_wait_are_in_the_account_whatever_becomes_of_them(thread) ->
     closed.close()
     source = VideoSource(closed, "vp8")
     source.take(START_NS)
-    for frame in good[:3]:
+    for frame in good[:4]:
         source.push(frame)
-    assert (source.waiting, source.counters.frames_refused) == (0, 3)
-    source.push(good[3])  # builds on those
-    assert source.counters.frames_refused == 4
+    assert (source.waiting, source.counters.frames_refused) == (0, 4)
+    source.push(good[4])  # builds on those
+    assert source.counters.frames_refused == 5
     source.push(good[0])
     assert source.waiting == 1
 
@@ -376,14 +389,14 @@ def test_a_call_that_floods_is_held_to_its_share_of_the_core(thread, monkeypatch
 
 def test_a_picture_from_long_ago_is_not_shown_as_if_it_were_now(thread) -> None:
     source = VideoSource(thread, "vp8")
-    good = encoded("vp8", 3)
+    good = encoded("vp8", 4)
     source.take(START_NS)
     source.push(good[0])
     settle(source)
     assert source.take(START_NS + STALE_NS) == ()
     source.take(START_NS)
-    source.push(good[1])
-    source.push(good[2])
+    for frame in good[1:]:
+        source.push(frame)
     settle(source)
     assert source.take(START_NS + 200 * MS)
 
