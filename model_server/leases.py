@@ -21,13 +21,16 @@ from model_server.scheduler import NOBODY
 
 MAX_GENERATION = 2**32 - 1
 STEP_SHARE = 0.8
-"""Of the time between two groups' ticks, what a step may take by its 99th percentile: the rest is for the
-percentile's other side and for control messages."""
+"""Of a turn, what the steps of all its groups may take by their 99th percentiles: the rest is for the percentiles'
+other side and for control messages."""
+LEAST_LIMIT_NS = 60 * NS_PER_MS
+"""What one step may take with however many groups. A step of one call can take longer than an equal part of a turn:
+then fewer groups are used, and the next one may begin late."""
 MIN_BUDGET_NS = 5 * NS_PER_MS
 """No worker is promised less: a wake-up of this process may take so long on a busy machine."""
 
-SLACK_NS = 40 * NS_PER_MS
-"""Of a budget, at most: for the wake-up, for a step before ours that took too long, and for caches gone cold."""
+SLACK_NS = 20 * NS_PER_MS
+"""Of a budget, at most: for the wake-up, and for a step before ours that took too long."""
 
 
 class Leases:
@@ -47,8 +50,10 @@ class Leases:
         self.in_group = [0] * table.groups
         """Slots with a tenant, per phase group."""
         self._capacity = -(-table.slots // table.groups)
-        self.step_limit_ns = int(TURN_NS / table.groups * STEP_SHARE)
-        """A step that is predicted to take longer would run into the next group's tick."""
+        self.turn_limit_ns = int(TURN_NS * STEP_SHARE)
+        """All steps of a turn, as predicted."""
+        self.step_limit_ns = min(self.turn_limit_ns, max(self.turn_limit_ns // table.groups, LEAST_LIMIT_NS))
+        """One of them."""
         self.worker_S = np.full(table.slots, NOBODY, np.int64)
         """Worker that holds the slot, or `NOBODY`."""
         self.budget_S = np.zeros(table.slots, np.int64)
@@ -67,9 +72,6 @@ class Leases:
     def lease(self, worker: int, wish: Lease, now_ns: int) -> Leased | Refused:
         """A slot for a call of `worker`, or why not and when it may try again."""
         self._wake(now_ns)
-        group = self._emptiest_group()
-        rows = self.in_group[group] + 1
-        predicted_ns = self._predict_ns(rows)
         if (worker, wish.call) in self._calls:
             slot = self._calls[worker, wish.call]
             return Refused(wish.call, f"this call has slot {slot}: release it first", 1)
@@ -81,12 +83,9 @@ class Leases:
             return Refused(wish.call, reason, 1 if self._resting else 5)
         if self.is_shedding and self.leased:
             return Refused(wish.call, "overloaded: steps take longer than they may", 5)
-        if predicted_ns > self.step_limit_ns and self.leased:  # one alone shows how long a step takes now
-            reason = (
-                f"a step of {rows} rows would take {predicted_ns / NS_PER_MS:.1f} ms, "
-                f"its limit is {self.step_limit_ns / NS_PER_MS:.1f} ms"
-            )
-            return Refused(wish.call, reason, 5)
+        group = self._group_of_next()
+        if group is None:
+            return Refused(wish.call, self._why_full(), 5)
         slot = self._free.popleft()
         generation = max(int(self._table.generation[slot]), wish.floor) % MAX_GENERATION + 1
         self._table.inbound.empty(slot)
@@ -99,12 +98,6 @@ class Leases:
         self.worker_S[slot] = worker
         self.budget_S[slot] = budget_ns = self._budget_ns()
         return Leased(wish.call, slot, generation, group, budget_ns)
-
-    def room_ns(self, group: int) -> int:
-        """From a tick of this group to the next tick of a group that has calls: what its step may take."""
-        groups = len(self.in_group)
-        away = next(d for d in range(1, groups + 1) if d == groups or self.in_group[(group + d) % groups])
-        return TURN_NS * away // groups
 
     def release(self, worker: int, notice: Release, now_ns: int) -> bool:
         """Begin the slot's rest; False when `worker` does not hold that slot in that generation."""
@@ -132,17 +125,38 @@ class Leases:
         while self._resting and self._resting[0][0] <= now_ns:
             self._free.append(self._resting.popleft()[1])
 
-    def _emptiest_group(self) -> int:
-        """Of those with the fewest calls the one that is farthest from the next group with more."""
-        groups, least = len(self.in_group), min(self.in_group)
-        fuller = [group for group, calls in enumerate(self.in_group) if calls > least]
+    def _group_of_next(self) -> int | None:
+        """The emptiest group that has room for a call by all predictions; None where none has.
 
-        def apart(group: int) -> int:
-            return min(
-                (min((group - other) % groups, (other - group) % groups) for other in fuller), default=0
-            )
+        Of groups with as few calls the one that is farthest from the others. A call alone always has room: it shows
+        what a step takes now.
+        """
+        for group in sorted(range(len(self.in_group)), key=lambda g: (self.in_group[g], -self._apart(g))):
+            step_ns, turn_ns = self._predicted_with(group)
+            if not self.leased or (step_ns <= self.step_limit_ns and turn_ns <= self.turn_limit_ns):
+                return group
+        return None
 
-        return max((group for group in range(groups) if group not in fuller), key=apart)
+    def _apart(self, group: int) -> int:
+        """Ticks to the nearest group that has more calls, one way or the other."""
+        groups, calls = len(self.in_group), self.in_group
+        fuller = [other for other in range(groups) if calls[other] > calls[group]]
+        return min((min((group - other) % groups, (other - group) % groups) for other in fuller), default=0)
+
+    def _predicted_with(self, group: int) -> tuple[int, int]:
+        """A step of that group with one call more, and all steps of a turn, ns."""
+        step_ns = self._predict_ns(self.in_group[group] + 1)
+        others = (calls for other, calls in enumerate(self.in_group) if other != group and calls)
+        return step_ns, step_ns + sum(self._predict_ns(calls) for calls in others)
+
+    def _why_full(self) -> str:
+        group = min(range(len(self.in_group)), key=self.in_group.__getitem__)
+        step_ns, turn_ns = self._predicted_with(group)
+        step = f"a step of {self.in_group[group] + 1} rows would take {step_ns / NS_PER_MS:.1f} ms"
+        if step_ns > self.step_limit_ns:
+            return f"{step}, its limit is {self.step_limit_ns / NS_PER_MS:.1f} ms"
+        limit = f"their limit is {self.turn_limit_ns / NS_PER_MS:.1f} ms"
+        return f"{step}, and all steps of a turn {turn_ns / NS_PER_MS:.1f} ms; {limit}"
 
     def _budget_ns(self) -> int:
         """What holds for the whole call: a step of a full group, and `SLACK_NS` or as much again."""

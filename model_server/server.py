@@ -50,6 +50,8 @@ FIFO_PRIORITY = 10
 COLLECT_EVERY_NS = 10 * NS_PER_S
 COLLECT_NEEDS_NS = 20 * NS_PER_MS
 """Slack that a collection and a check must have: after `gc.freeze` they take well below 1 ms and a few ms."""
+TURN_LIMIT_NS = TURN_NS * 9 // 10
+"""All steps of a turn; beyond it something is left out (`shedding.py`)."""
 CALIBRATION_LOUDNESS = 1_000
 """Of the noise that calibration hears: digital silence costs less than a line."""
 CALIBRATION_STEPS = 32
@@ -82,8 +84,9 @@ class ModelServer:
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
         self._absent = _NOBODY
-        self._room_ns = TURN_NS
-        """What the step of this tick may take."""
+        self._group = 0
+        self._busy_ns = [0] * table.groups
+        """The newest step of each group: together, what a turn costs."""
 
     def tick(self, group: int, tick_ns: int, *, looks: int = 0) -> list[int]:
         """One tick of a group, from rings to rings; returns the workers whose doorbell is to be rung.
@@ -94,9 +97,9 @@ class ModelServer:
         self.metrics.counters.ticks_total += 1
         self.metrics.lateness.observe(begun_ns - tick_ns)
         self._absent = _NOBODY
+        self._group, self._busy_ns[group] = group, 0
         if not self.leases.in_group[group]:
             return []
-        self._room_ns = self.leases.room_ns(group)
         return self._step(self._states.group_S == group, tick_ns, begun_ns, looks)
 
     def look_again(self, tick_ns: int, looks: int) -> list[int]:
@@ -153,7 +156,8 @@ class ModelServer:
     def _time_step(self, rows: int, step_ns: int, positions: int) -> None:
         self._step_time.add(rows, step_ns, positions)
         self.metrics.step.observe(step_ns)
-        if self.shedding.observe(step_ns, self._room_ns):
+        self._busy_ns[self._group] += step_ns
+        if self.shedding.observe(sum(self._busy_ns), TURN_LIMIT_NS):
             self.leases.is_shedding = self.shedding.level is Shed.NEW_CALLS
             self._ask_for_pictures([int(slot) for slot in np.flatnonzero(self.leases.worker_S != NOBODY)])
             log.warning("shedding", shed=self.shedding.level.name, rows=rows, step_ms=step_ns / NS_PER_MS)

@@ -5,9 +5,9 @@
     level 2   tokens: a call may write one a turn, where its network can go on in the next (`digits` cannot)
     level 3   new calls are refused
 
-A level more after `RISE_STEPS` steps, of the newest `SEEN_STEPS`, over their limit; a level less after `CALM_STEPS`
-steps, one after another, that would have been in time with a fifth to spare. Between two rises lie `SEEN_STEPS` at
-least, so that what was left out can show what it is worth.
+What is looked at after every step is what all steps of a turn take together. A level more after `RISE_STEPS` steps,
+of the newest `SEEN_STEPS`, with that over its limit; a level less after `CALM_STEPS` steps, one after another, with
+a fifth to spare. What was seen before a change counts no more after it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RISE_STEPS = 3
 CALM_STEPS = 200
 """Ten seconds."""
 SPARE = 0.8
-"""Of the limit: what a calm step takes at most."""
+"""Of the limit: what they take at most when it is calm."""
 
 
 class Shedding:
@@ -42,10 +42,10 @@ class Shedding:
         self._over: deque[bool] = deque(maxlen=SEEN_STEPS)
         self._calm = 0
 
-    def observe(self, step_ns: int, limit_ns: int) -> bool:
-        """A step took so long, which ought to have taken `limit_ns` at most; True when the level changed."""
-        self._over.append(step_ns > limit_ns)
-        self._calm = self._calm + 1 if step_ns <= SPARE * limit_ns else 0
+    def observe(self, busy_ns: int, limit_ns: int) -> bool:
+        """The steps of a turn took so long, which ought to take `limit_ns` at most; True when the level changed."""
+        self._over.append(busy_ns > limit_ns)
+        self._calm = self._calm + 1 if busy_ns <= SPARE * limit_ns else 0
         if sum(self._over) >= RISE_STEPS and self.level < Shed.NEW_CALLS:
             return self._move(1)
         if self._calm >= CALM_STEPS and self.level > Shed.NOTHING:

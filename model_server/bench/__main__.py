@@ -1,4 +1,4 @@
-"""`python -m model_server.bench cost-curve|four-hours`."""
+"""`python -m model_server.bench cost-curve|four-hours|many-calls`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     hours.add_argument("--calls", type=int, default=4, help="of that length at once (4)")
     hours.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
-    for each in (curve, hours):
+    many = kinds.add_parser("many-calls", help="a real server on one core, in real time: steps and deadlines")
+    many.add_argument("--calls", type=int, default=60)
+    many.add_argument("--seconds", type=float, default=600.0)
+    many.add_argument("--groups", type=int, default=4, help="phase groups of its turn clock (4)")
+    many.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
+    for each in (curve, hours, many):
         each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
         each.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and plots")
     given = parser.parse_args(argv)
@@ -45,6 +50,10 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         from model_server.bench.cost_curve import measure
 
         return measure(given.checkpoint, given.calls, given.steps, given.out / "cost-curve.png")
+    if given.kind == "many-calls":
+        from model_server.bench.many_calls import measure as measure_calls
+
+        return measure_calls(given.checkpoint, given.data, given.calls, given.seconds, given.groups)
     from model_server.bench.four_hours import measure as measure_hours
 
     return measure_hours(given.checkpoint, given.data, given.hours, given.minute, given.calls)

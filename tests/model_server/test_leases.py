@@ -8,7 +8,7 @@ import pytest
 from media.chunk import Chunk, Reply
 from media.leases import Lease, Leased, Refused, Release
 from media.slots import REST_NS, SlotTable
-from media.timebase import NS_PER_MS, TURN_NS, TURN_SAMPLES
+from media.timebase import NS_PER_MS, TURN_SAMPLES
 from model_server.leases import MAX_GENERATION, MIN_BUDGET_NS, Leases
 
 
@@ -32,15 +32,6 @@ def granted(answer: Leased | Refused) -> Leased:
 
 def release(leases: Leases, worker: int, lease: Leased, now_ns: int) -> bool:
     return leases.release(worker, Release(lease.call, lease.slot, lease.generation), now_ns)
-
-
-def test_a_step_may_take_until_the_next_group_with_calls(make):
-    _, leases = make(slots=8, groups=4)
-    rooms = []
-    for number in range(3):
-        granted(leases.lease(1, Lease(str(number)), 0))
-        rooms.append([leases.room_ns(group) * 1000 // TURN_NS for group in range(4)])
-    assert rooms == [[1000, 750, 500, 250], [500, 250, 500, 250], [250, 250, 500, 250]]
 
 
 def test_calls_are_spread_over_the_groups(make):
@@ -141,12 +132,28 @@ def test_one_call_has_one_slot(make):
 
 def test_a_step_that_would_not_fit_is_refused_although_slots_are_free(make):
     _, leases = make(slots=100, groups=4, predict=lambda rows: rows * 15 * NS_PER_MS)
-    got = [leases.lease(1, Lease(str(n)), 0) for n in range(9)]
-    assert [isinstance(answer, Leased) for answer in got] == [True] * 8 + [False]
-    assert got[8] == Refused("8", "a step of 3 rows would take 45.0 ms, its limit is 40.0 ms", 5)
+    got = [leases.lease(1, Lease(str(n)), 0) for n in range(11)]
+    assert [isinstance(answer, Leased) for answer in got] == [True] * 10 + [False]
+    told = "a step of 3 rows would take 45.0 ms, and all steps of a turn 165.0 ms; their limit is 160.0 ms"
+    assert got[10] == Refused("10", told, 5)
 
 
-@pytest.mark.parametrize(("full_ns", "budget_ns"), [(0, MIN_BUDGET_NS), (9, 18), (30, 60), (400, 80)])
+def test_where_a_step_of_one_call_is_long_fewer_groups_are_used(make):
+    _, leases = make(slots=100, groups=4, predict=lambda rows: (48 + rows) * NS_PER_MS)
+    got = [leases.lease(1, Lease(str(n)), 0) for n in range(20)]
+    groups = [answer.group for answer in got if isinstance(answer, Leased)]
+    assert groups == [*[0, 2, 1] * 5, 0]
+    assert "all steps of a turn" in got[-1].reason
+
+
+def test_a_step_beyond_the_limit_is_refused_but_for_a_call_alone(make):
+    _, leases = make(slots=100, groups=4, predict=lambda rows: 61 * NS_PER_MS)
+    granted(leases.lease(1, Lease("a"), 0))
+    refused = leases.lease(1, Lease("b"), 0)
+    assert refused == Refused("b", "a step of 1 rows would take 61.0 ms, its limit is 60.0 ms", 5)
+
+
+@pytest.mark.parametrize(("full_ns", "budget_ns"), [(0, MIN_BUDGET_NS), (9, 18), (30, 50), (400, 80)])
 def test_the_budget_is_that_of_a_full_group(make, full_ns, budget_ns):
     def predict(rows: int) -> int:
         return full_ns * NS_PER_MS if rows == 25 else 0
