@@ -8,7 +8,8 @@ further, or something else.
 
 The rate of learning stays where it is until the last `--cool-down` steps, over which it falls to nothing. So a run
 may be ended at any time: stop it, and start it again with `--steps` (and `--cool-down`) a little ahead of where it
-is. Products of matrices are computed in bfloat16 on CPUs that can (`--halved`); weights and sums are float32.
+is. Products of matrices are computed in bfloat16 where this CPU is faster in it (`--halved`);
+weights and sums are float32.
 
 On Linux, first-touched memory costs a tenth of the time or more: an allocator that keeps what it has helps
 (`LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1`).
@@ -37,6 +38,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from model_server.model import checkpoint
 from model_server.model.config import ModelConfig, config_of
 from model_server.model.router import Router
+from model_server.model.served.products import product_dtype
 from model_server.training import curriculum, curves
 from model_server.training.batches import SCENES, Batch, Lesson, Source, source_of
 from model_server.training.corpus import Part
@@ -51,9 +53,10 @@ BETAS = (0.9, 0.98)
 EYES_SHARE = 0.3
 """Of the rate of learning: pictures are in one conversation of seven, and at the whole rate the tower went blind (a
 GELU behind each norm, and all rows alike)."""
-FREE = {"steps", "cool_down", "threads"}
+FREE = {"steps", "cool_down", "threads", "halved"}
 """What may differ when a run goes on."""
-MAY_BE_0 = {"halved", "hearing"}
+NOT_POSITIVE = {"halved": -1, "hearing": 0}
+"""What may be less than 1, and its least value."""
 SAVE_EVERY_S = 150
 
 
@@ -86,14 +89,16 @@ class Plan:
     validate_every: int = 200
     validate_batches: int = 12
     threads: int = 1
-    halved: int = 1
-    """1: products of matrices in bfloat16; 0: in float32."""
+    halved: int = -1
+    """1: products of matrices in bfloat16; 0: in float32; -1: in what this CPU is faster in."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, str) and value <= 0 and field.name not in MAY_BE_0:
-                raise ValueError(f"--{field.name.replace('_', '-')} {value}: expected more than 0")
+            least = NOT_POSITIVE.get(field.name)
+            if not isinstance(value, str) and (value <= 0 if least is None else value < least):
+                wanted = "more than 0" if least is None else f"{least} or more"
+                raise ValueError(f"--{field.name.replace('_', '-')} {value}: expected {wanted}")
         config_of(self.config)
         if self.begin and self.hearing:
             raise ValueError(f"--begin {self.begin}: it can hear already, so give --hearing 0")
@@ -181,7 +186,8 @@ class Run:
         return figures | {f"right {scene}": counts.right for scene, counts in sorted(scenes.items())}
 
     def _products(self) -> contextlib.AbstractContextManager[None]:
-        return torch.autocast("cpu", torch.bfloat16, enabled=bool(self.plan.halved))
+        halved = self.plan.halved == 1 or (self.plan.halved < 0 and product_dtype() is torch.bfloat16)
+        return torch.autocast("cpu", torch.bfloat16, enabled=halved)
 
     def save(self) -> None:
         """State to go on from, and the checkpoint as it would be shipped."""

@@ -1,12 +1,16 @@
 """Matrices times rows for inference on a CPU.
 
-In bfloat16 a product takes half the time of one in float32 (AVX512-BF16: 200 against 90 GF/s) and sums in float32
-all the same. oneDNN computes SiLU, or a product with another tensor, on the sums before they are rounded. torch
-keeps these operations for its own compiler (`torch.ops.mkldnn`, torch 2.13); without them the same goes in steps.
+Whether a product is faster in bfloat16 or in float32 depends on the CPU and on nothing that it says of itself: of
+two with AVX512-BF16 one took half the time (200 against 90 GF/s), one nearly twice (80 against 140). So both are
+timed; sums are float32 all the same. oneDNN computes SiLU, or a product with another tensor, on the sums before
+they are rounded. torch keeps these operations for its own compiler (`torch.ops.mkldnn`, torch 2.13); without them,
+and in float32, the same goes in steps.
 """
 
 from __future__ import annotations
 
+import functools
+import time
 from collections.abc import Iterator
 
 import torch
@@ -20,6 +24,9 @@ FUSED = "_linear_pointwise"
 _STEPS = 4
 """Buckets from one power of two to the next: a fifth is padded at most, a tenth on average."""
 _LEAST = 8
+_TIMED_ROWS, _TIMED_WIDTH, _TIMES = 128, 384, 8
+_CLEARLY = 0.8
+"""Of the time in float32: what bfloat16 may take to be worth its rounding."""
 
 
 def bucket(rows: int) -> int:
@@ -56,9 +63,27 @@ def warm(weight: Tensor, rows: int) -> None:
         product(weight, weight.new_zeros(count, weight.shape[1]))
 
 
+@functools.cache
 def product_dtype() -> torch.dtype:
-    """What products are computed in on this CPU."""
-    return torch.bfloat16 if torch.cpu._is_avx512_bf16_supported() else torch.float32
+    """What products are computed in on this CPU: bfloat16 where that is clearly faster. Takes some 10 ms, once."""
+    if not torch.cpu._is_avx512_bf16_supported():
+        return torch.float32
+    halved, exact = (_fastest_ns(dtype) for dtype in (torch.bfloat16, torch.float32))
+    return torch.bfloat16 if halved < _CLEARLY * exact else torch.float32
+
+
+@torch.inference_mode()
+def _fastest_ns(dtype: torch.dtype) -> int:
+    weight, x = (
+        torch.ones(_TIMED_WIDTH, _TIMED_WIDTH, dtype=dtype),
+        torch.ones(_TIMED_ROWS, _TIMED_WIDTH, dtype=dtype),
+    )
+    taken = []
+    for _ in range(_TIMES):
+        begun_ns = time.thread_time_ns()
+        F.linear(x, weight)
+        taken.append(time.thread_time_ns() - begun_ns)
+    return min(taken[1:])
 
 
 def is_fused(dtype: torch.dtype) -> bool:

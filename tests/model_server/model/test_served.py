@@ -129,3 +129,13 @@ def test_this_torch_has_the_operations_that_are_fused() -> None:
     """Ours by name only: an upgrade that takes them away is to be seen here, not in step times."""
     assert products.is_fused(torch.bfloat16)
     assert torch.ops.mkldnn._linear_pointwise.overloads() == ["default", "binary"]
+
+
+def test_products_are_in_what_this_cpu_is_faster_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    for halved_ns, chosen in ((50, torch.bfloat16), (90, torch.float32), (180, torch.float32)):
+        taken = {torch.bfloat16: halved_ns, torch.float32: 100}
+        monkeypatch.setattr(products, "_fastest_ns", taken.__getitem__)
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True)
+        assert products.product_dtype.__wrapped__() is chosen
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert products.product_dtype.__wrapped__() is torch.float32
