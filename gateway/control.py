@@ -6,7 +6,7 @@ for them belong.
 
     SIP worker      Ready, CallEnded, Attachable, Report     <-  Drain
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
-                                                             <-  Offer, Candidates, IceRestart, HangUp, Drain
+                    Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
 
 Each of Offer, Candidates, IceRestart and HangUp is answered by one `Answered` of the same id, which the main
@@ -162,6 +162,8 @@ class Delegated(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     lines: tuple[Spoken, ...] = ()
     """The conversation before it, its newest lines."""
     reads: Reads = "text"
+    camera: bool = False
+    """The caller has shown a camera: a picture of it may be asked for."""
 
 
 class Withdrawn(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -185,10 +187,28 @@ class TaskNews(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     """Until its deadline, where that is told."""
 
 
-TaskMessage = Said | Delegated | Withdrawn
+class Look(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: whoever works at that task asks what the camera shows. Answered by one `Still` of the same number."""
+
+    call: str
+    task: str
+    number: int
+
+
+class Still(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """WebRTC worker: a JPEG of at most `records.MOST_STILL_BYTES`, or in words why there is none."""
+
+    call: str
+    task: str
+    number: int
+    jpeg: bytes = b""
+    reason: str = ""
+
+
+TaskMessage = Said | Delegated | Withdrawn | Still
 WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
-MainMessage = Drain | WebrtcRequest | TaskNews
+MainMessage = Drain | WebrtcRequest | TaskNews | Look
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

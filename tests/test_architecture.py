@@ -48,7 +48,7 @@ ONE_PLACE = {
     "jwt": ("gateway/api/tokens.py", "loadtests/hostile/"),
     "redis": ("gateway/state/", "gateway/background/", "loadtests/state_server.py"),
     "sglang": ("model_server/engine/sglang",),
-    "av": ("gateway/webrtc/video.py", "gateway/caller/codec.py", "loadtests/"),
+    "av": ("gateway/webrtc/video.py", "gateway/webrtc/still.py", "gateway/caller/codec.py", "loadtests/"),
     "aiohttp": ("gateway/http.py", "gateway/api/", "gateway/background/chat.py", "loadtests/"),
     "mcp": ("gateway/background/mcp_tools.py",),
     "prometheus_client": ("gateway/metrics.py",),

@@ -11,6 +11,7 @@
 | `line`, `scripts` | gateway main, background worker | Redis: one Lua script a change |
 | `worker` | background worker | takes tasks, renews them, takes over those of dead workers |
 | `router` or `agent` | background worker | who answers: fixed rules over a few tools, or a model with tools |
+| `eyes` | background worker | a picture of the caller's camera for the agent |
 | `chat` | background worker | one request to an OpenAI-compatible endpoint |
 | `tools`, `small_tools`, `mcp_tools` | background worker | what may be called |
 

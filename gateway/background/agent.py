@@ -7,15 +7,16 @@ given it as its own beginning, and goes on from there; so it is with a task that
 from __future__ import annotations
 
 import asyncio
+import base64
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
 
 from gateway.background.chat import Chat, ChatError, Said, ToolCall, Turn
 from gateway.background.conversation import written
-from gateway.background.records import Order
+from gateway.background.records import Order, Still
 from gateway.background.tools import Toolbox
 from gateway.background.work import Doing, NoAnswer, Step, Words
 
@@ -24,6 +25,12 @@ MOST_ROUNDS: Final = 6
 FIRST_PAUSE_S: Final = 0.25
 BYTES_PER_TOKEN: Final = 3
 """For a guess beforehand: English has four."""
+TOKENS_PER_STILL: Final = 400
+"""Likewise: 320x240 are 85 to 300, by endpoint."""
+LOOK: Final = "look"
+LOOK_IS: Final = (
+    "What the caller's camera shows now: one small picture. Only for questions about what can be seen."
+)
 
 TASK: Final = (
     "You work in the background for a voice assistant that is in a live call and goes on talking to the caller. "
@@ -51,6 +58,14 @@ class Meter(Protocol):
         ...
 
 
+class Eyes(Protocol):
+    """What the caller shows."""
+
+    async def look(self, order: Order) -> Still:
+        """A picture of now, or why there is none."""
+        ...
+
+
 class Agent:
     """`work.Answerer`."""
 
@@ -62,17 +77,18 @@ class Agent:
         *,
         tries: int,
         answer_tokens: int,
+        eyes: Eyes | None = None,
         seed: int | None = None,
     ) -> None:
+        """With `eyes` it may `look`; `ValueError` when a tool has that name already."""
+        if eyes is not None and any(tool.name == LOOK for tool in tools):
+            raise ValueError(
+                f"a tool is called {LOOK!r}, as the worker's own is: background_stills = 0 takes it out"
+            )
+        self._eyes = eyes
         self._chat, self._tools, self._meter = chat, tools, meter
         self._tries, self._answer_tokens = tries, answer_tokens
-        self._schemas = [
-            {
-                "type": "function",
-                "function": {"name": t.name, "description": t.description, "parameters": t.parameters},
-            }
-            for t in tools
-        ]
+        self._schemas = [_schema(t.name, t.description, t.parameters) for t in tools]
         self._random = random.Random(seed)
 
     async def answer(self, order: Order, said: str) -> AsyncIterator[Step]:
@@ -81,9 +97,12 @@ class Agent:
             {"role": "system", "content": NUMBER if order.reads == "numbers" else TASK},
             {"role": "user", "content": _question(order)},
         ]
+        schemas = self._schemas
+        if self._eyes is not None and order.camera:
+            schemas = [*schemas, _schema(LOOK, LOOK_IS, {"type": "object", "properties": {}})]
         for _ in range(MOST_ROUNDS):
             turn = Turn()
-            async for step in self._round(order, messages, said):
+            async for step in self._round(order, messages, schemas, said):
                 if isinstance(step, Turn):
                     turn = step
                 else:
@@ -95,18 +114,31 @@ class Agent:
                 {"role": "assistant", "content": said or None, "tool_calls": _as_json(turn.calls)}
             )
             said = ""
+            shown: list[dict[str, Any]] = []
             for call in turn.calls:
                 yield Doing(call.name[:60])
-                told = await self._tools.call(call.name, call.arguments)
+                told, jpeg = await self._do(order, call)
+                if jpeg:
+                    shown.append(_picture(jpeg))
                 messages.append({"role": "tool", "tool_call_id": call.id, "content": told})
+            messages += shown  # after all of them: what a tool says can only be text there
         raise NoAnswer(f"the model calls tools and does not answer, {MOST_ROUNDS} times")
 
     async def close(self) -> None:
         """See `Answerer`."""
         await self._chat.close()
 
+    async def _do(self, order: Order, call: ToolCall) -> tuple[str, bytes]:
+        """What a tool says, and a JPEG where it shows something."""
+        if call.name != LOOK or self._eyes is None:
+            return await self._tools.call(call.name, call.arguments), b""
+        if not order.camera:
+            return "error: the caller shows no camera", b""
+        still = await self._eyes.look(order)
+        return ("Here it is.", still.jpeg) if still.jpeg else (f"error: {still.reason}", b"")
+
     async def _round(
-        self, order: Order, messages: list[dict[str, Any]], said: str
+        self, order: Order, messages: list[dict[str, Any]], schemas: list[dict[str, Any]], said: str
     ) -> AsyncIterator[Words | Turn]:
         """One answer of the model, however often it has to be asked for it."""
         pause_s = FIRST_PAUSE_S
@@ -118,10 +150,10 @@ class Agent:
                     {"role": "assistant", "content": said},
                     {"role": "user", "content": GO_ON},
                 ]
-            reserved = await self._reserve(order.call, asked)
+            reserved = await self._reserve(order.call, asked, schemas)
             heard, turn = "", Turn()
             try:
-                async for event in self._chat.ask(asked, self._schemas, self._answer_tokens):
+                async for event in self._chat.ask(asked, schemas, self._answer_tokens):
                     if isinstance(event, Said):
                         heard += event.text
                         yield Words(event.text)
@@ -139,9 +171,13 @@ class Agent:
             await asyncio.sleep(wait_s)
             pause_s *= 2
 
-    async def _reserve(self, call: str, messages: list[dict[str, Any]]) -> tuple[int, int]:
-        size = len(msgspec.json.encode(messages)) + len(msgspec.json.encode(self._schemas))
-        wanted = size // BYTES_PER_TOKEN + 1, self._answer_tokens
+    async def _reserve(
+        self, call: str, messages: list[dict[str, Any]], schemas: list[dict[str, Any]]
+    ) -> tuple[int, int]:
+        pictures = [message for message in messages if isinstance(message["content"], list)]
+        texts = [message for message in messages if not isinstance(message["content"], list)]
+        size = len(msgspec.json.encode(texts)) + len(msgspec.json.encode(schemas))
+        wanted = size // BYTES_PER_TOKEN + 1 + TOKENS_PER_STILL * len(pictures), self._answer_tokens
         if not await self._meter.reserve(call, *wanted):
             raise NoAnswer("this call has cost what it may cost")
         return wanted
@@ -162,6 +198,24 @@ def _question(order: Order) -> str:
     if order.request:
         parts.append(f"What the assistant handed to you:\n{order.request}")
     return "\n\n".join(parts)
+
+
+def _schema(name: str, description: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "function",
+        "function": {"name": name, "description": description, "parameters": parameters},
+    }
+
+
+def _picture(jpeg: bytes) -> dict[str, Any]:
+    url = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "What the caller's camera shows now:"},
+            {"type": "image_url", "image_url": {"url": url}},
+        ],
+    }
 
 
 def _as_json(calls: list[ToolCall]) -> list[dict[str, Any]]:

@@ -89,11 +89,17 @@ class Conversation:
     """Of one call. `show` tells whoever watches it: `show("task", task=..., state=...)`."""
 
     def __init__(
-        self, name: str, leg: Leg[Any], tell: Tell, show: Show | None = None, engine: str = ""
+        self,
+        name: str,
+        leg: Leg[Any],
+        tell: Tell,
+        show: Show | None = None,
+        engine: str = "",
+        has_camera: Callable[[], bool] = lambda: False,
     ) -> None:
         self.engine = engine
         self.tasks_begun = 0
-        self._name, self._leg, self._tell = name, leg, tell
+        self._name, self._leg, self._tell, self._has_camera = name, leg, tell, has_camera
         self._show: Show = show if show is not None else lambda kind, **fields: None
         self._lines: deque[Spoken] = deque()
         self._line_bytes = 0
@@ -272,7 +278,9 @@ class Conversation:
             self._fail(name, "too many tasks at once")
             return
         reads: Reads = READS.get(self.engine, "text")
-        message = control.Delegated(self._name, name, turn, request, tuple(in_order(self._lines)), reads)
+        message = control.Delegated(
+            self._name, name, turn, request, tuple(in_order(self._lines)), reads, self._has_camera()
+        )
         last_turn = self._leg.turn + UNHEARD_TURNS
         self._tasks[name] = _Task(name, request, message, self._leg.turn, last_turn)
         self._tell(message)

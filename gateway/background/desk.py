@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, Protocol
 
 import structlog
 
-from gateway.background.records import OPEN, News, Order, State
+from gateway.background.records import OPEN, News, Order, State, Still
 from gateway.state.client import Away
 
 log = structlog.get_logger()
@@ -31,6 +31,9 @@ MOST_PAUSE_S: Final = 2.0
 BEGINNING: Final = "0-0"
 HOMELESS_S: Final = 10.0
 MOST_HOMELESS: Final = 1_000
+MOST_STILLS: Final = 64
+STILL_S: Final = 5.0
+"""An older picture is not what the camera shows now."""
 GRACE_S: Final = 5.0
 """After its deadline nobody asks for a task any more."""
 
@@ -49,6 +52,12 @@ class DeskCounters:
     """Of results, on their way to a call."""
     unreadable: int = 0
     """News that made no sense."""
+    stills: int = 0
+    """Pictures on their way to who works at a task."""
+    stills_missing: int = 0
+    """Answers that there is none."""
+    stills_dropped: int = 0
+    """Too late, or without room: who asked is told by its own clock that none came."""
     dropped: int = 0
     """Wishes that had no room while the server was away."""
 
@@ -59,6 +68,7 @@ class Line(Protocol):
     async def ping(self) -> str: ...
     async def ask(self, order: Order, left_ms: int) -> Literal["asked", "known", "full"]: ...
     async def cancel(self, key: str) -> bool: ...
+    async def show(self, key: str, still: Still) -> bool: ...
     async def news(self, node: str, after: str, most: int = 200) -> list[tuple[str, News | None]]: ...
     async def forget_news(self, node: str, names: list[str]) -> None: ...
     async def close(self) -> None: ...
@@ -80,6 +90,7 @@ class Open:
         return max(0, round(1e3 * (self.deadline_s - time.monotonic())))
 
 
+Wish = Literal["ask", "cancel", "show"]
 Deliver = Callable[[News], bool]
 """False while nobody knows the call."""
 Note = Callable[[Open, State, str], None]
@@ -104,7 +115,9 @@ class Desk:
         self._deadline_s, self._most = deadline_s, most_of_a_call
         self._deliver, self._note = deliver, note
         self._open: dict[str, Open] = {}
-        self._wishes: deque[tuple[Literal["ask", "cancel"], str]] = deque()
+        self._wishes: deque[tuple[Wish, str]] = deque()
+        self._stills: dict[str, tuple[Still, float]] = {}
+        """By task, each with the moment (`time.monotonic`) when it is too old; `MOST_STILLS`."""
         self._wake = asyncio.Event()
         self._is_away = False
         self._homeless: deque[tuple[str, News | None, float]] = deque()
@@ -140,8 +153,17 @@ class Desk:
         """One task of a call, or all of them."""
         for key, open_ in list(self._open.items()):
             if open_.order.call == call and task in ("", open_.order.task):
+                self._stills.pop(key, None)
                 self._over(open_, "cancelled", "")
                 self._wish("cancel", key)
+
+    def show(self, key: str, still: Still) -> None:
+        """To whoever works at that task; one that has no room is counted."""
+        if key not in self._stills and len(self._stills) >= MOST_STILLS:
+            self.counters.stills_dropped += 1
+            return
+        self._stills[key] = still, time.monotonic() + STILL_S
+        self._wish("show", key)
 
     # -- the way there and back
 
@@ -184,12 +206,33 @@ class Desk:
         while self._wishes:
             what, key = self._wishes[0]
             try:
-                await (self._send_ask(line, key) if what == "ask" else line.cancel(key))
+                await self._send_one(line, what, key)
             except Away:
                 self._wake.set()
                 raise
             if self._wishes and self._wishes[0] == (what, key):
                 self._wishes.popleft()
+
+    async def _send_one(self, line: Line, what: Wish, key: str) -> None:
+        if what == "ask":
+            await self._send_ask(line, key)
+        elif what == "cancel":
+            await line.cancel(key)
+        else:
+            await self._send_still(line, key)
+
+    async def _send_still(self, line: Line, key: str) -> None:
+        still, until_s = self._stills.get(key, (None, 0.0))
+        if still is None:
+            return
+        if time.monotonic() > until_s or not await line.show(key, still):
+            self.counters.stills_dropped += 1
+        elif still.jpeg:
+            self.counters.stills += 1
+        else:
+            self.counters.stills_missing += 1
+        if self._stills.get(key, (None,))[0] is still:
+            del self._stills[key]
 
     async def _send_ask(self, line: Line, key: str) -> None:
         task = self._open.get(key)
@@ -269,9 +312,11 @@ class Desk:
             setattr(self.counters, state, getattr(self.counters, state) + 1)
         self._note(task, state, result)
 
-    def _wish(self, what: Literal["ask", "cancel"], key: str) -> None:
+    def _wish(self, what: Wish, key: str) -> None:
         if len(self._wishes) >= MOST_WISHES:
             self.counters.dropped += 1  # what is in Redis already ends there by its deadline
+            if what == "show":
+                del self._stills[key]
             return
         self._wishes.append((what, key))
         self._wake.set()

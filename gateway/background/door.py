@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway import control
-from gateway.background.records import News, Order, State
+from gateway.background.records import News, Order, State, Still
 from gateway.fleet import Kind
 from gateway.state import records
 
@@ -59,6 +59,8 @@ class TaskDoor:
             self._delegated(worker, message)
         elif isinstance(message, control.Withdrawn):
             self._withdrawn(self._name_of(message.call), message.task)
+        elif isinstance(message, control.Still):
+            self._showed(message)
         else:
             self._inner.hear(worker, message)
             if isinstance(message, control.CallEnded):
@@ -77,6 +79,9 @@ class TaskDoor:
         if place is None:
             return False
         worker, call = place
+        if news.still:
+            self._tell(worker, control.Look(call, news.task, news.still))
+            return True
         told = control.TaskNews(call, news.task, news.state, news.number, news.text, news.note)
         self._tell(worker, told)
         return True
@@ -101,9 +106,15 @@ class TaskDoor:
         order = Order(
             key=f"{name}.{message.task}", call=name, task=message.task, node=self._node, turn=message.turn,
             request=message.request, lines=message.lines, reads=message.reads,
+            camera=message.camera,
         )  # fmt: skip
         state, note, left_ms = self.desk.ask(order)
         self._tell(worker, control.TaskNews(message.call, message.task, state, note=note, left_ms=left_ms))
+
+    def _showed(self, message: control.Still) -> None:
+        if self.desk is not None:
+            key = f"{self._name_of(message.call)}.{message.task}"
+            self.desk.show(key, Still(message.number, message.jpeg, message.reason))
 
     def _withdrawn(self, name: str, task: str = "") -> None:
         if self.desk is not None:
@@ -116,7 +127,7 @@ class TaskDoor:
         if self.desk is None or not self.desk.has_tasks(name):
             self._calls.pop(name, None)
 
-    def _tell(self, worker: str, news: control.TaskNews) -> None:
+    def _tell(self, worker: str, news: control.TaskNews | control.Look) -> None:
         send = self._sends.get(worker)
         try:
             if send is not None:

@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from gateway.background import scripts
-from gateway.background.records import News, Order, State, decode_order, encode
+from gateway.background.records import News, Order, State, Still, decode_order, decode_still, encode
 from gateway.config import GatewaySettings
 from gateway.state.address import Address
 from gateway.state.client import Away, Client, Login
@@ -62,7 +62,9 @@ class TaskLine(Client):
 
     async def cancel(self, key: str) -> bool:
         """Nobody wants it any more; False when it was over."""
-        told = await self._run(scripts.CANCEL, [self._queue, self._task(key)], scripts.GROUP)
+        told = await self._run(
+            scripts.CANCEL, [self._queue, self._task(key), self._still(key)], scripts.GROUP
+        )
         return bool(told == b"cancelled")
 
     async def news(self, node: str, after: str, most: int = 200) -> list[tuple[str, News | None]]:
@@ -75,6 +77,13 @@ class TaskLine(Client):
         """They are with the call's worker."""
         if names:
             await self._ask(self._redis.xdel(self._news(node), *names))
+
+    async def show(self, key: str, still: Still) -> bool:
+        """What the camera shows, for whoever works at the task; False when nobody waits for it any more."""
+        told = await self._run(
+            scripts.SHOW, [self._task(key), self._still(key)], still.number, encode(still), scripts.STILL_S
+        )
+        return bool(told == b"ok")
 
     # -- the worker's half
 
@@ -104,7 +113,7 @@ class TaskLine(Client):
         """None when nobody wants it any more."""
         node = await self._node_of(key)
         verdict, attempt, left_ms, order, said = await self._run(
-            scripts.BEGIN, [self._queue, self._task(key), self._news(node)],
+            scripts.BEGIN, [self._queue, self._task(key), self._news(node), self._still(key)],
             scripts.MOST_NEWS, scripts.NEWS_S, scripts.GROUP, worker, entry, MOST_ATTEMPTS,
         )  # fmt: skip
         if verdict != b"go":
@@ -117,7 +126,8 @@ class TaskLine(Client):
         """News of a task; False when it is not this worker's any more."""
         order = taken.order
         told = await self._run(
-            scripts.PUBLISH, [self._queue, self._task(order.key), self._news(order.node)],
+            scripts.PUBLISH,
+            [self._queue, self._task(order.key), self._news(order.node), self._still(order.key)],
             scripts.MOST_NEWS, scripts.NEWS_S, scripts.GROUP, worker, taken.attempt, state, text, note, said_bytes,
         )  # fmt: skip
         return bool(told == b"ok")
@@ -133,6 +143,22 @@ class TaskLine(Client):
     async def give_back(self, taken: Taken, worker: str) -> None:
         """Another worker may have it at once."""
         await self.renew(taken, worker, FREE_MS)
+
+    async def look(self, order: Order, most: int) -> int:
+        """Ask its gateway for a picture; the number of the wish, 0 for a task that is over, -1 beyond `most`."""
+        told = await self._run(
+            scripts.LOOK, [self._task(order.key), self._news(order.node), self._still(order.key)],
+            scripts.MOST_NEWS, scripts.NEWS_S, most,
+        )  # fmt: skip
+        return int(told)
+
+    async def still(self, key: str) -> Still | None:
+        """What was shown, which is then gone from here; waited for up to `WAIT_MS`."""
+        answer = await self._ask(self._redis.blpop([self._still(key)], timeout=WAIT_MS / 1e3))
+        try:
+            return decode_still(answer[1]) if answer else None
+        except msgspec.MsgspecError:
+            return None
 
     async def reserve(self, call: str, tokens: int, money: int, most_tokens: int, most_money: int) -> bool:
         """Whether a call may cost so much more; what it costs then is counted. Money in millionths."""
@@ -150,6 +176,9 @@ class TaskLine(Client):
 
     def _task(self, key: str) -> str:
         return f"{self._prefix}task:{key}"
+
+    def _still(self, key: str) -> str:
+        return f"{self._prefix}still:{key}"
 
     def _news(self, node: str) -> str:
         return f"{self._prefix}news:{node}"

@@ -1,6 +1,6 @@
 """What a task is, on its way to whoever works at it and back: JSON, typed at every edge.
 
-Caller data are in `Spoken.text`, `Order.request` and `News.text` alone.
+Caller data are in `Spoken.text`, `Order.request`, `News.text` and `Still.jpeg` alone.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ MOST_PIECE_BYTES: Final = 480
 MOST_PIECES: Final = 64
 """Of one task: text beyond it is left out, and its news say `cut`."""
 MOST_NOTE_BYTES: Final = 120
+MOST_STILL_BYTES: Final = 40_960
+"""Of a JPEG: in base64 it has room in a control packet. 320x240 of a living room takes half of it."""
 
 
 class Spoken(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,6 +56,8 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     """The conversation before it, oldest first."""
     reads: Reads = "text"
     tenant: str = ""
+    camera: bool = False
+    """The caller has shown a camera: who works at it may ask for a picture."""
 
 
 class News(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -69,10 +73,22 @@ class News(msgspec.Struct, frozen=True, omit_defaults=True):
     note: str = ""
     """What is being done, or why it failed: for people, never for the model."""
     worker: str = ""
+    still: int = 0
+    """Not 0: no word for the call, but a wish for a picture of its camera, the task's first, second ..."""
+
+
+class Still(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the camera shows, or why there is no picture; of the wish with that number."""
+
+    number: int
+    jpeg: bytes = b""
+    reason: str = ""
+    """For the model to read; empty where there is a picture."""
 
 
 encode = msgspec.json.encode
 decode_order = msgspec.json.Decoder(Order).decode
+decode_still = msgspec.json.Decoder(Still).decode
 decode_news = msgspec.json.Decoder(News).decode
 
 

@@ -12,6 +12,7 @@ All keys have one hash tag, so that a script may touch them together: on Redis C
 | `NS:{tasks}:queue` | stream, group `workers` | names of open tasks | `MOST_QUEUED`: beyond it ASK refuses |
 | `NS:{tasks}:task:KEY` | hash | the order, its state, its attempt, its news so far | `KEEP_S` after its deadline |
 | `NS:{tasks}:news:NODE` | stream | `records.News` for one gateway | `MOST_NEWS`, the oldest go first; `NEWS_S` |
+| `NS:{tasks}:still:KEY` | list | one `records.Still`, until it is read | `STILL_S`; goes with its task |
 | `NS:{tasks}:spent:CALL` | hash | tokens and money that a call has cost | `SPENT_S` |
 
 A deadline is on the server's clock: clocks of gateways and workers need not agree. A task is over before its queue
@@ -30,6 +31,7 @@ KEEP_S: Final = 600
 """A task asked for again so long after its deadline is still known."""
 NEWS_S: Final = 3_600
 SPENT_S: Final = 86_400
+STILL_S: Final = 10
 QUEUE_S: Final = 86_400
 """Of a queue that nobody asks anything of; a worker makes it anew."""
 
@@ -60,18 +62,20 @@ return 'asked'
 queue_s. asked, known or full."""
 
 _SAY: Final = """
-local function say(task, news, state, text, note, worker)
+local function say(task, news, state, text, note, worker, still)
   local number = redis.call('HINCRBY', task, 'number', 1)
   local names = redis.call('HMGET', task, 'key', 'call', 'task')
   redis.call('XADD', news, 'MAXLEN', '~', ARGV[1], '*', 'key', names[1], 'call', names[2], 'task', names[3],
-    'number', number, 'state', state, 'text', text, 'note', note, 'worker', worker)
+    'number', number, 'state', state, 'text', text, 'note', note, 'worker', worker,
+    'still', still or 0)
   redis.call('EXPIRE', news, ARGV[2])
   return number
 end
-local function leave(queue, task, entry)
+local function leave(queue, task, entry, still)
   redis.call('XACK', queue, ARGV[3], entry)
   redis.call('XDEL', queue, entry)
   redis.call('HDEL', task, 'order', 'text')
+  redis.call('DEL', still)
 end
 """
 
@@ -82,7 +86,7 @@ local queue, task, news = KEYS[1], KEYS[2], KEYS[3]
 local worker, entry, most = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local state = redis.call('HGET', task, 'state')
 if state ~= 'asked' and state ~= 'running' then
-  leave(queue, task, entry)
+  leave(queue, task, entry, KEYS[4])
   return {'over', 0, 0, '', ''}
 end
 local now = redis.call('TIME')
@@ -91,7 +95,7 @@ local attempt = redis.call('HINCRBY', task, 'attempt', 1)
 if left_ms <= 0 or attempt > most then
   redis.call('HSET', task, 'state', 'failed')
   say(task, news, 'failed', '', left_ms <= 0 and 'out of time' or 'its workers died', worker)
-  leave(queue, task, entry)
+  leave(queue, task, entry, KEYS[4])
   return {'over', 0, 0, '', ''}
 end
 redis.call('HSET', task, 'state', 'running', 'worker', worker, 'entry', entry)
@@ -99,7 +103,7 @@ say(task, news, 'running', '', attempt > 1 and 'taken over from another worker' 
 return {'go', attempt, left_ms, redis.call('HGET', task, 'order'), redis.call('HGET', task, 'text')}
 """
 )
-"""KEYS queue, task, news; ARGV most_news, news_s, group, worker, entry, most_attempts."""
+"""KEYS queue, task, news, still; ARGV most_news, news_s, group, worker, entry, most_attempts."""
 
 PUBLISH: Final = (
     _SAY
@@ -113,13 +117,13 @@ if text ~= '' then redis.call('HSET', task, 'text', now[3] .. text) end
 say(task, news, state, text, note, worker)
 if state ~= 'running' then
   redis.call('HSET', task, 'state', state)
-  leave(queue, task, now[4])
+  leave(queue, task, now[4], KEYS[4])
 end
 return 'ok'
 """
 )
-"""KEYS queue, task, news; ARGV most_news, news_s, group, worker, attempt, state, text, note, said (bytes of text
-before this piece: sent twice, it is written once)."""
+"""KEYS queue, task, news, still; ARGV most_news, news_s, group, worker, attempt, state, text, note, said (bytes of
+text before this piece: sent twice, it is written once)."""
 
 RENEW: Final = """
 local now = redis.call('HMGET', KEYS[2], 'state', 'attempt', 'entry')
@@ -137,9 +141,34 @@ local entry = redis.call('HGET', KEYS[2], 'entry')
 redis.call('XACK', KEYS[1], ARGV[1], entry)
 redis.call('XDEL', KEYS[1], entry)
 redis.call('HDEL', KEYS[2], 'order', 'text')
+redis.call('DEL', KEYS[3])
 return 'cancelled'
 """
-"""KEYS queue, task; ARGV group."""
+"""KEYS queue, task, still; ARGV group."""
+
+LOOK: Final = (
+    _SAY
+    + """
+if redis.call('HGET', KEYS[1], 'state') ~= 'running' then return 0 end
+local number = redis.call('HINCRBY', KEYS[1], 'stills', 1)
+if number > tonumber(ARGV[3]) then return -1 end
+redis.call('DEL', KEYS[3])
+say(KEYS[1], KEYS[2], 'running', '', 'look', '', number)
+return number
+"""
+)
+"""KEYS task, news, still; ARGV most_news, news_s, most_stills. The number of the wish; 0 when the task is over, -1
+when it has had as many as it may, whoever worked at it."""
+
+SHOW: Final = """
+local now = redis.call('HMGET', KEYS[1], 'state', 'stills')
+if now[1] ~= 'running' or now[2] ~= ARGV[1] then return 'over' end
+redis.call('DEL', KEYS[2])
+redis.call('RPUSH', KEYS[2], ARGV[2])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+return 'ok'
+"""
+"""KEYS task, still; ARGV number, still, still_s."""
 
 RESERVE: Final = """
 local spent = redis.call('HMGET', KEYS[1], 'tokens', 'money')

@@ -55,6 +55,9 @@ class BackgroundSettings(BaseSettings):
         default_factory=dict,
         description='MCP servers whose tools it may call: files = "COMMAND ARGUMENT ...", web = "https://..."',
     )
+    background_stills: int = Field(
+        2, ge=0, le=16, description="pictures of the caller's camera that a task may ask for; 0 is none"
+    )
     background_orders: str = Field(
         "", description="SQLite file with the table `orders` of the order look-up; empty is a sample of ours"
     )

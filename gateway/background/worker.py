@@ -22,6 +22,7 @@ import structlog
 from gateway.background.agent import Agent
 from gateway.background.answers import Pieces
 from gateway.background.chat import Chat
+from gateway.background.eyes import Eyes
 from gateway.background.line import Taken, TaskLine, task_line
 from gateway.background.mcp_tools import McpServer
 from gateway.background.records import MOST_NOTE_BYTES, MOST_PIECES, State, cut_text
@@ -336,6 +337,7 @@ def make_answerer(settings: GatewaySettings, line: TaskLine, servers: list[McpSe
     return Agent(
         chat, Toolbox(tools, settings.background_tool_s), Purse(line, settings),
         tries=settings.background_tries, answer_tokens=settings.background_answer_tokens,
+        eyes=Eyes(line, settings.background_stills) if settings.background_stills else None,
     )  # fmt: skip
 
 

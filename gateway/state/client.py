@@ -197,13 +197,13 @@ class Client:
             raise _away(wrong) from None
 
     async def forget_tasks(self, calls: set[str]) -> None:
-        """What was handed off in these calls: open tasks, and results on their way. `Away` when nobody answers."""
+        """What was handed off in these calls: tasks, pictures and results under way. `Away` when nobody answers."""
         tasks, news = (f"{self._namespace}:{{tasks}}:{part}:*" for part in ("task", "news"))
         told = {call.encode() for call in calls}
         try:
             async for name in self._redis.scan_iter(match=tasks, count=1000):
                 if await self._redis.hget(name, "call") in told:
-                    await self._redis.delete(name)
+                    await self._redis.delete(name, name.replace(b":task:", b":still:", 1))
             async for name in self._redis.scan_iter(match=news, count=1000):
                 for entry, fields in await self._redis.xrange(name):
                     if fields.get(b"call") in told:

@@ -14,7 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import structlog
 
@@ -23,6 +23,7 @@ from gateway.turns import Pulls
 from gateway.webrtc.captions import Captions
 from gateway.webrtc.channel import VERSION, Bye, Hello, Message, Subscribe, Text, Withdraw
 from gateway.webrtc.peer import Peer, counts_of
+from gateway.webrtc.sight import Sight
 from gateway.webrtc.turn_log import TurnLog
 from media.chunk import VIDEO_SIZE, Chunk, Flags, Reply, VideoFrame
 from media.codecs.opus import OpusDecoder
@@ -32,6 +33,9 @@ from media.timebase import MODEL_HZ, TURN_MS
 
 log = structlog.get_logger()
 
+STILL_S: Final = 3.0
+"""A key frame of a weak line takes a second or two."""
+STILL_POLL_S: Final = 0.02
 AWAY = ("away", "back")
 """Events that tell the model."""
 WEAK, GOOD = "line weak", "line good"
@@ -62,7 +66,9 @@ class BrowserCall:
         self.is_weak = False
         self.weak_times = 0
         self.video_size = VIDEO_SIZE
-        self.conversation = Conversation(name, self.leg, tell, self._send)
+        self.conversation = Conversation(
+            name, self.leg, tell, self._send, has_camera=lambda: self._camera() is not None
+        )
         self._live, self._ended = live, ended
         self._captions = Captions()
         self._turn_log = TurnLog(self.leg)
@@ -197,6 +203,23 @@ class BrowserCall:
             return ()
         return self.peer.sight.take(now_ns, self.video_size, wanted)
 
+    async def still(self, patience_s: float = STILL_S) -> tuple[bytes, str]:
+        """What the camera shows next as a JPEG, or why there is none."""
+        if self.away_since_ns is not None:
+            return b"", "the caller's connection is away for the moment"
+        sight = self._camera()
+        if sight is None:
+            return b"", "the caller shows no camera"
+        sight.want_still()
+        try:
+            for _ in range(round(patience_s / STILL_POLL_S)):
+                if jpeg := sight.take_still():
+                    return jpeg, ""
+                await asyncio.sleep(STILL_POLL_S)
+        finally:
+            sight.end_still()
+        return b"", f"no picture came within {patience_s:g} s: the camera is off, or its line is too weak"
+
     def turned(self, chunk: Chunk) -> None:
         """The chunk was published; those who watch are told, some turns at a time."""
         self.conversation.turned()
@@ -240,6 +263,11 @@ class BrowserCall:
         return dict(counted)
 
     # -- inside
+
+    def _camera(self) -> Sight | None:
+        """None before its first packet."""
+        sight = self.peer.sight if self.peer is not None else None
+        return sight if sight is not None and sight.source is not None else None
 
     def _tell_of_line(self, peer: Peer) -> None:
         """Once at each change, to the model and to the page."""

@@ -35,6 +35,7 @@ class Sight:
         self._sources: dict[int, VideoSource] = {}
         self._payload_type = 0
         self._ssrc = 0
+        self._lookers = 0
 
     def receive(self, packet: RtpPacket, arrival_ns: int) -> bool:
         """One packet; whether it belongs to the stream itself (and not to its repair, or to nothing agreed on)."""
@@ -69,6 +70,23 @@ class Sight:
         self.source.size = size
         return self.source.take(now_ns)
 
+    def want_still(self) -> None:
+        """A picture is wanted beside those of the chunks, until `end_still` was called as often."""
+        self._lookers += 1
+        for source in self._sources.values():
+            source.want_still(True)
+
+    def take_still(self) -> bytes:
+        """A JPEG of what was seen since; empty while there is none."""
+        return self.source.take_still() if self.source is not None else b""
+
+    def end_still(self) -> None:
+        """Nobody waits for it any more."""
+        self._lookers -= 1
+        if not self._lookers:
+            for source in self._sources.values():
+                source.want_still(False)
+
     def _hold(self) -> None:
         """To what line, model and operator allow."""
         frames = max(0, min(self._asked_frames, self._wanted_frames, self._most_frames))
@@ -89,7 +107,7 @@ class Sight:
 
     def budget(self, our_ssrc: int) -> bytes:
         """REMB, to be sent once a second; nothing before the first packet."""
-        bit_s = self._bit_s if self._frames_per_chunk else CAMERA[-1].bit_s
+        bit_s = self._bit_s if self._frames_per_chunk or self._lookers else CAMERA[-1].bit_s
         return rtcp.bitrate_wanted(our_ssrc, self._ssrc, bit_s) if self._ssrc else b""
 
     def close(self) -> None:
@@ -112,5 +130,6 @@ class Sight:
             codec = self._codecs[payload_type]
             source = VideoSource(self._thread, codec, VIDEO_SIZE, self._frames_per_chunk)
             self._sources[payload_type] = source
+            source.want_still(self._lookers > 0)
         source.assembler.restart()
         self.source = source

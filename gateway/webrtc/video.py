@@ -10,7 +10,7 @@ before the moment it is wanted. All of a chunk's frames wait for the last such o
 the caches hold a call's pictures, that takes a quarter less.
 
 Its one rule: the loop never waits for the thread. A full queue refuses the frame, and since nothing after it can
-be decoded, a key frame is asked for. Nothing runs at all while no frames are wanted.
+be decoded, a key frame is asked for. Nothing runs at all while no frames are wanted, and no still.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import av.video.reformatter
 import numpy as np
 import structlog
 
+from gateway.webrtc.still import jpeg_of
 from media.chunk import MAX_VIDEO_FRAMES, RGB, VIDEO_SIZE, VideoFrame
 from media.codecs import h264, vp8
 from media.codecs.fragment import Fragment
@@ -85,6 +86,7 @@ class SourceCounters:
     """Not decodable after a failure or a refusal, over the call's share of the core, or of a closed call."""
     pictures_scaled: int = 0
     pictures_taken: int = 0
+    stills_made: int = 0
 
 
 class DecoderThread:
@@ -204,6 +206,8 @@ class VideoSource:
         self._until_ns = 0
         self._interval_ns = 0.0
         self._timestamp_90k: int | None = None
+        self._still_wanted = False
+        self._still = b""
         # the thread's own
         self._decoder: PictureDecoder | None = None
         self._needs_key = True
@@ -219,21 +223,33 @@ class VideoSource:
     def frames_per_chunk(self, count: int) -> None:
         self._wanted = _checked(count)
         if not count:
-            self.assembler.restart()
             with self._lock:
                 self._pictures.clear()
-                self._drop_waiting()
+            self._rest()
 
     @property
     def waiting(self) -> int:
         """Frames that wait for one that a chunk will want."""
         return len(self._waiting)
 
+    def want_still(self, wanted: bool) -> None:
+        """The next picture is made a JPEG, too, whether chunks look at any or not; when it is taken, another."""
+        with self._lock:
+            self._still_wanted, self._still = wanted, b""
+        if not wanted:
+            self._rest()
+
+    def take_still(self) -> bytes:
+        """The JPEG, once; empty while there is none."""
+        with self._lock:
+            still, self._still = self._still, b""
+        return still
+
     def receive_packet(
         self, sequence: int, timestamp: int, marker: bool, payload: bytes, arrival_ns: int
     ) -> None:
         """One RTP packet of the stream, padding stripped."""
-        if not self._wanted or self._closed:
+        if not self._is_used or self._closed:
             self.counters.packets_unwanted += 1
             return
         self._tell_assembler()
@@ -248,12 +264,12 @@ class VideoSource:
 
     def missing(self, now_ns: int) -> list[int]:
         """Sequence numbers for a NACK now."""
-        return self.assembler.missing(now_ns) if self._wanted else []
+        return self.assembler.missing(now_ns) if self._is_used else []
 
     def wants_key(self, now_ns: int) -> bool:
         """Whether to send a PLI now."""
         self._tell_assembler()
-        return bool(self._wanted) and self.assembler.wants_key(now_ns)
+        return self._is_used and self.assembler.wants_key(now_ns)
 
     def push(self, frame: EncodedFrame) -> None:
         """A whole frame, in decode order; refused and counted when the thread is behind."""
@@ -338,16 +354,26 @@ class VideoSource:
                 self._decoder = PictureDecoder(self._codec)
             decoded = self._decoder.decode(frame.data)
             self._needs_key = False
-            if decoded is None or not self._is_due(frame.captured_ns):
+            if decoded is None:
+                return None
+            if self._still_wanted and not self._still:
+                self._keep_still(jpeg_of(decoded))
+            if not self._is_due(frame.captured_ns):
                 return None
             return VideoFrame(frame.captured_ns, self._decoder.scale(decoded, self.size))
         finally:
             self._credit_ns -= time.thread_time_ns() - began_ns
 
+    def _keep_still(self, jpeg: bytes) -> None:
+        with self._lock:
+            if self._still_wanted:
+                self._still = jpeg
+                self.counters.stills_made += bool(jpeg)
+
     def _is_due(self, captured_ns: int) -> bool:
         """Whether this picture is one that the next cut will take, as far as can be told now."""
         with self._lock:
-            if captured_ns >= self._until_ns:
+            if captured_ns >= self._until_ns or not self._wanted:
                 return False  # nobody takes any
             if self._interval_ns >= SLOW_NS:
                 return True
@@ -361,7 +387,20 @@ class VideoSource:
         """Whether the thread need not know of this frame yet: no chunk will want it, or what comes of it."""
         if self._closed or captured_ns >= self._until_ns or self._interval_ns >= SLOW_NS:
             return False
+        if self._still_wanted:
+            return False
         return len(self._waiting) < MOST_WAITING and not (self._dues and self._dues[-1] <= captured_ns)
+
+    @property
+    def _is_used(self) -> bool:
+        return bool(self._wanted) or self._still_wanted
+
+    def _rest(self) -> None:
+        """When nobody looks any more: what comes next begins with a key frame."""
+        if not self._is_used:
+            self.assembler.restart()
+            with self._lock:
+                self._drop_waiting()
 
     def _submit(self) -> None:
         frames, self._waiting = self._waiting, []

@@ -111,6 +111,18 @@ class Worker:
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.conversation.take_news(message)
+            case control.Look():
+                self.process.spawn(self._look(message))
+
+    async def _look(self, message: control.Look) -> None:
+        """Answered in any case; as many at once as the calls have tasks."""
+        call = self._calls.get(message.call)
+        try:
+            jpeg, reason = await call.still() if call is not None else (b"", "the call is over")
+        except Exception as wrong:  # the edge of a call
+            log.error("no picture", call=message.call, exc_info=wrong)
+            jpeg, reason = b"", "the gateway failed on it"
+        self.link.tell(control.Still(message.call, message.task, message.number, jpeg, reason))
 
     async def _reply(self, number: int, work: Coroutine[Any, Any, control.Answered]) -> None:
         try:

@@ -7,7 +7,9 @@ question, and says what comes back.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import io
 import os
 import signal
 import time
@@ -15,17 +17,20 @@ from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
+from gateway.background.records import MOST_STILL_BYTES
 from gateway.state.records import Line, Task, decode
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.gateway.state.conftest import folder, server  # noqa: F401
 from tests.gateway.state.server import StateServer, first_program
-from tests.support.chat_server import ChatServer, garbage, never, refuse, stream
+from tests.support.camera import pictures, psnr_db, rgb_of
+from tests.support.chat_server import ChatServer, call_tool, garbage, never, refuse, stream
 from tests.support.chromium import Chromium, executable
 from tests.support.raw_call import RawCall
-from tests.support.webrtc_caller import HZ, WebrtcCaller, calling
+from tests.support.webrtc_caller import HZ, Filmed, WebrtcCaller, calling
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
 
@@ -170,6 +175,63 @@ def test_the_call_goes_on_during_eight_seconds_of_work(server: StateServer) -> N
     assert [line.turn for line in lines] == sorted(line.turn for line in lines)
     (task,) = [decode(Task, row) for row in kept]
     assert task.state == "done" and task.result == "".join(SENTENCES)
+
+
+def pictures_asked_with(chat: ChatServer) -> list[bytes]:
+    """JPEGs of the newest request."""
+    parts = [m["content"] for m in chat.requests[-1]["messages"] if isinstance(m["content"], list)]
+    urls = [part["image_url"]["url"] for content in parts for part in content if part["type"] == "image_url"]
+    assert all(url.startswith("data:image/jpeg;base64,") for url in urls)
+    return [base64.b64decode(url.partition(",")[2]) for url in urls]
+
+
+@pytest.mark.parametrize("in_a_chunk", ["2", "0"])
+def test_who_answers_looks_through_the_camera(server: StateServer, in_a_chunk: str) -> None:  # noqa: F811
+    """The picture in the request is what the camera shows; of one that is off there is none.
+
+    Where chunks carry no pictures none is decoded, but for this one.
+    """
+
+    async def story(gateway: GatewayUnderTest, chat: ChatServer) -> None:
+        camera = Filmed(pictures(640, 480, 15))
+        async with calling(gateway.http, TONE, camera) as caller:
+            await caller.message("hello")
+            await until(lambda: camera.shot > 15, "it films")
+            chat.plan(call_tool("look", "{}"), stream("A man in a helmet."))
+            caller.say(type="text", text="delegate what do I wear")
+            await until(lambda: results(caller) == ["result A man in a helmet."], "it was looked at")
+            assert "look" in [m["note"] for m in caller.of_type("task")]
+            assert "look" in {tool["function"]["name"] for tool in chat.requests[0]["tools"]}
+            (jpeg,) = pictures_asked_with(chat)
+            with av.open(io.BytesIO(jpeg), format="image2pipe") as container:
+                shown = next(container.decode(video=0)).reformat(format="rgb24").to_ndarray()
+            likeness = [psnr_db(shown, rgb_of(scene, 320, 240)) for scene in pictures(640, 480, 15)]
+            assert shown.shape == (240, 320, 3) and max(likeness) > 27.0, likeness
+            assert len(jpeg) <= MOST_STILL_BYTES
+            camera.is_on = False
+            await asyncio.sleep(1.0)
+            chat.plan(call_tool("look", "{}"), stream("I see nothing."))
+            caller.say(type="text", text="delegate and now")
+            await until(lambda: results(caller)[1:] == ["result I see nothing."], "nothing to look at")
+            assert not pictures_asked_with(chat)
+            assert "camera is off" in chat.requests[-1]["messages"][-1]["content"]
+        async with calling(gateway.http, TONE) as caller:  # no camera at all
+            await caller.message("hello")
+            chat.plan(stream("Seven."))
+            caller.say(type="text", text="delegate 3 plus 4")
+            await until(lambda: results(caller) == ["result Seven."], "answered")
+            assert "look" not in {tool["function"]["name"] for tool in chat.requests[-1]["tools"]}
+
+    with (
+        ChatServer.start() as chat,
+        up(server.url, video_frames_per_chunk=in_a_chunk, **endpoint(chat)) as gateway,
+    ):
+        play(story(gateway, chat))
+        gateway.wait_for(lambda m: m["microturn_tasks_stills_total"] == 1, 10.0)
+        assert gateway.metrics()["microturn_tasks_stills_missing_total"] == 1
+    assert nothing_is_left(server)
+    with server.look() as look:
+        assert not list(look.scan_iter("microturn:{tasks}:still:*"))
 
 
 def test_a_worker_is_killed_in_the_middle_and_another_goes_on(server: StateServer) -> None:  # noqa: F811

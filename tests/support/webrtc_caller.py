@@ -10,7 +10,7 @@ import contextlib
 import fractions
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,27 @@ class Spoken(MediaStreamTrack):
         frame.sample_rate, frame.pts = HZ, self._sent
         frame.time_base = fractions.Fraction(1, HZ)
         self._sent += FRAME
+        return frame
+
+
+class Filmed(MediaStreamTrack):
+    """Pictures at 15 a second, paced by the clock, again and again; none while `is_on` is false."""
+
+    kind = "video"
+
+    def __init__(self, scenes: Sequence[av.VideoFrame]) -> None:
+        super().__init__()
+        self.is_on = True
+        self.shot = 0
+        self._scenes = scenes
+
+    async def recv(self) -> av.VideoFrame:
+        await asyncio.sleep(1 / 15)
+        while not self.is_on:
+            await asyncio.sleep(0.05)
+        frame = self._scenes[self.shot % len(self._scenes)].reformat(format="yuv420p")
+        frame.pts, frame.time_base = self.shot * 6_000, fractions.Fraction(1, 90_000)
+        self.shot += 1
         return frame
 
 
@@ -117,10 +138,13 @@ async def dial(
     *,
     resume: str = "",
     headers: dict[str, str] | None = None,
+    camera: Filmed | None = None,
 ) -> WebrtcCaller:
     """Offer, answer; `aiohttp.ClientResponseError` when the gateway refuses."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     peer.addTransceiver(Spoken(pcm), "sendrecv")
+    if camera is not None:
+        peer.addTransceiver(camera, "sendonly")
     channel = peer.createDataChannel("microturn", protocol="microturn.v1")
     caller = WebrtcCaller(peer, channel)
     channel.on("message", lambda text: caller.messages.append(json.loads(text)))
@@ -142,10 +166,12 @@ async def dial(
 
 
 @contextlib.asynccontextmanager
-async def calling(base: str, pcm: npt.NDArray[np.int16]) -> AsyncIterator[WebrtcCaller]:
+async def calling(
+    base: str, pcm: npt.NDArray[np.int16], camera: Filmed | None = None
+) -> AsyncIterator[WebrtcCaller]:
     """One call, deleted at the end."""
     async with aiohttp.ClientSession() as http:
-        caller = await dial(http, base, pcm)
+        caller = await dial(http, base, pcm, camera=camera)
         try:
             yield caller
         finally:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from gateway.background.agent import GO_ON, MOST_ROUNDS, NUMBER, TASK, Agent
+from gateway.background.agent import GO_ON, MOST_ROUNDS, NUMBER, TASK, TOKENS_PER_STILL, Agent, Eyes
 from gateway.background.chat import Chat, ChatError, Said, Turn
-from gateway.background.records import Order, Spoken
+from gateway.background.records import Order, Spoken, Still
 from gateway.background.small_tools import Orders, calculate
 from gateway.background.tools import Toolbox, load, of_function
 from gateway.background.work import Doing, NoAnswer, Words
@@ -60,13 +61,14 @@ def ask(
     said: str = "",
     meter: Meter | None = None,
     tries: int = 3,
+    eyes: Eyes | None = None,
 ) -> tuple[str, list[str]]:
     """What it says and does."""
 
     async def run() -> tuple[str, list[str]]:
         tools = Toolbox([of_function(calculate), of_function(Orders().look_up_order)], 1.0)
         chat = Chat(server.url, "secret", "tiny", ANSWER_S)
-        agent = Agent(chat, tools, meter or Meter(), tries=tries, answer_tokens=50, seed=1)
+        agent = Agent(chat, tools, meter or Meter(), tries=tries, answer_tokens=50, eyes=eyes, seed=1)
         steps = []
         try:
             async for step in agent.answer(task or order(), said):
@@ -205,6 +207,63 @@ def test_an_endless_answer_is_cut_off(server: ChatServer) -> None:
 
     server.plan(plan)
     asyncio.run(asyncio.wait_for(run(), 30))
+
+
+# -- the caller's camera
+
+
+class Camera:
+    def __init__(self, *stills: Still) -> None:
+        self.stills = list(stills)
+
+    async def look(self, order: Order) -> Still:
+        return self.stills.pop(0)
+
+
+def offered(asked: dict[str, Any]) -> list[str]:
+    return [tool["function"]["name"] for tool in asked["tools"]]
+
+
+def test_it_looks_and_is_shown_a_picture(server: ChatServer) -> None:
+    meter, jpeg = Meter(), b"\xff\xd8" + 30_000 * b"\x00"
+    camera = Camera(Still(1, jpeg), Still(2, reason="the camera is off"))
+    plans = (call_tool("look", "{}"), call_tool("look", "{}"), stream("A parrot."))
+    words, done = ask(server, *plans, task=order(camera=True), meter=meter, eyes=camera)
+    assert (words, done) == ("A parrot.", ["look", "look"])
+    first, second, third = server.requests
+    assert offered(first) == ["calculate", "look_up_order", "look"]
+    *_, wanted, told, picture = second["messages"]
+    assert wanted["tool_calls"][0]["function"]["name"] == "look" and told["role"] == "tool"
+    assert picture["role"] == "user" and picture["content"][1] == {
+        "type": "image_url",
+        "image_url": {"url": "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()},
+    }
+    assert third["messages"][-1]["content"] == "error: the camera is off"
+    into = [asked for asked, _ in meter.corrections]
+    assert abs(into[1] - into[0] + TOKENS_PER_STILL) < 100, into  # not 13,000 for its base64
+
+
+def test_without_a_camera_nothing_is_offered_and_a_look_says_so(server: ChatServer) -> None:
+    camera = Camera()
+    assert ask(server, call_tool("look", "{}"), stream("No."), eyes=camera)[0] == "No."
+    assert "look" not in offered(server.requests[0])
+    assert server.requests[1]["messages"][-1]["content"] == "error: the caller shows no camera"
+    assert ask(server, call_tool("look", "{}"), stream("No."), task=order(camera=True))[0] == "No."
+    assert "look" not in offered(server.requests[2])  # background_stills = 0
+    assert "there is no tool 'look'" in server.requests[3]["messages"][-1]["content"]
+
+
+def look() -> str:
+    """A tool of somebody's own."""
+    return "nothing"
+
+
+def test_a_tool_that_is_called_look_stops_the_start(server: ChatServer) -> None:
+    chat = Chat(server.url, "", "tiny", 1.0)
+    box = Toolbox([of_function(look)], 1.0)
+    with pytest.raises(ValueError, match="background_stills = 0"):
+        Agent(chat, box, Meter(), tries=1, answer_tokens=1, eyes=Camera())
+    Agent(chat, box, Meter(), tries=1, answer_tokens=1)
 
 
 # -- tools of one's own

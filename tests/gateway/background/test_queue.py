@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import structlog
 
+from gateway.background import eyes as eyes_of_worker
 from gateway.background import scripts, worker
-from gateway.background.desk import Desk
+from gateway.background.desk import MOST_STILLS, Desk
+from gateway.background.eyes import NONE_CAME, Eyes
 from gateway.background.line import FREE_MS, MOST_ATTEMPTS, Taken, TaskLine
-from gateway.background.records import MOST_PIECES, News
+from gateway.background.records import MOST_PIECES, News, Still
 from tests.gateway.background.support import (
     CALL,
     NODE,
@@ -439,4 +441,102 @@ def test_a_worker_renews_what_takes_long(server: StateServer, monkeypatch: pytes
 
     monkeypatch.setattr(worker, "RENEW_S", 0.1)
     monkeypatch.setattr(worker, "IDLE_MS", 500)
+    play(story())
+
+
+# -- pictures of the camera
+
+
+def test_a_picture_is_asked_for_and_read_once(server: StateServer) -> None:
+    """Real Redis both ways; whoever was killed, cancelled or had enough gets none."""
+
+    async def story() -> None:
+        async with line(server) as here:
+            await here.make_group()
+            await here.ask(order(camera=True), LONG_MS)
+            key = order().key
+            assert await here.look(order(), 2) == 0  # nobody works at it
+            taken = await taken_by(here, "w1")
+            assert taken.order.camera
+            assert await here.look(taken.order, 2) == 1 and await here.look(taken.order, 2) == 2
+            assert not await here.show(key, Still(1, b"old"))  # of a wish that was given up
+            assert await here.show(key, Still(2, b"\xff\xd8"))
+            with server.look() as look:
+                assert 0 < look.ttl(f"{NAMESPACE}:{{tasks}}:still:{key}") <= scripts.STILL_S
+            assert await here.still(key) == Still(2, b"\xff\xd8") and await here.still(key) is None
+            assert await here.look(taken.order, 2) == -1
+            wishes = [news for _, news in await here.news(NODE, "0-0") if news is not None and news.still]
+            assert [(news.still, news.state, news.text) for news in wishes] == [
+                (1, "running", ""),
+                (2, "running", ""),
+            ]
+
+    play(story())
+
+
+@pytest.mark.parametrize("end", ["cancelled", "done"])
+def test_a_picture_that_nobody_read_goes_with_its_task(server: StateServer, end: str) -> None:
+    async def story() -> None:
+        async with line(server) as here:
+            await here.make_group()
+            await here.ask(order(camera=True), LONG_MS)
+            taken = await taken_by(here, "w1")
+            assert await here.look(taken.order, 2) == 1 and await here.show(order().key, Still(1, b"x"))
+            if end == "done":
+                await here.publish(taken, "w1", "done", "Seven.")
+            else:
+                await here.cancel(order().key)
+            with server.look() as look:
+                assert not look.exists(f"{NAMESPACE}:{{tasks}}:still:{order().key}")
+            assert not await here.show(order().key, Still(1, b"x"))
+
+    play(story())
+
+
+class Photographer(Calls):
+    """Calls whose camera is asked through the desk."""
+
+    def __init__(self, *stills: Still) -> None:
+        super().__init__()
+        self.desk: Desk | None = None
+        self.stills = list(stills)
+
+    def deliver(self, news: News) -> bool:
+        if news.still and self.stills and self.desk is not None:
+            self.desk.show(news.key, self.stills.pop(0))
+        return True
+
+
+def test_who_looks_gets_what_the_gateway_shows_or_a_reason(
+    server: StateServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        off = Still(2, reason="the camera is off")
+        calls = Photographer(Still(1, b"\xff\xd8"), off)
+        desk = make_desk(server, calls)
+        calls.desk = desk
+        desk.ask(order(camera=True))
+        running = asyncio.create_task(desk.run())
+        async with line(server) as here:
+            await here.make_group()
+            taken = await taken_by(here, "w1")
+            eyes = Eyes(here, 3)
+            assert await eyes.look(taken.order) == Still(1, b"\xff\xd8")
+            assert await eyes.look(taken.order) == off
+            assert (await eyes.look(taken.order)).reason == NONE_CAME  # its worker says nothing
+            assert "3 looks" in (await eyes.look(taken.order)).reason
+            assert (desk.counters.stills, desk.counters.stills_missing) == (1, 1)
+            assert desk.counters.stills_dropped == 0
+            for number in range(MOST_STILLS + 2):  # more than there is room for, and of tasks that are none
+                desk.show(f"{CALL}.{number}-zz", Still(1, b"x"))
+            assert desk.counters.stills_dropped == 2
+            await until(lambda: desk.counters.stills_dropped == MOST_STILLS + 2, "each is counted")
+            assert desk.counters.stills == 1
+            desk.withdraw(CALL)
+            await desk.settle(5.0)
+            assert (await eyes.look(taken.order)).reason == NONE_CAME
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    monkeypatch.setattr(eyes_of_worker, "LOOK_S", 1.5)
     play(story())

@@ -85,14 +85,18 @@ def test_one_call_is_forgotten_by_its_name_and_its_tasks_with_it(server: StateSe
                 for call in (OVER, OTHER):
                     look.hset(f"{NAMESPACE}:{{tasks}}:task:{call}.1", mapping={"call": call, "order": "4929"})
                     look.expire(f"{NAMESPACE}:{{tasks}}:task:{call}.1", 60)
+                    look.rpush(f"{NAMESPACE}:{{tasks}}:still:{call}.1", "a picture")
+                    look.expire(f"{NAMESPACE}:{{tasks}}:still:{call}.1", 60)
                     look.xadd(f"{NAMESPACE}:{{tasks}}:news:n1", {"call": call, "text": "4929"})
                 look.expire(f"{NAMESPACE}:{{tasks}}:news:n1", 60)
             assert (await asyncio.to_thread(forget, server, OVER)).exit_code == 0
             assert "session" not in parts(server, OVER) and "session" in parts(server, OTHER)
             with server.look() as look:
                 (task,) = look.scan_iter(f"{NAMESPACE}:{{tasks}}:task:*")
+                (still,) = look.scan_iter(f"{NAMESPACE}:{{tasks}}:still:*")
                 news: Any = look.xrange(f"{NAMESPACE}:{{tasks}}:news:n1")
-            assert OTHER in task.decode() and [fields[b"call"] for _, fields in news] == [OTHER.encode()]
+            assert OTHER in task.decode() and OTHER in still.decode()
+            assert [fields[b"call"] for _, fields in news] == [OTHER.encode()]
 
     play(story())
 
