@@ -14,6 +14,7 @@
 | `eyes` | background worker | a picture of the caller's camera for the agent |
 | `chat` | background worker | one request to an OpenAI-compatible endpoint |
 | `tools`, `small_tools`, `mcp_tools` | background worker | what may be called |
+| `threads` | background worker | where functions that block run |
 
 Nobody in a call ever waits for any of this: a task that does not come back has failed at its deadline, and the
 model is told so.

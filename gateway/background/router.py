@@ -11,7 +11,6 @@ The match that ends last counts. Where none does, or its tool fails, there is no
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Final, Literal
 
 from gateway.background.records import Order
 from gateway.background.small_tools import Orders, calculate, clock
+from gateway.background.threads import Refused, Threads
 from gateway.background.work import Doing, NoAnswer, Step, Words
 
 _WORDS: Final = (
@@ -80,8 +80,8 @@ def route(text: str) -> Route | None:
 class Router:
     """`work.Answerer`."""
 
-    def __init__(self, orders: Orders) -> None:
-        self._orders = orders
+    def __init__(self, orders: Orders, threads: Threads | None = None) -> None:
+        self._orders, self._threads = orders, threads or Threads()
 
     async def answer(self, order: Order, said: str) -> AsyncIterator[Step]:
         """The same words for the same question: those that were said already are left out."""
@@ -90,7 +90,9 @@ class Router:
             raise NoAnswer(NO_RULE)
         yield Doing(way.tool)
         try:
-            text = await asyncio.to_thread(self._ask, way, order.reads == "numbers")
+            text = await self._threads.run(way.tool, self._ask, way, order.reads == "numbers")
+        except Refused as wrong:
+            raise NoAnswer(str(wrong)) from None
         except ValueError as wrong:
             raise NoAnswer(f"{way.tool}: {type(wrong).__name__}") from None
         yield Words(text.removeprefix(said))

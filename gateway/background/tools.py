@@ -17,6 +17,7 @@ import msgspec
 import pydantic
 
 from gateway.background.records import cut_text
+from gateway.background.threads import Threads
 
 MOST_RESULT_BYTES: Final = 8_192
 MOST_ARGUMENT_BYTES: Final = 16_384
@@ -71,12 +72,13 @@ class Toolbox:
         return cut_text(told, MOST_RESULT_BYTES)
 
 
-def of_function(function: Any) -> Tool:
+def of_function(function: Any, threads: Threads | None = None) -> Tool:
     """A plain function, or an async one, with annotated arguments; its documentation begins with what it does.
 
-    One that blocks runs in a thread, which goes on when its time is over: nobody waits for it any more.
+    A plain one runs in one of the `threads`, which goes on when its time is over: see there for what that costs.
     `ValueError` for one without annotations that JSON can carry.
     """
+    threads = threads or Threads()
     name = function.__name__
     try:
         schema = pydantic.TypeAdapter(function).json_schema()
@@ -90,20 +92,20 @@ def of_function(function: Any) -> Tool:
         if inspect.iscoroutinefunction(function):
             told = await checked(**arguments)
         else:
-            told = await asyncio.to_thread(checked, **arguments)
+            told = await threads.run(name, checked, **arguments)
         return told if isinstance(told, str) else msgspec.json.encode(told).decode()
 
     about = (inspect.getdoc(function) or name).partition("\n\n")[0]
     return Tool(name, about, schema, run)
 
 
-def load(names: Iterable[str]) -> list[Tool]:
+def load(names: Iterable[str], threads: Threads | None = None) -> list[Tool]:
     """Functions by MODULE:FUNCTION; `ValueError` says which is not there."""
     tools = []
     for name in names:
         module, _, function = name.partition(":")
         try:
-            tools.append(of_function(getattr(importlib.import_module(module), function)))
+            tools.append(of_function(getattr(importlib.import_module(module), function), threads))
         except (ImportError, AttributeError) as wrong:
             raise ValueError(f"background_tools has {name!r}, which is not there: {wrong}") from None
     return tools

@@ -10,6 +10,7 @@ over, is dropped at once: nothing that it would still say is heard.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import secrets
 import signal
@@ -28,6 +29,7 @@ from gateway.background.mcp_tools import McpServer
 from gateway.background.records import MOST_NOTE_BYTES, MOST_PIECES, State, cut_text
 from gateway.background.router import Router
 from gateway.background.small_tools import Orders, calculate, clock
+from gateway.background.threads import Threads
 from gateway.background.tools import Toolbox, load, of_function
 from gateway.background.work import Answerer, Doing, NoAnswer, Step
 from gateway.config import GatewaySettings
@@ -315,23 +317,28 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
                 await server.met.wait()
     except TimeoutError:
         log.warning("MCP servers that do not answer are left out")
-    worker = Worker(line, make_answerer(settings, line, servers), settings.background_tasks)
+    threads = Threads()
+    worker = Worker(line, make_answerer(settings, line, servers, threads), settings.background_tasks)
     try:
         await worker.run(stop)
     finally:
+        if threads.counters.left:
+            log.warning("tools that hung", still=threads.left, **dataclasses.asdict(threads.counters))
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
 
 
-def make_answerer(settings: GatewaySettings, line: TaskLine, servers: list[McpServer]) -> Answerer:
+def make_answerer(
+    settings: GatewaySettings, line: TaskLine, servers: list[McpServer], threads: Threads
+) -> Answerer:
     """A model with tools where an endpoint is set, else fixed rules over the small ones."""
     orders = Orders(settings.background_orders)
     if not settings.background_url:
         log.info("no model is set: a few tools answer by fixed rules", tools="calculator, clock, orders")
-        return Router(orders)
-    tools = [of_function(function) for function in (calculate, clock, orders.look_up_order)]
-    tools += load(settings.background_tools) + [tool for server in servers for tool in server.tools]
+        return Router(orders, threads)
+    tools = [of_function(function, threads) for function in (calculate, clock, orders.look_up_order)]
+    tools += load(settings.background_tools, threads) + [tool for server in servers for tool in server.tools]
     key = settings.background_key.get_secret_value()
     chat = Chat(settings.background_url, key, settings.background_model, settings.background_answer_s)
     return Agent(
