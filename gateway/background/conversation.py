@@ -22,6 +22,7 @@ import structlog
 from gateway import control
 from gateway.background import answers
 from gateway.background.records import (
+    CUT,
     MOST_CONVERSATION_BYTES,
     MOST_PIECES,
     MOST_REQUEST_BYTES,
@@ -32,7 +33,7 @@ from gateway.background.records import (
     cut_front,
     cut_text,
 )
-from media.chunk import Flags, Reply
+from media.chunk import MAX_TEXT_BYTES, Flags, Reply
 from media.leg import Leg
 from media.playout import MAX_AHEAD_TURNS
 from media.timebase import FRAME_MS, FRAMES_PER_TURN, MODEL_HZ, TURN_MS, TURN_SAMPLES
@@ -41,7 +42,8 @@ FRAME_SAMPLES: Final = MODEL_HZ * FRAME_MS // 1000
 MOST_OPEN: Final = 8
 """Whatever the gateway allows."""
 MOST_INJECTED: Final = 2 * MOST_PIECES
-MOST_LINE_BYTES: Final = 1_000
+MOST_LINE_BYTES: Final = MAX_TEXT_BYTES
+"""A chunk or a reply never carries more; several of one turn may: they end with `CUT`, and are counted."""
 LINES_AT_ONCE: Final = 8
 """In one control packet, whatever has to be escaped in them."""
 TELL_TURNS: Final = 5
@@ -108,6 +110,7 @@ class Conversation:
         self._tasks: dict[str, _Task] = {}
         self._injected: deque[str] = deque()
         self._not_given = 0
+        self._lines_cut = 0
         self._told_turn = 0
 
     @property
@@ -154,6 +157,8 @@ class Conversation:
             self._tell(control.Withdrawn(self._name))
         if self._not_given:
             log.warning("more results than the model could be given", call=self._name, lines=self._not_given)
+        if self._lines_cut:
+            log.warning("more was said in a turn than a line holds", call=self._name, lines=self._lines_cut)
 
     # -- tasks
 
@@ -229,7 +234,7 @@ class Conversation:
             self._show("heard", turn=turn, text=text)
 
     def _say(self, line: Spoken) -> None:
-        line = msgspec.structs.replace(line, text=cut_text(line.text, MOST_LINE_BYTES))
+        line = msgspec.structs.replace(line, text=_cut(line.text))
         self._untold.append(line)
         self._lines.append(line)
         self._line_bytes += _size(line)
@@ -263,6 +268,7 @@ class Conversation:
         ready = [line for line in self._untold if all_of_them or line.turn < until]
         self._untold = [line for line in self._untold if not all_of_them and line.turn >= until]
         told = in_order(ready)
+        self._lines_cut += sum(line.text.endswith(CUT) for line in told)
         for start in range(0, len(told), LINES_AT_ONCE):
             self._tell(control.Said(self._name, tuple(told[start : start + LINES_AT_ONCE])))
 
@@ -331,6 +337,13 @@ class Conversation:
                 self._tell(task.message)
 
 
+def _cut(text: str) -> str:
+    """As much as a line holds; what is left out shows."""
+    if len(text.encode(errors="replace")) <= MOST_LINE_BYTES:
+        return text
+    return cut_text(text.removesuffix(CUT), MOST_LINE_BYTES - len(CUT)) + CUT
+
+
 def _size(line: Spoken) -> int:
     return len(msgspec.json.encode(line)) + 1
 
@@ -341,9 +354,7 @@ def in_order(lines: Iterable[Spoken]) -> list[Spoken]:
     for line in lines:
         place = (line.turn, line.speaker)
         if before := joined.get(place):
-            line = msgspec.structs.replace(
-                before, text=cut_text(f"{before.text}\n{line.text}", MOST_LINE_BYTES)
-            )
+            line = msgspec.structs.replace(before, text=_cut(f"{before.text}\n{line.text}"))
         joined[place] = line
     return [joined[place] for place in sorted(joined)]
 

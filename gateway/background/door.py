@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway import control
-from gateway.background.records import News, Order, State, Still
+from gateway.background.records import CUT, MOST_REQUEST_BYTES, News, Order, State, Still
 from gateway.fleet import Kind
 from gateway.state import records
 
@@ -27,8 +27,11 @@ log = structlog.get_logger()
 Ready = control.Ready | control.WebrtcReady
 Send = Callable[[bytes], object]
 MOST_TEXT_BYTES: Final = 400
-"""Of a line in Redis, where a line is one turn."""
+"""Of a line in Redis, as JSON: a longer one goes in pieces."""
 MOST_RESULT_BYTES: Final = 8_192
+"""Of what came of a task, as JSON; longer ones end with `CUT`."""
+MOST_REQUEST_JSON_BYTES: Final = 6 * MOST_REQUEST_BYTES + 2
+"""However much of it has to be escaped."""
 
 
 class TaskDoor:
@@ -93,8 +96,10 @@ class TaskDoor:
             return
         name = self._name_of(message.call)
         for line in message.lines:
-            text = cut_as_json(line.text, MOST_TEXT_BYTES)
-            self._sessions.said(name, records.Line(line.turn, line.speaker, text, line.played_samples))
+            for piece, text in enumerate(pieces_as_json(line.text, MOST_TEXT_BYTES)):
+                self._sessions.said(
+                    name, records.Line(line.turn, line.speaker, text, line.played_samples, piece)
+                )
 
     def _delegated(self, worker: str, message: control.Delegated) -> None:
         name = self._name_of(message.call)
@@ -144,7 +149,7 @@ def keep_in(sessions: Sessions, node: str) -> Callable[[Open, State, str], None]
         if order.call in sessions:
             record = records.Task(
                 order.key, state, order.turn, time.time_ns() // 1_000_000 + task.left_ms,
-                cut_as_json(order.request, MOST_TEXT_BYTES), cut_as_json(result, MOST_RESULT_BYTES), node,
+                cut_as_json(order.request, MOST_REQUEST_JSON_BYTES), cut_as_json(result, MOST_RESULT_BYTES), node,
             )  # fmt: skip
             sessions.store.put_task(order.call, record)
 
@@ -152,7 +157,29 @@ def keep_in(sessions: Sessions, node: str) -> Callable[[Open, State, str], None]
 
 
 def cut_as_json(text: str, most_bytes: int) -> str:
-    """Its beginning, in so many bytes as JSON."""
+    """As it is, or its beginning and `CUT`, in so many bytes as JSON."""
+    if len(msgspec.json.encode(text)) <= most_bytes:
+        return text
+    return text[: _fitting(text, most_bytes - len(CUT))] + CUT
+
+
+def pieces_as_json(text: str, most_bytes: int) -> list[str]:
+    """All of it, cut at blanks where there are any, each piece in so many bytes as JSON; the blanks go."""
+    pieces = []
     while len(msgspec.json.encode(text)) > most_bytes:
-        text = text[: max(1, len(text) * most_bytes // (len(msgspec.json.encode(text)) + 1)) - 1]
-    return text
+        most = _fitting(text, most_bytes)
+        end = max(text.rfind(" ", 0, most + 1), text.rfind("\n", 0, most + 1))
+        at, rest = (end, end + 1) if end > 0 else (most, most)
+        pieces.append(text[:at])
+        text = text[rest:]
+    return [*pieces, text] if text or not pieces else pieces
+
+
+def _fitting(text: str, most_bytes: int) -> int:
+    """How many letters fit, as JSON with its quotes."""
+    low, high = 0, len(text)
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = len(msgspec.json.encode(text[:middle])) <= most_bytes
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low

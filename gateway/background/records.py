@@ -19,6 +19,8 @@ READS: Final[dict[str, Reads]] = {"digits": "numbers"}
 
 MOST_CONVERSATION_BYTES: Final = 32_768
 """Of the newest lines of a call, as JSON: half a control packet."""
+CUT: Final = " [cut]"
+"""Ends a text that had to be cut, for people to see."""
 MOST_REQUEST_BYTES: Final = 1_024
 MOST_PIECE_BYTES: Final = 480
 """With its `result ` two of them fit into one chunk's text."""

@@ -12,8 +12,8 @@ hash slot, so that one script may touch them together. `microturn` is the settin
 | forget | string | there while a call lives whose data is to go with its end | |
 | session | string | `records.Session` | `MOST_RECORD_BYTES` |
 | legs | hash by leg | `records.Leg` | `MOST_LEGS` |
-| transcript | stream, id `TURN-SPEAKER` | `records.Line` | `MOST_LINES` of `MOST_LINE_BYTES`; the oldest go first |
-| tasks | hash by task | `records.Task` | `MOST_TASKS` |
+| transcript | stream, id `TURN-PLACE` | `records.Line` | `MOST_LINES` of `MOST_LINE_BYTES`; the oldest go first |
+| tasks | hash by task | `records.Task` | `MOST_TASKS` of `MOST_RECORD_BYTES` |
 | heard | string | `records.Heard` | `MOST_RECORD_BYTES` |
 | cdr | hash by begin (Unix ms) | `records.Cdr` | `MOST_CDRS` |
 
@@ -42,7 +42,7 @@ LIVE_S: Final = 3_600
 
 MOST_RECORD_BYTES: Final = 16_384
 MOST_LINE_BYTES: Final = 512
-"""200 ms of speech are four letters; what a model writes at once may be more."""
+"""200 ms of speech are four letters; what is written at once may be more, and goes in pieces."""
 MOST_LINES: Final = 16_384
 """An hour and a half of talk without a pause."""
 MOST_FIELD_BYTES: Final = 64

@@ -56,13 +56,15 @@ class Leg(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one of them said in one turn."""
+    """What one of them said in one turn, or a piece of it."""
 
     turn: int
     speaker: Speaker
     text: str
     played_samples: int = 0
     """Of the model's sound of that turn: what was really heard, at 16 kHz."""
+    piece: int = 0
+    """A line that is longer than a record may be goes on in pieces 1, 2 ...; all have the same `played_samples`."""
 
 
 class Task(msgspec.Struct, frozen=True, omit_defaults=True):

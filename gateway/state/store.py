@@ -24,7 +24,8 @@ from gateway.state.lease import Write
 from gateway.state.owned import Owned
 
 SETTLE_POLL_S: Final = 0.005
-_PLACES: dict[records.Speaker, int] = {"caller": 1, "model": 2}
+_PLACES: dict[records.Speaker, int] = {"caller": 1, "model": 1_001}
+"""Of a first piece within its turn; the others follow it."""
 
 
 class Store:
@@ -95,7 +96,7 @@ class Store:
 
     def say(self, call: str, line: records.Line) -> bool:
         """A line of the transcript: turn by turn, and the caller's before the model's."""
-        entry = f"{line.turn}-{_PLACES[line.speaker]}"
+        entry = f"{line.turn}-{_PLACES[line.speaker] + line.piece}"
         write = Write("line", "transcript", records.encode(line), entry, keys.MOST_LINES)
         return self._put(call, Rank.DETAIL, write)
 

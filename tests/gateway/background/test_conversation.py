@@ -10,8 +10,8 @@ import structlog
 from gateway import control
 from gateway.background.answers import FAILED
 from gateway.background.conversation import AGAIN_TURNS, MOST_OPEN, UNHEARD_TURNS, Conversation, written
-from gateway.background.records import MOST_CONVERSATION_BYTES, MOST_PIECES, Spoken
-from media.chunk import Flags, Reply
+from gateway.background.records import CUT, MOST_CONVERSATION_BYTES, MOST_PIECES, Spoken
+from media.chunk import MAX_TEXT_BYTES, Flags, Reply
 from media.chunker import Cut
 from media.leg import Leg, Tenancy
 from media.timebase import FRAMES_PER_TURN, NS_PER_MS, TURN_NS, TURN_SAMPLES
@@ -281,3 +281,19 @@ def test_a_conversation_as_text() -> None:
         Spoken(2, "model", "check ", 0), Spoken(4, "caller", "four"),
     )  # fmt: skip
     assert written(lines) == "caller: three plus\nmodel: let me [not heard: check]\ncaller: four"
+
+
+def test_a_whole_chunk_of_text_is_a_line_and_what_is_more_is_cut_for_all_to_see() -> None:
+    call = Call()
+    call.conversation.typed("x" * MAX_TEXT_BYTES)
+    call.turns(10)
+    call.conversation.typed("y" * MAX_TEXT_BYTES)
+    call.conversation.typed("and more")
+    call.turns(10)
+    with structlog.testing.capture_logs() as logs:
+        call.conversation.end()
+    whole, cut = [line.text for line in call.lines() if line.speaker == "caller"]
+    assert whole == "x" * MAX_TEXT_BYTES
+    assert cut == "y" * (MAX_TEXT_BYTES - len(CUT)) + CUT
+    (told,) = [entry for entry in logs if "than a line holds" in entry["event"]]
+    assert told["lines"] == 1 and "y" * 9 not in str(told)
