@@ -7,12 +7,14 @@ whoever asks need not know that there is more than one.
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 import aiohttp
 import structlog
 from aiohttp import web
 
+from gateway.api.client import CLIENT, prove
 from gateway.api.problem import Problem
 from gateway.cluster.node import Node
 
@@ -42,6 +44,8 @@ class Forward:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S))
         headers = {name: request.headers[name] for name in _ASKED if name in request.headers}
         headers[HOP] = self._name
+        if node.key and request.remote:
+            headers[CLIENT] = prove(node.key, request.method, request.path, request.remote, time.time())
         try:
             async with self._session.request(
                 request.method, node.url.rstrip("/") + request.path_qs, data=body or None, headers=headers,

@@ -23,6 +23,7 @@ from aiohttp import web
 
 from gateway import control
 from gateway.api import sdpfrag
+from gateway.api.client import CLIENT, proven
 from gateway.api.door import Door
 from gateway.api.forward import HOP
 from gateway.api.problem import Problem
@@ -52,13 +53,15 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(slots=True)
 class ApiCounters:
-    """Requests that were refused here, before a worker was asked."""
+    """Requests that were refused here, before a worker was asked, or not believed."""
 
     refused_unauthorised: int = 0
     refused_too_fast: int = 0
     refused_malformed: int = 0
     refused_precondition: int = 0
     refused_gone: int = 0
+    clients_unproven: int = 0
+    """Offers that came with another client's address, and no proof of it: counted as their sender's own."""
 
 
 _COUNTED: Final = {
@@ -130,9 +133,10 @@ class Whip:
     # -- the resources
 
     async def _offer(self, request: web.Request) -> web.Response:
-        wait_s = self._rate.wait_s(request.remote or "", time.monotonic_ns())
+        address = self._address(request)
+        wait_s = self._rate.wait_s(address, time.monotonic_ns())
         if wait_s:
-            told = f"too many offers from {request.remote}: try again in {wait_s} s"
+            told = f"too many offers from {address}: try again in {wait_s} s"
             raise Problem(429, "too-fast", told, {"Retry-After": str(wait_s)})
         holder = self._door.admit(request)
         sdp = await _text(request, SDP)
@@ -162,6 +166,16 @@ class Whip:
         for link in self._servers.links(holder.name or answered.call, time.time()):
             response.headers.add("Link", link)
         return response
+
+    def _address(self, request: web.Request) -> str:
+        """The client's, where another gateway proves that it asks for one; else the sender's."""
+        sender, told = request.remote or "", request.headers.get(CLIENT)
+        if told is None:
+            return sender
+        key = self._cluster.key if self._cluster is not None else ""
+        address = proven(key, request.method, request.path, told, time.time())
+        self.counters.clients_unproven += not address
+        return address or sender
 
     async def _answer(
         self, sdp: str, resume: str, persona: str, holder: Holder

@@ -5,10 +5,13 @@ Without a server (`redis = "off"`) there is no announcement and no other gateway
 
 from __future__ import annotations
 
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
 
 from gateway.api.forward import Forward
 from gateway.api.problem import Problem
@@ -45,6 +48,8 @@ class Cluster:
         self.url = settings.node_url
         """Where other gateways reach this one's HTTP; set once the port is known."""
         self.forward = Forward(settings.node_name)
+        self.key = secrets.token_hex(32)
+        """See `Node.key`."""
         self.draining = False
         self._settings, self._telephones, self._pool = settings, telephones, pool
         self._sessions, self._ask_model = sessions, ask_model
@@ -148,8 +153,9 @@ class Cluster:
         }
 
     def nodes(self) -> list[Node]:
-        """All that are alive, by name."""
-        return [self.registry.nodes[name] for name in sorted(self.registry.nodes)]
+        """All that are alive, by name, for anybody to see."""
+        nodes = self.registry.nodes
+        return [msgspec.structs.replace(nodes[name], key="") for name in sorted(nodes)]
 
     async def _facts(self) -> Node:
         """Once a second, and what has come to nothing is swept."""
@@ -173,4 +179,5 @@ class Cluster:
             web_free=max(0, min(pool.room, free)) if pool is not None else 0,
             step_predicted_ns=gauges.get("step_predicted_full_ns", 0),
             step_limit_ns=gauges.get("step_limit_ns", 0),
+            key=self.key,
         )

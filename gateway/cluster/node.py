@@ -29,6 +29,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of its model server: a step of a full phase group, by the 99th percentile."""
     step_limit_ns: int = 0
     """What such a step may take."""
+    key: str = ""
+    """Proves to it what others say of a client (`api/client.py`). For gateways alone: `GET /nodes` has none."""
 
     @property
     def takes_browsers(self) -> bool:

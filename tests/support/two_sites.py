@@ -74,16 +74,19 @@ class Site(WebSite):
             if server is not None:
                 await server.close()
 
-    async def post(self, **headers: str) -> Answer:
-        """An offer; `headers` by their names with _ for -."""
-        return await self.ask("POST", "/whip", OFFER, "application/sdp", **headers)
+    async def post(self, source: str = "", **headers: str) -> Answer:
+        """An offer, from that address of loopback; `headers` by their names with _ for -."""
+        return await self.ask("POST", "/whip", OFFER, "application/sdp", source, **headers)
 
-    async def ask(self, method: str, path: str, body: str = "", kind: str = "", **headers: str) -> Answer:
+    async def ask(
+        self, method: str, path: str, body: str = "", kind: str = "", source: str = "", **headers: str
+    ) -> Answer:
         """Any request."""
+        connector = aiohttp.TCPConnector(local_addr=(source, 0)) if source else None
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         named |= {"Content-Type": kind} if kind else {}
         async with (
-            aiohttp.ClientSession(self.url) as http,
+            aiohttp.ClientSession(self.url, connector=connector) as http,
             http.request(method, path, data=body or None, headers=named) as answer,
         ):
             return Answer(answer.status, await answer.text(), answer.headers)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from gateway import control
+from gateway.api.client import prove
 from gateway.api.tokens import mint
 from gateway.state.records import Cdr, Leg, Line, Session, decode
 from tests.gateway.state.server import StateServer, play
@@ -103,6 +106,45 @@ def test_a_new_call_finds_room_at_another_gateway(server: StateServer, folder: P
             assert (await right.post()).status == 201
             await asyncio.sleep(0.3)
             assert (await right.post()).status == 503  # nobody has room, and it goes to and fro no more
+
+    play(story())
+
+
+def test_an_offer_that_is_passed_on_counts_as_its_clients(server: StateServer, folder: Path) -> None:
+    """Both gateways let four through at once from an address."""
+
+    async def story() -> None:
+        async with two(server, folder, webrtc_offers_per_s=1) as (left, right):
+            left.pool.draining = True  # type: ignore[union-attr]
+            left.member.drain()
+            for client in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+                answers = [await left.post(client) for _ in range(3)]
+                assert {answer.status for answer in answers} <= {201, 503}, client  # nine from the left one
+            told = [(await right.post("127.0.0.2")).status for _ in range(3)]
+            assert 429 in told, told  # it has had three of its four here already
+            assert (await right.post("127.0.0.5")).status in (201, 503)
+            async with aiohttp.ClientSession(right.url) as http, http.get("/nodes") as shown:
+                assert right.member.key not in await shown.text()
+            assert right.member.registry.nodes["left"].key == left.member.key
+
+    play(story())
+
+
+@pytest.mark.parametrize("of_whom", ["nobody", "sender"])
+def test_an_address_that_nobody_proves_is_not_believed(
+    server: StateServer, folder: Path, of_whom: str
+) -> None:
+    async def story() -> None:
+        async with two(server, folder, webrtc_offers_per_s=1) as (left, right):
+            key = {"nobody": "0" * 64, "sender": left.member.key}[of_whom]  # each gateway has its own
+            answers = []
+            for n in range(8):
+                said = prove(key, "POST", "/whip", f"198.51.100.{n}", time.time())
+                answers.append(await right.post("127.0.0.6", Microturn_Hop="left", Microturn_Client=said))
+            assert [answer.status for answer in answers].count(429) >= 3
+            assert "127.0.0.6" in answers[-1].text and "198.51.100" not in answers[-1].text
+            async with aiohttp.ClientSession(right.url) as http, http.get("/metrics") as shown:
+                assert "microturn_http_clients_unproven_total 8.0" in await shown.text()
 
     play(story())
 
