@@ -31,6 +31,10 @@ FREE_MS: Final = 3_600_000
 """Idle time of a task that its worker gives back: anybody may have it at once."""
 
 
+Asked = Literal["asked", "known", "full"]
+_ASKED: Final[dict[bytes, Asked]] = {b"asked": "asked", b"known": "known", b"full": "full"}
+
+
 @dataclass(frozen=True, slots=True)
 class Taken:
     """A task that is this worker's now."""
@@ -51,14 +55,14 @@ class TaskLine(Client):
 
     # -- the gateway's half
 
-    async def ask(self, order: Order, left_ms: int) -> Literal["asked", "known", "full"]:
+    async def ask(self, order: Order, left_ms: int) -> Asked:
         """Put it into the queue, once."""
         told = await self._run(
             scripts.ASK, [self._queue, self._task(order.key)],
             encode(order), left_ms, scripts.MOST_QUEUED, scripts.KEEP_S,
             order.key, order.call, order.task, order.node, scripts.QUEUE_S,
         )  # fmt: skip
-        return told.decode()  # type: ignore[no-any-return]
+        return _ASKED[told]
 
     async def cancel(self, key: str) -> bool:
         """Nobody wants it any more; False when it was over."""

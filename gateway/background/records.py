@@ -9,8 +9,10 @@ from typing import Final, Literal
 
 import msgspec
 
-Speaker = Literal["caller", "model"]
-State = Literal["asked", "running", "done", "failed", "cancelled"]
+from gateway.state.records import Spoken as Spoken
+from gateway.state.records import TaskState
+
+State = TaskState
 OPEN: Final = ("asked", "running")
 Reads = Literal["text", "numbers"]
 """What the model of a call can read: sentences, or a whole number from 0 to 20 and nothing else."""
@@ -29,16 +31,6 @@ MOST_PIECES: Final = 64
 MOST_NOTE_BYTES: Final = 120
 MOST_STILL_BYTES: Final = 40_960
 """Of a JPEG: in base64 it has room in a control packet. 320x240 of a living room takes half of it."""
-
-
-class Spoken(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one of them said in one turn."""
-
-    turn: int
-    speaker: Speaker
-    text: str
-    played_samples: int = 0
-    """Of the model's sound of that turn: what the caller really heard, at 16 kHz."""
 
 
 class Order(msgspec.Struct, frozen=True, omit_defaults=True):

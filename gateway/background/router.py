@@ -36,7 +36,8 @@ _SIGNS: Final = {
 }
 _NUMBER: Final = r"\d+(?:\.\d+)?"
 _SIGN: Final = r"[-+*/]"
-_RULES: Final = {
+Tool = Literal["calculator", "orders", "clock"]
+_RULES: Final[dict[Tool, re.Pattern[str]]] = {
     "calculator": re.compile(rf"{_NUMBER}(?: *{_SIGN} *{_NUMBER})+"),
     "orders": re.compile(r"(?:how many|order)\D{0,40}?((?:\d+ ?)+)"),
     "clock": re.compile(r"\b(?:time|clock|date|day)\b"),
@@ -48,7 +49,7 @@ NO_RULE: Final = "no rule for this question, and no model is set (background_url
 class Route:
     """Which tool, and what it is given."""
 
-    tool: Literal["calculator", "orders", "clock"]
+    tool: Tool
     argument: str = ""
 
 
@@ -73,7 +74,7 @@ def route(text: str) -> Route | None:
     for tool, rule in _RULES.items():
         for match in rule.finditer(text):
             argument = match[1].replace(" ", "") if tool == "orders" else match[0]
-            found.append((match.end(), Route(tool, argument)))  # type: ignore[arg-type]
+            found.append((match.end(), Route(tool, argument)))
     return max(found, key=lambda match: match[0], default=(0, None))[1]
 
 

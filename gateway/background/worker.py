@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import os
 import secrets
 import signal
@@ -113,7 +114,10 @@ class Worker:
             taken = await self._line.begin(self.name, entry, key)
             if taken is not None:
                 task = self._running[key] = asyncio.create_task(self._work(taken))
-                task.add_done_callback(lambda _, key=key: self._running.pop(key, None))  # type: ignore[misc]
+                task.add_done_callback(functools.partial(self._over, key))
+
+    def _over(self, key: str, task: asyncio.Task[None]) -> None:
+        self._running.pop(key, None)
 
     # -- one task
 

@@ -55,14 +55,19 @@ class Leg(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_ms: int = 0
 
 
-class Line(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What one of them said in one turn, or a piece of it."""
+class Spoken(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What one of them said in one turn."""
 
     turn: int
     speaker: Speaker
     text: str
     played_samples: int = 0
-    """Of the model's sound of that turn: what was really heard, at 16 kHz."""
+    """Of the model's sound of that turn: what the caller really heard, at 16 kHz."""
+
+
+class Line(Spoken, frozen=True, omit_defaults=True):
+    """The same as it is kept."""
+
     piece: int = 0
     """A line that is longer than a record may be goes on in pieces 1, 2 ...; all have the same `played_samples`."""
 
