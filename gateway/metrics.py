@@ -6,11 +6,12 @@ a sum never falls when a worker is replaced.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest
+from prometheus_client import CollectorRegistry, Counter, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -50,6 +51,17 @@ class Metrics(Collector):
     def text(self) -> bytes:
         """The exposition, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    @contextlib.contextmanager
+    def served(self, host: str, port: int) -> Iterator[None]:
+        """At `http://HOST:PORT/metrics`, by a thread, until the block is left. `OSError` when it is taken."""
+        server, thread = start_http_server(port, host, self._registry)
+        try:
+            yield
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
     def collect(self) -> Iterable[Metric]:
         """Everything but `calls_lost`, which counts itself."""

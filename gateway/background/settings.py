@@ -58,6 +58,9 @@ class BackgroundSettings(BaseSettings):
     background_stills: int = Field(
         2, ge=0, le=16, description="pictures of the caller's camera that a task may ask for; 0 is none"
     )
+    background_metrics_port: int = Field(
+        0, ge=0, le=65_535, description="metrics of `microturn worker`, on http_host; 0 is none"
+    )
     background_orders: str = Field(
         "", description="SQLite file with the table `orders` of the order look-up; empty is a sample of ours"
     )
@@ -87,6 +90,11 @@ class BackgroundSettings(BaseSettings):
 
     def check_background(self) -> None:
         """`ValueError` in words for the operator, where settings do not fit together."""
+        if self.background_metrics_port and self.background_workers > 1:
+            raise ValueError(
+                f"background_metrics_port = {self.background_metrics_port} with background_workers = "
+                f"{self.background_workers}: only one process can listen there; start others as `microturn worker`"
+            )
         if self.background_url and not self.background_model:
             raise ValueError(
                 f"background_url = {self.background_url!r} without background_model: name the model to ask for"

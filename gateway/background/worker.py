@@ -10,6 +10,7 @@ over, is dropped at once: nothing that it would still say is heard.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import os
@@ -324,13 +325,24 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     threads = Threads()
     worker = Worker(line, make_answerer(settings, line, servers, threads), settings.background_tasks)
     try:
-        await worker.run(stop)
+        with _metrics(settings, threads):
+            await worker.run(stop)
     finally:
         if threads.counters.left:
             log.warning("tools that hung", still=threads.left, **dataclasses.asdict(threads.counters))
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
+
+
+def _metrics(settings: GatewaySettings, threads: Threads) -> contextlib.AbstractContextManager[None]:
+    if not settings.background_metrics_port:
+        return contextlib.nullcontext()
+    from gateway.metrics import Metrics
+
+    metrics = Metrics()
+    metrics.parts = {"tools": threads.counters}
+    return metrics.served(settings.http_host, settings.background_metrics_port)
 
 
 def make_answerer(

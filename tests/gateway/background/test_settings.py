@@ -55,3 +55,9 @@ def test_a_worker_without_a_queue_says_what_to_do(flags: list[str], told: str) -
         capture_output=True, text=True, timeout=60, check=False, cwd=Path(__file__).parents[3],
     )  # fmt: skip
     assert ended.returncode == 2 and told in ended.stderr and "Traceback" not in ended.stderr
+
+
+def test_two_workers_cannot_listen_on_one_port() -> None:
+    assert load(background_metrics_port=9100).background_metrics_port == 9100
+    with pytest.raises(ValueError, match="only one process can listen"):
+        load(background_metrics_port=9100, background_workers=2)

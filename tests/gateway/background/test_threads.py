@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,10 @@ import pytest
 from gateway.background.threads import MOST_LEFT_OF_ONE, Refused, Threads
 from gateway.background.tools import Toolbox, of_function
 from tests.gateway.background.support import line, order
-from tests.gateway.state.server import NAMESPACE, StateServer, play, until
+from tests.gateway.state.server import NAMESPACE, StateServer, free_port, play, until
 from tests.support.chat_server import ChatServer, call_tool
 
+PORT = free_port()
 GO = threading.Event()
 """What hangs goes on with it: a test leaves no thread behind."""
 
@@ -99,11 +102,15 @@ def test_a_worker_ends_at_sigterm_with_tools_that_hang(server: StateServer, tmp_
         async with line(server) as here:
             for number in range(3):
                 await here.ask(order(number), 60_000)
-            await until(lambda: len(chat.requests) >= 6, "each was told what became of it")
+            await until(lambda: len(chat.requests) >= 9, "each was told what became of it, twice")
         told = sorted(
             asked["messages"][-1]["content"] for asked in chat.requests if len(asked["messages"]) == 4
         )
         assert told[-1] == "error: no answer within 0.5 s", told
+        with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/metrics") as answer:
+            shown = answer.read().decode()
+        assert re.search(r"microturn_tools_left_total [23]\.0", shown), shown
+        assert "microturn_tools_refused_total 0.0" not in shown
         began_s = time.monotonic()
         worker.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(worker.wait, 10) == 0
@@ -120,6 +127,7 @@ def test_a_worker_ends_at_sigterm_with_tools_that_hang(server: StateServer, tmp_
             "MICROTURN_BACKGROUND_MODEL": "tiny",
             "MICROTURN_BACKGROUND_TOOLS": "stuck:stuck",
             "MICROTURN_BACKGROUND_TOOL_S": "0.5",
+            "MICROTURN_BACKGROUND_METRICS_PORT": str(PORT),
         }
         command = [sys.executable, "-c", "from gateway.cli import main; main()", "worker"]
         worker = subprocess.Popen(command, cwd=tmp_path, env=environment)
