@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 from gateway.config import GatewaySettings, load
 from gateway.engines import choose
 from gateway.log import set_up_logging
+from gateway.model_servers import ModelServers
 from gateway.state import embedded
 from gateway.supervise import Child, command
 
@@ -108,7 +109,10 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
         f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k not in MODEL_FLAGS
     ]
     here = [sys.executable, "-m", "gateway"]
-    model = Child("model-server", command([*here, "model", *_model_flags(settings)], quiet=True))
+    servers = ModelServers(
+        [*here, "model", *_model_flags(settings)], with_spare=settings.spare_model_server != "off"
+    )
+    model = Child("model-server", servers.start)
     gateway = Child("gateway", command([*here, "gateway", *given]))
     workers = _background_workers(settings, flags, log_level=settings.log_level)
     children = [*([state] if state is not None else []), model, gateway, *workers]
@@ -116,6 +120,7 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
     await _end(gateway, settings.drain_s, at_once)
+    servers.close()
     await model.stop(3.0)
     await asyncio.gather(*(worker.stop(3.0) for worker in workers))
     if state is not None:

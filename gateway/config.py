@@ -69,6 +69,11 @@ class GatewaySettings(BackgroundSettings, ClusterSettings):
     slots: int = Field(
         256, ge=1, le=4096, description="rows of the slot table: calls the model server can hold"
     )
+    spare_model_server: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether `microturn up` keeps a second model server warm, for when the first one dies; "
+        "it takes the memory of a whole one, auto is on",
+    )
 
     sip_host: str = Field("127.0.0.1", description="address that SIP listens on")
     sip_port: int = Field(5060, ge=0, le=65535, description="UDP and TCP port of SIP; 0 takes a free one")

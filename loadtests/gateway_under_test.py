@@ -156,6 +156,7 @@ class GatewayUnderTest:
                 "MICROTURN_WEBRTC_TCP_PORT": "0",
                 "MICROTURN_WEBRTC_OFFERS_PER_S": "0",  # everybody comes from one address
                 "MICROTURN_REDIS": "off",  # who wants state kept says so
+                "MICROTURN_SPARE_MODEL_SERVER": "off",  # it loads while others are measured; who wants it says so
                 "MICROTURN_LOG_LEVEL": "debug",  # `epochs` reads what is of no interest to people
                 "SPT_NOENV": "1",  # setproctitle leaves /proc/PID/environ as it is
                 "PYTHONUNBUFFERED": "1",
@@ -268,6 +269,15 @@ class GatewayUnderTest:
         """Ports that this worker receives RTP on now: one for each call that it has."""
         own = set(worker.udp_ports())
         return [p for p in sorted(own) if self._is_rtp(p) and p % 2 == 0 and p + 1 in own]
+
+    def spare(self, of: str, timeout_s: float = READY_TIMEOUT_S) -> Process:
+        """The process that has everything loaded and waits to be one of that kind."""
+        deadline_s = time.monotonic() + timeout_s
+        while time.monotonic() < deadline_s:
+            with contextlib.suppress(LookupError):
+                return self.only("spare", of)
+            time.sleep(POLL_S)
+        raise TimeoutError(f"no spare {of} within {timeout_s} s")
 
     def inside_port(self, worker: Process) -> int:
         """The port that this worker takes SIP on, which only the edge is meant to know. LookupError without."""

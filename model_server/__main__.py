@@ -33,14 +33,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")
     parser.add_argument("--log-level", help="debug, info, warning or error")
     parser.add_argument("--realtime-priority", action="store_const", const=True, help="ask for SCHED_FIFO")
+    parser.add_argument(
+        "--spare", action="store_true", help="load, then wait for a line on standard input before serving"
+    )
     given: dict[str, Any] = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
+    is_spare = given.pop("spare")
     try:
         config = load(**given)
     except ValueError as wrong:
         print(wrong, file=sys.stderr)
         return 2
+    setproctitle.setproctitle(f"microturn: {'loading ' * is_spare}model-server")
+    return run(config, wanted=_wanted if is_spare else None)
+
+
+def _wanted() -> bool:
+    """Wait for the line of whoever keeps us; False at the end of file: nobody does any more."""
+    setproctitle.setproctitle("microturn: spare model-server")
+    if not sys.stdin.buffer.readline():
+        return False
     setproctitle.setproctitle("microturn: model-server")
-    return run(config)
+    return True
 
 
 if __name__ == "__main__":

@@ -248,13 +248,15 @@ class ModelServer:
         self.engine.close(slot)
 
 
-def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
+def calibrate(
+    engine: Engine, groups: int, slots: int, clock_ns: Callable[[], int] = time.monotonic_ns
+) -> StepTime:
     """Step times of this engine on this machine, for 1 row up to a full group, through a table of its own."""
     step_time = StepTime(engine.most_positions)
     rows = min(-(-slots // groups), CALIBRATION_MAX_ROWS)
     engine.warm(rows)
     table = SlotTable.create(rows, rows=2, video=2, groups=1)
-    desk = ModelServer(table, engine, time.monotonic_ns, step_time)
+    desk = ModelServer(table, engine, clock_ns, step_time)
     noise = np.random.default_rng(0).normal(0, CALIBRATION_LOUDNESS, TURN_SAMPLES)
     pcm = noise.astype(np.int16)
     for size in sorted({min(1 << power, rows) for power in range(rows.bit_length() + 1)}):
@@ -263,9 +265,9 @@ def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
         if desk.leases.leased < size:
             break  # so many would never be admitted
         desk.leases.budget_S[:] = TURN_NS  # no turn is late that is only measured
-        begun_ns = time.monotonic_ns()
+        begun_ns = clock_ns()
         for turn in range(CALIBRATION_STEPS):
-            now_ns = time.monotonic_ns()
+            now_ns = clock_ns()
             if turn >= CALIBRATION_LEAST_STEPS and now_ns - begun_ns > CALIBRATION_NS:
                 break
             for slot in range(size):
@@ -279,30 +281,41 @@ def calibrate(engine: Engine, groups: int, slots: int) -> StepTime:
     return step_time
 
 
-def serve(config: ModelServerConfig, stopping: Callable[[], bool]) -> None:
-    """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start."""
+def serve(
+    config: ModelServerConfig, stopping: Callable[[], bool], wanted: Callable[[], bool] | None = None
+) -> None:
+    """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start.
+
+    A spare has `wanted`, which returns when it is to serve; False when it never is. Until then everything is made
+    ready but the control socket. It measures its steps by CPU time: others are served meanwhile, before it.
+    """
     try:
         engine = make_engine(config.engine, config.persona, config.checkpoint, config.passes, config.ranks)
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong
-    if config.realtime_priority:
+    if config.realtime_priority and wanted is None:
         ask_for_priority()  # before steps are measured: they are to take what they will take in calls
-    step_time = calibrate(engine, config.groups, config.slots)
+    alone = wanted is None or config.ranks > 1  # the time of other ranks is none of ours
+    clock_ns = time.monotonic_ns if alone else time.thread_time_ns
+    step_time = calibrate(engine, config.groups, config.slots, clock_ns)
     server = ModelServer(table, engine, time.monotonic_ns, step_time)
-    try:
-        control = Control(config.socket, table, engine.name, server, server.metrics.counters)
-    except (ValueError, OSError) as wrong:
-        table.close()
-        raise CannotServe(str(wrong)) from wrong
-    try:
+    with contextlib.ExitStack() as held:
+        held.callback(table.close)
+        held.enter_context(_garbage_collected_by_hand())
+        if wanted is not None:
+            if not wanted():
+                return
+            if config.realtime_priority:
+                ask_for_priority()
+        try:
+            control = Control(config.socket, table, engine.name, server, server.metrics.counters)
+        except (ValueError, OSError) as wrong:
+            raise CannotServe(str(wrong)) from wrong
+        held.callback(control.close)
         log.info("serving", socket=str(config.socket), engine=engine.name, slots=config.slots)
         print(f"ready {config.socket}", flush=True)
-        with _garbage_collected_by_hand():
-            _keep_time(server, control, config.groups, stopping)
-    finally:
-        control.close()
-        table.close()
+        _keep_time(server, control, config.groups, stopping)
 
 
 def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Callable[[], bool]) -> None:
@@ -359,11 +372,12 @@ def ask_for_priority() -> None:
         log.warning("no real-time priority", fifo=fifo, nice=str(refused), hint="grant CAP_SYS_NICE")
 
 
-def run(config: ModelServerConfig) -> int:
+def run(config: ModelServerConfig, *, wanted: Callable[[], bool] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of the process.
 
     0 after a signal, 1 when the engine raised, 2 when it could not start (the log says why). Signals are
     taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
+    `wanted` makes it a spare, see `serve`: 0 when it never is, and signals end it at once as long as it is not.
     """
     if not structlog.is_configured():
         structlog.configure(
@@ -371,11 +385,19 @@ def run(config: ModelServerConfig) -> int:
             logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         )
     stop = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: stop.set())
+
+    def heed_signals() -> bool:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: stop.set())
+        return True
+
     try:
-        serve(config, stop.is_set)
+        if wanted is None:
+            heed_signals()
+            serve(config, stop.is_set)
+        else:
+            serve(config, stop.is_set, lambda: wanted() and heed_signals())
     except CannotServe as wrong:
         log.error("cannot serve", reason=str(wrong))
         return 2

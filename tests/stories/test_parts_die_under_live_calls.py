@@ -16,6 +16,8 @@ from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.report import report_call
 from gateway.caller.signals import numbered_tones
 from loadtests.faults.calls import lag_ms, live_calls
+from loadtests.faults.killed import judge_model_server_killed
+from loadtests.faults.outcome import Outcome
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
 pytestmark = pytest.mark.processes
@@ -46,6 +48,29 @@ def test_the_model_server_dies_and_every_call_goes_on_with_the_next() -> None:
         assert len(gateway.epochs()) == 2
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
         assert gateway.metrics()["microturn_calls_lost_total"] == 0
+
+
+def test_the_spare_model_server_is_heard_within_a_second() -> None:
+    killed: dict[str, int] = {}
+
+    async def story(gateway: GatewayUnderTest) -> list[CallLog]:
+        async with live_calls(gateway) as calls:
+            await calls.place(CALLS, 4.0)
+            victim = gateway.only("model-server")
+            killed["ns"] = victim.kill()
+            heir, killed["born_ns"] = await asyncio.to_thread(gateway.successor, victim)
+            assert heir.pid == spare.pid
+            killed["ready_ns"] = await calls.until(lambda m: m["microturn_model_slots_leased"] == CALLS)
+            return await calls.finish()
+
+    with GatewayUnderTest.start(GatewayWish(calls=CALLS, settings={"spare_model_server": "on"})) as gateway:
+        spare = gateway.spare("model-server")
+        logs = asyncio.run(story(gateway))
+        assert gateway.spare("model-server").pid != spare.pid, "and the next one waits"
+    outcome = Outcome("story")
+    judge_model_server_killed(outcome, logs, killed["ns"], killed["born_ns"], killed["ready_ns"])
+    assert not outcome.broken and outcome.figures["calls"] == CALLS, outcome.line()
+    assert outcome.figures["speech_after_kill_s"] < 1.0, outcome.line()
 
 
 def test_the_gateway_dies_and_takes_its_calls_back() -> None:
