@@ -10,6 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,15 +90,18 @@ class Attachment:
             finally:
                 self._let_go(loop)
 
-    async def lease(self, wish: Lease, timeout_s: float = 1.0) -> Leased | Refused:
-        """A slot for a call. Refused, too, while there is no server and when it does not answer in time."""
+    async def lease(self, wish: Lease, past: bytes = b"", timeout_s: float = 1.0) -> Leased | Refused:
+        """A slot for a call. Refused, too, while there is no server and when it does not answer in time.
+
+        `past` has the turns that the call had with another server, packed (`media.turn_log`).
+        """
         call = wish.call
         if self._socket is None:
             return Refused(call, "no model server", 2)
         answer: asyncio.Future[Leased | Refused] = asyncio.get_running_loop().create_future()
         self._leases[call] = answer
         try:
-            self._socket.send(encode(wish))
+            _send(self._socket, replace(wish, log=len(past)), past)
             leased = await asyncio.wait_for(answer, timeout_s)
         except (OSError, TimeoutError) as wrong:
             return Refused(call, f"the model server does not answer: {wrong or 'time is up'}", 2)
@@ -207,6 +211,19 @@ class Attachment:
             replies = list(zip((int(s) for s in rows.slots), table.replies(rows), strict=True))
             table.outbound.advance(ready)
             self._replied(replies)
+
+
+def _send(connection: socket.socket, wish: Lease, past: bytes) -> None:
+    """The wish, and the log as a descriptor, which the server reads in its own time."""
+    if not past:
+        connection.send(encode(wish))
+        return
+    fd = os.memfd_create("microturn-log", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, past)
+        socket.send_fds(connection, [encode(wish)], [fd])
+    finally:
+        os.close(fd)
 
 
 async def _receive_descriptors(

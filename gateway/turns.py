@@ -28,6 +28,7 @@ from media.chunk import Reply, VideoFrame
 from media.leases import Lease, Leased
 from media.leg import Leg, Tenancy
 from media.timebase import NS_PER_S, TURN_NS, phase_offset_ns
+from media.turn_log import TurnLog
 
 log = structlog.get_logger()
 
@@ -118,6 +119,7 @@ class Turns:
         self._between = between
         self._calls: dict[Call, int] = {}
         """Call -> the generation of its last lease."""
+        self._logs: dict[Call, TurnLog] = {}
         self._settled: dict[Call, tuple[int, ...]] = {}
         self._groups: list[dict[Call, None]] = []
         self._tenants: dict[int, Call] = {}
@@ -151,14 +153,15 @@ class Turns:
         """A slot for a call, which takes part in turns from now on; False when there is none."""
         generation = self._calls.get(call, 0)
         wish = Lease(call.name, floor=generation, turn=call.leg.turn, persona=call.persona)
-        answer = await self.attachment.lease(wish)
+        turns = self._logs.get(call) or TurnLog()
+        answer = await self.attachment.lease(wish, turns.pack())
         if not isinstance(answer, Leased):
             log.info("no slot", call=call.name, reason=answer.reason)
             return False
         if call.is_over or not self.is_attached:
             self.attachment.release(call.name, answer.slot, answer.generation)
             return False
-        self._calls[call] = answer.generation
+        self._calls[call], self._logs[call] = answer.generation, turns
         call.leg.lease(Tenancy(answer.slot, answer.generation, answer.group, answer.budget_ns))
         self._tenants[answer.slot] = call
         self._groups[answer.group][call] = None
@@ -168,6 +171,7 @@ class Turns:
         """The call is over: what it counted is kept, its slot is given back."""
         self.settle(call)
         self._calls.pop(call, None)
+        self._logs.pop(call, None)
         self._settled.pop(call, None)
         tenancy = call.leg.tenancy
         if tenancy is None:
@@ -288,6 +292,7 @@ class Turns:
         chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, pictures)
         if chunk is not None:
             self.attachment.publish(leg.tenancy.slot, chunk)
+            self._logs[call].add(chunk)
             counters.turns_cut += 1
             counters.samples_concealed += chunk.concealed_samples
             counters.samples_dropped += chunk.dropped_samples
@@ -301,6 +306,7 @@ class Turns:
             if call is None:
                 self.counters.replies_stale += 1
                 continue
+            self._logs[call].answer(reply.turn)
             try:
                 call.replied(reply, call.leg.receive_reply(reply))
             except Exception as wrong:  # the edge of a call

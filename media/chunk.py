@@ -43,6 +43,8 @@ class Flags(enum.IntFlag):
     """Reply only: what is still queued of earlier replies is to be cut at once (the model yields)."""
     TEXT_CUT = 16
     """Text or events did not fit and were cut at a character or event; what is here is whole."""
+    ANSWERED = 32
+    """Chunk of a log only (`media.turn_log`): a model server before this one replied to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

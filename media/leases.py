@@ -6,7 +6,8 @@ A unix SOCK_SEQPACKET connection, one JSON object a packet, at most `MAX_BYTES`:
     Hello            ------------------->
                      <-------------------   Attached, with three descriptors: slot table (memfd),
                                             doorbell towards the server, doorbell towards the worker
-    Lease            ------------------->   one per call; again for every live call after a restart
+    Lease            ------------------->   one per call; again for every live call after a restart, then with
+                                            a descriptor: the log of its turns (memfd)
                      <-------------------   Leased or Refused, naming the same call
     Release          ------------------->   the call is over
     StatsRequest     ------------------->   also before, or without, Hello
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BYTES = 4096
-PROTOCOL = 1
+PROTOCOL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Lease:
     turn: int = 0
     """The turn that the call goes on with; not 0 after a restart of the server."""
     persona: str = ""
+    log: int = 0
+    """Bytes of the call's turns so far, see `media.turn_log`; not 0, and its memfd comes along, after a restart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,7 @@ from media.leases import (
     encode,
 )
 from media.slots import SlotTable
+from media.turn_log import MAX_LOG_BYTES
 from model_server.metrics import Counters
 
 MAX_PEERS = 64
@@ -55,7 +56,7 @@ class AlreadyServing(ValueError):
 class Desk(Protocol):
     """Who decides. `worker` is the number that the control socket gave to a connection."""
 
-    def lease(self, worker: int, wish: Lease) -> Leased | Refused: ...
+    def lease(self, worker: int, wish: Lease, past: bytes = b"") -> Leased | Refused: ...
 
     def release(self, worker: int, notice: Release) -> None: ...
 
@@ -143,7 +144,7 @@ class Control:
 
     def _receive(self, peer: _Peer) -> None:
         try:
-            packet = peer.sock.recv(MAX_BYTES + 1)
+            packet, descriptors, _, _ = socket.recv_fds(peer.sock, MAX_BYTES + 1, 1)
         except BlockingIOError:
             return
         except OSError as error:
@@ -153,21 +154,25 @@ class Control:
             self._hang_up(peer, "end of file")
             return
         try:
-            self._answer(peer, decode(packet))
+            message = decode(packet)
+            self._answer(peer, message, _past_of(message, descriptors))
         except BadMessage as wrong:
             self._counters.messages_bad_total += 1
             self._hang_up(peer, str(wrong))
         except OSError as error:
             self._hang_up(peer, f"does not take our answer: {error}")
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
 
-    def _answer(self, peer: _Peer, message: Message) -> None:
+    def _answer(self, peer: _Peer, message: Message, past: bytes) -> None:
         match message:
             case StatsRequest():
                 peer.sock.send(encode(self._desk.stats()))
             case Hello():
                 self._attach(peer, message)
             case Lease() if peer.attached:
-                peer.sock.send(encode(self._desk.lease(peer.number, message)))
+                peer.sock.send(encode(self._desk.lease(peer.number, message, past)))
             case Release() if peer.attached:
                 self._desk.release(peer.number, message)
             case _:
@@ -206,6 +211,18 @@ class Control:
         for bell in (peer.inbound_bell, peer.outbound_bell):
             if bell >= 0:
                 os.close(bell)
+
+
+def _past_of(message: Message, descriptors: list[int]) -> bytes:
+    """The turns that came along with a lease, packed. Read, not mapped: its writer may shrink it."""
+    if not isinstance(message, Lease) or not message.log:
+        return b""
+    if not descriptors or not 0 < message.log <= MAX_LOG_BYTES:
+        raise BadMessage(f"log = {message.log}: give a memfd with at most {MAX_LOG_BYTES} bytes")
+    past = os.pread(descriptors[0], message.log, 0)
+    if len(past) != message.log:
+        raise BadMessage(f"log = {message.log}, but {len(past)} bytes are there")
+    return past
 
 
 def listen(path: Path) -> socket.socket:

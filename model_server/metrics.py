@@ -48,6 +48,10 @@ class Counters:
     """Replies published after the budget that their worker was told."""
     turns_shed_total: int = 0
     """Replies made while something was left out (`shedding.py`)."""
+    turns_rebuilt_total: int = 0
+    """Turns of calls of a server before us, appended from their logs (`rebuild.py`); no reply."""
+    turns_not_rebuilt_total: int = 0
+    """Of these, forgotten: time was over."""
     passes_total: int = 0
     """Of the network, one after another, over all steps."""
     checks_failed_total: int = 0

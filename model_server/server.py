@@ -24,8 +24,10 @@ import structlog
 
 from media.chunk import Chunk
 from media.leases import Lease, Leased, Refused, Release, Stats
+from media.ring import META
 from media.slots import SlotTable
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES
+from media.turn_log import unpack
 from model_server.batch import Batch
 from model_server.config import ModelServerConfig
 from model_server.control import Control
@@ -35,6 +37,7 @@ from model_server.exchange import collect, publish
 from model_server.late_turns import LateTurn, LateTurns
 from model_server.leases import Leases
 from model_server.metrics import Metrics
+from model_server.rebuild import Rebuilds
 from model_server.scheduler import NOBODY, SlotStates
 from model_server.shedding import Shed, Shedding
 from model_server.step_time import StepTime
@@ -83,6 +86,7 @@ class ModelServer:
         self.shedding, self.late_turns = Shedding(), LateTurns()
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
+        self.rebuilds = Rebuilds()
         self._absent = _NOBODY
         self._group = 0
         self._busy_ns = [0] * table.groups
@@ -122,6 +126,8 @@ class ModelServer:
         taken = collect(self.table, self._states, ours_S, tick_ns, is_last=not looks)
         gathered_ns = self._clock_ns()
         batch, plan = dataclasses.replace(taken.batch, shed=self.shedding.level), taken.plan
+        if self.rebuilds:
+            batch = self.rebuilds.put_behind(batch)
         self._absent = plan.absent if looks else _NOBODY
         self._states.commit(plan)
         counters.turns_missed_total += len(plan.missing)
@@ -186,8 +192,8 @@ class ModelServer:
             self.metrics.counters.checks_failed_total += 1
             log.error("a sequence is not whole", reason=wrong)
 
-    def lease(self, worker: int, wish: Lease) -> Leased | Refused:
-        """Admit a call, open its sequence."""
+    def lease(self, worker: int, wish: Lease, past: bytes = b"") -> Leased | Refused:
+        """Admit a call, open its sequence; one that comes with a packed log of its turns is rebuilt first."""
         answer = self.leases.lease(worker, wish, self._clock_ns())
         if isinstance(answer, Leased):
             try:
@@ -198,11 +204,44 @@ class ModelServer:
                 answer = Refused(wish.call, str(wrong), 0)
         if isinstance(answer, Leased):
             self._states.open(answer.slot, answer.group)
+            self._rebuild_from(answer, past)
             self._ask_for_pictures([answer.slot])
             self.metrics.counters.leases_total += 1
         else:
             self.metrics.counters.leases_refused_total += 1  # the worker says why: it knows the call
         return answer
+
+    def _rebuild_from(self, leased: Leased, past: bytes) -> None:
+        try:
+            turns = unpack(past, leased.generation)
+        except ValueError as wrong:  # a bug of ours: better a call that has forgotten than none
+            log.error("a call's log is of no use", call=leased.call, reason=str(wrong))
+            return
+        if turns:
+            self.rebuilds.open(leased.slot, leased.group, turns, self._clock_ns())
+
+    def rebuild(self, tick_ns: int, group: int) -> bool:
+        """One pass of calls that are rebuilt, if it is over before this next tick, of `group`; False if not.
+
+        A tick at which nobody who is live waits for an answer may be a little late.
+        """
+        now_ns = self._clock_ns()
+        for slot, turns in self.rebuilds.give_up(now_ns).items():
+            self.metrics.counters.turns_not_rebuilt_total += turns
+            log.warning("rebuilding took too long", slot=slot, turns_forgotten=turns)
+        if not self.rebuilds:
+            return False
+        slots = self.rebuilds.next_slots()
+        is_awaited = self.leases.in_group[group] > self.rebuilds.in_group(group)
+        if is_awaited and now_ns + self._step_time.predict_ns(len(slots)) + GUARD_NS > tick_ns:
+            return False
+        batch = Batch(
+            now_ns, _NOBODY, np.empty(0, META), np.empty((0, TURN_SAMPLES), np.int16),
+            earlier=self.rebuilds.take(slots), shed=self.shedding.level,
+        )  # fmt: skip
+        self.metrics.counters.passes_total += self.engine.step(batch).passes
+        self.metrics.counters.turns_rebuilt_total += len(slots)
+        return True
 
     def release(self, worker: int, notice: Release) -> None:
         """The call is over; a release of what the worker does not hold is logged and changes nothing."""
@@ -245,6 +284,7 @@ class ModelServer:
 
     def _close(self, slot: int) -> None:
         self._states.close(slot)
+        self.rebuilds.close(slot)
         self.engine.close(slot)
 
 
@@ -330,6 +370,8 @@ def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Cal
             collected_ns = now_ns
         control.serve(0)  # busy to the brim, we still hear one message a tick
         while (left_ns := tick_ns - time.monotonic_ns()) > GUARD_NS and not stopping():
+            if server.rebuilds and (control.serve(0) or server.rebuild(tick_ns, group)):
+                continue  # leases before passes: calls of a group are rebuilt together
             control.serve((left_ns - GUARD_NS) / NS_PER_S)
         if stopping():
             return

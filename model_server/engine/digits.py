@@ -168,7 +168,11 @@ class DigitsEngine:
             for due, pcm, reply in self._append(dues, batch.shed):
                 b = row_of.get(due.slot)
                 if b is None or due.turn != int(batch.turns_B[b]):
-                    due.call.actions += reply.events
+                    if due.was_answered:  # by a server before us, with the same
+                        due.call.own.send(pcm, Flags.FLUSH in reply.flags)
+                        due.call.actions = ()
+                    else:
+                        due.call.actions += reply.events
                     continue
                 pcm_BS[b] = pcm
                 due.call.own.send(pcm, Flags.FLUSH in reply.flags)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from media.chunk import PCM, RGB, Chunk
+from media.chunk import PCM, RGB, Chunk, Flags
 from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch
 from model_server.engine.own_voice import SILENCE, OwnVoice
@@ -67,6 +67,11 @@ class Due:
     """Samples of each 50 ms that were made up."""
     played_samples: int
     chunk: Chunk | None = None
+
+    @property
+    def was_answered(self) -> bool:
+        """It comes from a log: what is written and said in it, the caller had once."""
+        return self.chunk is not None and Flags.ANSWERED in self.chunk.flags
 
 
 def owed(calls: Mapping[int, Call], batch: Batch, row_of: Mapping[int, int]) -> Iterator[list[Due]]:

@@ -9,7 +9,7 @@ It passes questions on as a model would: a typed line `delegate QUESTION`, or ke
 
 from __future__ import annotations
 
-from media.chunk import MAX_VIDEO_FRAMES
+from media.chunk import MAX_VIDEO_FRAMES, Flags
 from model_server.batch import Batch, Results, Said
 
 ECHOED = ("dtmf ",)
@@ -44,7 +44,11 @@ class EchoEngine:
             return Results(batch.pcm_BS)
         for slot, chunks in batch.earlier.items():
             for chunk in chunks:
-                self._unsaid[slot] += _lines(chunk.text, chunk.events)
+                unsaid = self._unsaid[slot]
+                unsaid += _lines(chunk.text, chunk.events)
+                if Flags.ANSWERED in chunk.flags:  # said by a server before us; a question's keys may go on
+                    self._questions(slot, unsaid)
+                    unsaid.clear()
         rows = set(batch.chunks)
         if batch.earlier:
             rows.update(b for b, slot in enumerate(batch.slots_B) if int(slot) in batch.earlier)

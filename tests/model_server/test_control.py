@@ -22,6 +22,7 @@ from media.leases import (
     encode,
 )
 from media.slots import SlotTable
+from media.turn_log import MAX_LOG_BYTES
 from model_server.control import MAX_PEERS, AlreadyServing, Control
 from model_server.metrics import Counters
 
@@ -29,9 +30,11 @@ from model_server.metrics import Counters
 class Desk:
     def __init__(self) -> None:
         self.heard: list[object] = []
+        self.pasts: list[bytes] = []
 
-    def lease(self, worker: int, wish: Lease) -> Leased | Refused:
+    def lease(self, worker: int, wish: Lease, past: bytes = b"") -> Leased | Refused:
         self.heard.append((worker, wish))
+        self.pasts.append(past)
         return Leased(wish.call, 3, 1, 2, 5)
 
     def release(self, worker: int, notice: Release) -> None:
@@ -126,6 +129,44 @@ def test_wishes_reach_the_desk_and_answers_the_worker(office, open_fds):
     office.settle()
     assert office.desk.heard == [(1, Lease("a")), (1, Release("a", 3, 1)), (1, "gone")]
     assert office.control.workers == 0
+
+
+def memfd(content: bytes) -> int:
+    fd = os.memfd_create("log")
+    os.write(fd, content)
+    return fd
+
+
+def test_a_log_comes_with_its_lease(office, open_fds):
+    sock = office.connect()
+    open_fds += office.hello(sock)
+    open_fds.append(memfd(b"turns"))
+    before = len(os.listdir("/proc/self/fd"))
+    socket.send_fds(sock, [encode(Lease("a", turn=3, log=5))], [open_fds[-1]])
+    office.settle()
+    assert decode(sock.recv(MAX_BYTES)) == Leased("a", 3, 1, 2, 5)
+    assert office.desk.pasts == [b"turns"] and len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("told", [-1, 6, MAX_LOG_BYTES + 1])
+def test_a_log_that_is_not_as_told_closes_that_peer(office, open_fds, told):
+    sock = office.connect()
+    open_fds += office.hello(sock)
+    open_fds.append(memfd(b"turns"))
+    socket.send_fds(sock, [encode(Lease("a", log=told))], [open_fds[-1]])
+    office.settle()
+    assert sock.recv(MAX_BYTES) == b"" and not office.desk.heard[:-1]
+    assert office.counters.messages_bad_total == 1
+
+
+def test_a_log_that_did_not_come_or_cannot_be_read_closes_that_peer(office, open_fds):
+    for descriptors in ([], list(os.pipe())):
+        sock = office.connect()
+        open_fds += [*office.hello(sock), *descriptors]
+        socket.send_fds(sock, [encode(Lease("a", log=5))], descriptors[:1])
+        office.settle()
+        assert sock.recv(MAX_BYTES) == b""
+    assert not office.desk.pasts
 
 
 def test_an_observer_needs_no_hello(office):

@@ -146,10 +146,10 @@ def _attached(attach, path: Path):
 
 
 class Fragile(EchoEngine):
-    """Breaks at the first text."""
+    """Breaks at the first text of a call; calibration's does no harm."""
 
     def step(self, batch: Batch) -> Results:
-        if batch.chunks:
+        if any(chunk.text.startswith("turn ") for chunk in batch.chunks.values()):
             raise RuntimeError("device lost")
         return super().step(batch)
 

@@ -52,6 +52,7 @@ def test_the_model_server_dies_and_every_call_goes_on_with_the_next() -> None:
 
 def test_the_spare_model_server_is_heard_within_a_second() -> None:
     killed: dict[str, int] = {}
+    turns_before = 10  # 2 s of the 3 s that the calls have been up for
 
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with live_calls(gateway) as calls:
@@ -61,6 +62,7 @@ def test_the_spare_model_server_is_heard_within_a_second() -> None:
             heir, killed["born_ns"] = await asyncio.to_thread(gateway.successor, victim)
             assert heir.pid == spare.pid
             killed["ready_ns"] = await calls.until(lambda m: m["microturn_model_slots_leased"] == CALLS)
+            await calls.until(lambda m: m["microturn_model_turns_rebuilt_total"] >= CALLS * turns_before)
             return await calls.finish()
 
     with GatewayUnderTest.start(GatewayWish(calls=CALLS, settings={"spare_model_server": "on"})) as gateway:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from media.chunk import PCM, Flags, VideoFrame
+from media.chunk import PCM, Chunk, Flags, VideoFrame
 from media.timebase import TURN_SAMPLES
+from model_server.batch import Said
 from model_server.engine.registry import make_engine
 from model_server.shedding import Shed
 from tests.model_server.engine.conftest import batch_of, chunk_of, voice
@@ -345,3 +346,42 @@ def test_an_answer_that_comes_at_once_waits_until_it_may_be_read() -> None:
     call.turns += 1
     answered(call, (5,))
     assert list(call.text) == [3, 4, 5] and not call.early
+
+
+def test_a_call_that_is_rebuilt_from_its_log_goes_on_as_if_nothing_had_been(
+    engine: Any, checkpoint: Path
+) -> None:
+    from model_server.engine.digits import DigitsEngine
+
+    pcm, died = voice(5, TURNS), 15
+    late = 9  # it came after its tick: in the state, but no reply was made to it
+    texts = {3: "persona count", 6: "result 1 2"}
+
+    def turn_of(turn: int, **more: Any) -> Chunk:
+        return chunk_of(turn, pcm[turn], text=texts.get(turn, ""), **more)
+
+    def say(on: Any, turn: int) -> tuple[PCM, Said]:
+        earlier = {0: [turn_of(late)]} if turn == late + 1 else {}
+        results = on.step(batch_of({0: turn}, {0: pcm[turn]}, chunks={0: turn_of(turn)}, earlier=earlier))
+        return results.pcm_BS[0], results.said.get(0, Said())
+
+    def goes_on(on: Any) -> list[tuple[PCM, Said]]:
+        return [say(on, turn) for turn in range(died, TURNS)]
+
+    heir = DigitsEngine(checkpoint)
+    for one in (engine, heir):
+        one.open(0, "")
+    for turn in range(died):
+        if turn != late:
+            say(engine, turn)
+    for turn in range(died):
+        answered = Flags.NONE if turn == late else Flags.ANSWERED
+        heir.step(batch_of({}, {}, earlier={0: [turn_of(turn, flags=answered)]}))
+    lived, rebuilt = goes_on(engine), goes_on(heir)
+    assert [said for _, said in rebuilt] == [said for _, said in lived]
+    assert any(said.text for _, said in lived)
+    worst = max(np.abs(a.astype(np.int32) - b).max() for (a, _), (b, _) in zip(lived, rebuilt, strict=True))
+    assert worst <= ROUNDING, worst
+    empty = DigitsEngine(checkpoint)
+    empty.open(0, "")
+    assert [said for _, said in goes_on(empty)] != [said for _, said in lived], "the past makes no difference"

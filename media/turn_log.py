@@ -1,0 +1,106 @@
+"""What of a call its worker keeps, so that a model server that never heard of it can go on with it.
+
+The newest `LOG_TURNS` chunks and, of older ones, the newest `LOG_LINES` that had text: a persona may have been
+typed long ago. Pictures are left out. A chunk that was answered says so (`Flags.ANSWERED`): what the model said in
+it was sent, and what it asked for was done. Bounded: 0.4 MB a call; what is older is forgotten, as the model does.
+
+Packed, each turn is `META`, int16 [3200], text and events, one after the other, without gaps.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+
+import numpy as np
+
+from media.chunk import MAX_EVENTS_BYTES, MAX_TEXT_BYTES, Chunk, Flags
+from media.ring import META, encode_text
+from media.timebase import TURN_SAMPLES
+
+LOG_TURNS = 60
+"""12 s: what 512 positions hold, which is what layers with a window see, at 8 or 9 a turn."""
+LOG_LINES = 4
+_FIXED_BYTES = META.itemsize + 2 * TURN_SAMPLES
+MAX_LOG_BYTES = (LOG_TURNS + LOG_LINES) * (_FIXED_BYTES + MAX_TEXT_BYTES + MAX_EVENTS_BYTES)
+
+
+class TurnLog:
+    """Of one call."""
+
+    def __init__(self) -> None:
+        self._lines: deque[Chunk] = deque(maxlen=LOG_LINES)
+        self._turns: deque[Chunk] = deque()
+        self._answered: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self._lines) + len(self._turns)
+
+    def add(self, chunk: Chunk) -> None:
+        """It was published; its samples are kept, not copied."""
+        self._turns.append(replace(chunk, video=()))
+        if len(self._turns) > LOG_TURNS:
+            oldest = self._turns.popleft()
+            if oldest.text:
+                self._lines.append(self._marked(oldest))
+            self._answered.discard(oldest.turn)
+
+    def answer(self, turn: int) -> None:
+        """Its reply came, in time or not."""
+        if self._turns and self._turns[0].turn <= turn <= self._turns[-1].turn:
+            self._answered.add(turn)
+
+    def pack(self) -> bytes:
+        """All of it, oldest first."""
+        return b"".join(_packed(chunk) for chunk in (*self._lines, *map(self._marked, self._turns)))
+
+    def _marked(self, chunk: Chunk) -> Chunk:
+        answered = chunk.turn in self._answered
+        return replace(chunk, flags=chunk.flags | Flags.ANSWERED) if answered else chunk
+
+
+def unpack(log: bytes, generation: int) -> tuple[Chunk, ...]:
+    """The chunks of a packed log, as of this tenant. `ValueError` when it is none."""
+    chunks: list[Chunk] = []
+    at = 0
+    while at < len(log):
+        if at + _FIXED_BYTES > len(log):
+            raise ValueError(f"a log of {len(log)} bytes ends within a turn")
+        meta = np.frombuffer(log, META, 1, at)[0]
+        pcm = np.frombuffer(log, np.int16, TURN_SAMPLES, at + META.itemsize)
+        at += _FIXED_BYTES
+        end_of_text = at + int(meta["text_bytes"])
+        end = end_of_text + int(meta["events_bytes"])
+        turn = int(meta["turn"])
+        if end > len(log) or (chunks and turn <= chunks[-1].turn):
+            raise ValueError(f"turn {turn} at byte {at} of {len(log)} is not whole, or not in order")
+        events = log[end_of_text:end].decode(errors="replace").rstrip("\n")
+        chunks.append(
+            Chunk(
+                generation=generation,
+                turn=turn,
+                captured_ns=int(meta["stamp_ns"]),
+                pcm=pcm,
+                concealed_quarters=tuple(meta["concealed"].tolist()),
+                lost_packets=int(meta["lost"]),
+                dropped_samples=int(meta["dropped"]),
+                played_samples=int(meta["played"]),
+                text=log[at:end_of_text].decode(errors="replace"),
+                events=tuple(events.split("\n")) if events else (),
+                flags=Flags(int(meta["flags"])),
+            )
+        )
+        at = end
+    return tuple(chunks)
+
+
+def _packed(chunk: Chunk) -> bytes:
+    text, events, cut = encode_text(chunk.text, chunk.events)
+    meta = np.array(
+        (
+            chunk.captured_ns, 0, chunk.generation, chunk.turn, chunk.flags | cut, chunk.concealed_quarters,
+            chunk.lost_packets, chunk.dropped_samples, chunk.played_samples, len(text), len(events), 0,
+        ),
+        META,
+    )  # fmt: skip
+    return b"".join((meta.tobytes(), chunk.pcm.tobytes(), text, events))

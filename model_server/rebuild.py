@@ -1,0 +1,129 @@
+"""Calls that another model server had, and whose sequences are made again here, from their workers' logs.
+
+    lease with a log --> turns wait --a pass in the slack between ticks, a turn of each call of a group--> ...
+      live turns meanwhile wait behind them and get no reply           ... --> none waits: the call is live
+
+Bounded: a call has `PATIENCE_NS` for all; what waits then is forgotten, counted, and the call is live without it.
+Turns that never came are filled in as silence that was made up, each to be a pass of its own; where more than
+`FILL_TURNS` are missing, the engine tells the network of as many as it would in a live call. No engine, no clock.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from media.chunk import QUARTER_SAMPLES, Chunk, Flags
+from media.timebase import NS_PER_S, TURN_SAMPLES
+from model_server.batch import Batch
+
+PATIENCE_NS = 5 * NS_PER_S
+"""A caller who hears nothing for longer hangs up."""
+FILL_TURNS = 5
+
+_SILENCE = np.zeros(TURN_SAMPLES, np.int16)
+_MADE_UP = (QUARTER_SAMPLES, QUARTER_SAMPLES, QUARTER_SAMPLES, QUARTER_SAMPLES)
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    group: int
+    until_ns: int
+    waiting: deque[Chunk]
+
+    def add(self, chunk: Chunk) -> None:
+        first = self.waiting[-1].turn + 1 if self.waiting else chunk.turn
+        if chunk.turn - first <= FILL_TURNS:
+            for turn in range(first, chunk.turn):
+                self.waiting.append(Chunk(chunk.generation, turn, 0, _SILENCE, _MADE_UP))
+        self.waiting.append(replace(chunk, video=()))
+
+
+class Rebuilds:
+    """By slot, the turns that are still to be appended."""
+
+    def __init__(self) -> None:
+        self._calls: dict[int, _Call] = {}
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    def __contains__(self, slot: int) -> bool:
+        return slot in self._calls
+
+    def open(self, slot: int, group: int, log: Iterable[Chunk], now_ns: int) -> None:
+        """A call of this phase group, with its turns so far, oldest first; at least one."""
+        call = self._calls[slot] = _Call(group, now_ns + PATIENCE_NS, deque())
+        for chunk in log:
+            call.add(chunk)
+
+    def close(self, slot: int) -> None:
+        """The call is over, or none of these."""
+        self._calls.pop(slot, None)
+
+    def in_group(self, group: int) -> int:
+        """How many calls of this phase group."""
+        return sum(call.group == group for call in self._calls.values())
+
+    def next_slots(self) -> list[int]:
+        """Whose turns are to be appended next, together: all of the phase group that has most to do."""
+        most = max(self._calls.values(), key=lambda call: len(call.waiting))
+        return sorted(slot for slot, call in self._calls.items() if call.group == most.group)
+
+    def take(self, slots: Iterable[int]) -> dict[int, tuple[Chunk, ...]]:
+        """The oldest turn of each; a call of which none waits any more is live."""
+        taken: dict[int, tuple[Chunk, ...]] = {}
+        for slot in slots:
+            waiting = self._calls[slot].waiting
+            taken[slot] = (waiting.popleft(),)
+            if not waiting:
+                del self._calls[slot]
+        return taken
+
+    def give_up(self, now_ns: int) -> dict[int, int]:
+        """Calls whose time is over: how many turns each of them loses. They are live."""
+        late = {slot: len(call.waiting) for slot, call in self._calls.items() if call.until_ns <= now_ns}
+        for slot in late:
+            del self._calls[slot]
+        return late
+
+    def put_behind(self, batch: Batch) -> Batch:
+        """The live turns of these calls wait behind their logs; what is left is the batch of all others."""
+        ours = [slot for slot in {*map(int, batch.slots_B), *batch.earlier} if slot in self._calls]
+        if not ours and not any(int(slot) in self._calls for slot in batch.missing_M):
+            return batch
+        for slot in ours:
+            for chunk in batch.earlier.get(slot, ()):
+                self._calls[slot].add(chunk)
+        theirs = np.flatnonzero(~np.isin(batch.slots_B, ours))
+        for b in np.flatnonzero(np.isin(batch.slots_B, ours)):
+            self._calls[int(batch.slots_B[b])].add(_chunk(batch, int(b)))
+        return replace(
+            batch,
+            slots_B=batch.slots_B[theirs],
+            meta_B=batch.meta_B[theirs],
+            pcm_BS=batch.pcm_BS[theirs],
+            chunks={at: batch.chunks[b] for at, b in enumerate(theirs.tolist()) if b in batch.chunks},
+            earlier={slot: older for slot, older in batch.earlier.items() if slot not in self._calls},
+            missing_M=np.array([slot for slot in batch.missing_M if int(slot) not in self._calls], np.intp),
+        )
+
+
+def _chunk(batch: Batch, b: int) -> Chunk:
+    if b in batch.chunks:
+        return batch.chunks[b]
+    meta = batch.meta_B[b]
+    return Chunk(
+        generation=int(meta["generation"]),
+        turn=int(meta["turn"]),
+        captured_ns=int(meta["stamp_ns"]),
+        pcm=batch.pcm_BS[b],
+        concealed_quarters=tuple(meta["concealed"].tolist()),
+        lost_packets=int(meta["lost"]),
+        dropped_samples=int(meta["dropped"]),
+        played_samples=int(meta["played"]),
+        flags=Flags(int(meta["flags"])),
+    )

@@ -1,0 +1,68 @@
+"""The log of a call: bounded, whole, and read back as it was written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from media.chunk import Chunk, Flags, VideoFrame
+from media.timebase import TURN_SAMPLES
+from media.turn_log import LOG_LINES, LOG_TURNS, MAX_LOG_BYTES, TurnLog, unpack
+
+
+def chunk(turn: int, **more: Any) -> Chunk:
+    return Chunk(3, turn, 1000 + turn, np.full(TURN_SAMPLES, turn - 7, np.int16), **more)
+
+
+def test_what_is_read_back_is_what_was_published_but_for_pictures() -> None:
+    log = TurnLog()
+    frame = VideoFrame(1, np.zeros((2, 2, 3), np.uint8))
+    full = chunk(
+        4, concealed_quarters=(1, 2, 3, 800), lost_packets=5, dropped_samples=6, played_samples=3200,
+        text="persona kräftig", events=("dtmf 5", "hold"), video=(frame,), flags=Flags.HELD,
+    )  # fmt: skip
+    log.add(full)
+    log.add(chunk(6))
+    log.answer(4)
+    first, second = unpack(log.pack(), generation=9)
+    assert np.array_equal(first.pcm, full.pcm) and np.array_equal(second.pcm, chunk(6).pcm)
+    wanted = replace(full, generation=9, video=(), flags=Flags.HELD | Flags.ANSWERED, pcm=first.pcm)
+    assert first == wanted and (second.turn, second.flags, second.generation) == (6, Flags.NONE, 9)
+
+
+def test_the_newest_turns_are_kept_and_of_older_ones_the_newest_lines() -> None:
+    log = TurnLog()
+    for turn in range(3 * LOG_TURNS):
+        log.add(chunk(turn, text=f"line {turn}" if turn % 10 == 0 else ""))
+        log.answer(turn)
+    kept = unpack(log.pack(), 1)
+    begin = 2 * LOG_TURNS
+    lines = [c.turn for c in kept[:LOG_LINES]]
+    assert lines == [turn for turn in range(begin) if turn % 10 == 0][-LOG_LINES:]
+    assert [c.turn for c in kept[LOG_LINES:]] == list(range(begin, 3 * LOG_TURNS))
+    assert all(Flags.ANSWERED in c.flags for c in kept)
+    assert len(log) == len(kept) and len(log.pack()) <= MAX_LOG_BYTES
+
+
+def test_a_reply_to_a_turn_that_is_not_there_is_nobodys() -> None:
+    log = TurnLog()
+    log.answer(0)
+    log.add(chunk(5))
+    for turn in (4, 6):
+        log.answer(turn)
+    assert unpack(log.pack(), 1)[0].flags == Flags.NONE
+    assert unpack(TurnLog().pack(), 1) == ()
+
+
+def test_what_is_no_log_is_refused() -> None:
+    log = TurnLog()
+    log.add(chunk(1, text="hello"))
+    whole = log.pack()
+    for cut in (1, 50, len(whole) - 1):
+        with pytest.raises(ValueError, match="within a turn|not whole"):
+            unpack(whole[:cut], 1)
+    with pytest.raises(ValueError, match="not in order"):
+        unpack(whole + whole, 1)
