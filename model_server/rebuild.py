@@ -3,23 +3,29 @@
     lease with a log --> turns wait --a pass in the slack between ticks, a turn of each call of a group--> ...
       live turns meanwhile wait behind them and get no reply           ... --> none waits: the call is live
 
-Bounded: a call has `PATIENCE_NS` for all; what waits then is forgotten, counted, and the call is live without it.
-Turns that never came are filled in as silence that was made up, each to be a pass of its own; where more than
+Bounded: when a call's turn comes, the oldest turns that would not be appended in `AIM_NS` at what passes take are
+forgotten, so that many calls come back with less rather than late. After `PATIENCE_NS` all that waits is forgotten.
+Both are counted; typed lines stay, for a persona may be among them. Calls that lease at the same time are begun
+together, `SETTLE_NS` after the first. Turns that never came are filled in as silence that was made up, each to be a pass of its own; where more than
 `FILL_TURNS` are missing, the engine tells the network of as many as it would in a live call. No engine, no clock.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from media.chunk import QUARTER_SAMPLES, Chunk, Flags
-from media.timebase import NS_PER_S, TURN_SAMPLES
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_SAMPLES
+from media.turn_log import LOG_LINES
 from model_server.batch import Batch
 
+SETTLE_NS = 50 * NS_PER_MS
+AIM_NS = 3 * NS_PER_S // 2
+"""With the heir's start, the lease and the next tick, callers hear nothing for less than 2 s."""
 PATIENCE_NS = 5 * NS_PER_S
 """A caller who hears nothing for longer hangs up."""
 FILL_TURNS = 5
@@ -28,11 +34,12 @@ _SILENCE = np.zeros(TURN_SAMPLES, np.int16)
 _MADE_UP = (QUARTER_SAMPLES, QUARTER_SAMPLES, QUARTER_SAMPLES, QUARTER_SAMPLES)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Call:
     group: int
-    until_ns: int
+    leased_ns: int
     waiting: deque[Chunk]
+    is_begun: bool = False
 
     def add(self, chunk: Chunk) -> None:
         first = self.waiting[-1].turn + 1 if self.waiting else chunk.turn
@@ -40,6 +47,16 @@ class _Call:
             for turn in range(first, chunk.turn):
                 self.waiting.append(Chunk(chunk.generation, turn, 0, _SILENCE, _MADE_UP))
         self.waiting.append(replace(chunk, video=()))
+
+    def shorten(self, most: int) -> int:
+        """To the newest so many, and older ones that have text; returns how many are forgotten."""
+        before, lines = len(self.waiting), []
+        while len(self.waiting) > most:
+            oldest = self.waiting.popleft()
+            if oldest.text:
+                lines.append(oldest)
+        self.waiting.extendleft(reversed(lines[-LOG_LINES:]))
+        return before - len(self.waiting)
 
 
 class Rebuilds:
@@ -56,7 +73,7 @@ class Rebuilds:
 
     def open(self, slot: int, group: int, log: Iterable[Chunk], now_ns: int) -> None:
         """A call of this phase group, with its turns so far, oldest first; at least one."""
-        call = self._calls[slot] = _Call(group, now_ns + PATIENCE_NS, deque())
+        call = self._calls[slot] = _Call(group, now_ns, deque())
         for chunk in log:
             call.add(chunk)
 
@@ -68,10 +85,34 @@ class Rebuilds:
         """How many calls of this phase group."""
         return sum(call.group == group for call in self._calls.values())
 
+    def begin(self, now_ns: int, pass_ns: Callable[[int], float]) -> int:
+        """Those that have settled; `pass_ns` is what a pass of so many calls usually takes.
+
+        Returns how many turns are forgotten for want of time.
+        """
+        if not any(
+            now_ns - call.leased_ns >= SETTLE_NS for call in self._calls.values() if not call.is_begun
+        ):
+            return 0
+        groups = Counter(call.group for call in self._calls.values())
+        round_ns = sum(pass_ns(rows) for rows in groups.values())
+        forgotten = 0
+        for call in self._calls.values():
+            if call.is_begun:
+                continue
+            call.is_begun = True
+            left_ns = call.leased_ns + AIM_NS - now_ns
+            most = max(FILL_TURNS, int(left_ns / round_ns)) if round_ns else len(call.waiting)
+            forgotten += call.shorten(most)
+        return forgotten
+
     def next_slots(self) -> list[int]:
-        """Whose turns are to be appended next, together: all of the phase group that has most to do."""
-        most = max(self._calls.values(), key=lambda call: len(call.waiting))
-        return sorted(slot for slot, call in self._calls.items() if call.group == most.group)
+        """Whose turns are to be appended next, together: all of the phase group that has most to do, if any."""
+        begun = {slot: call for slot, call in self._calls.items() if call.is_begun}
+        if not begun:
+            return []
+        most = max(begun.values(), key=lambda call: len(call.waiting))
+        return sorted(slot for slot, call in begun.items() if call.group == most.group)
 
     def take(self, slots: Iterable[int]) -> dict[int, tuple[Chunk, ...]]:
         """The oldest turn of each; a call of which none waits any more is live."""
@@ -85,7 +126,11 @@ class Rebuilds:
 
     def give_up(self, now_ns: int) -> dict[int, int]:
         """Calls whose time is over: how many turns each of them loses. They are live."""
-        late = {slot: len(call.waiting) for slot, call in self._calls.items() if call.until_ns <= now_ns}
+        late = {
+            slot: len(call.waiting)
+            for slot, call in self._calls.items()
+            if now_ns - call.leased_ns >= PATIENCE_NS
+        }
         for slot in late:
             del self._calls[slot]
         return late

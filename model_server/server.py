@@ -48,6 +48,8 @@ GUARD_NS = 1 * NS_PER_MS
 LOOKS_NS = (4 * NS_PER_MS, 8 * NS_PER_MS)
 """After a tick, when chunks that were not there are looked for again: the machine may have held up their worker.
 A reply that is published within `media.leg.WAKE_NS` (8 ms) after its budget is still played."""
+REBUILD_LOOKS_NS = 10 * NS_PER_MS
+"""Between looks whether calls that are to be rebuilt have settled."""
 FIFO_PRIORITY = 10
 """Above every ordinary process, below the kernel's own threads."""
 COLLECT_EVERY_NS = 10 * NS_PER_S
@@ -229,9 +231,10 @@ class ModelServer:
         for slot, turns in self.rebuilds.give_up(now_ns).items():
             self.metrics.counters.turns_not_rebuilt_total += turns
             log.warning("rebuilding took too long", slot=slot, turns_forgotten=turns)
-        if not self.rebuilds:
-            return False
+        self.metrics.counters.turns_not_rebuilt_total += self.rebuilds.begin(now_ns, self._pass_ns)
         slots = self.rebuilds.next_slots()
+        if not slots:
+            return False
         is_awaited = self.leases.in_group[group] > self.rebuilds.in_group(group)
         if is_awaited and now_ns + self._step_time.predict_ns(len(slots)) + GUARD_NS > tick_ns:
             return False
@@ -242,6 +245,10 @@ class ModelServer:
         self.metrics.counters.passes_total += self.engine.step(batch).passes
         self.metrics.counters.turns_rebuilt_total += len(slots)
         return True
+
+    def _pass_ns(self, rows: int) -> float:
+        """What a pass of so many calls usually takes."""
+        return self._step_time.line.ns(rows, rows * self.engine.most_positions)
 
     def release(self, worker: int, notice: Release) -> None:
         """The call is over; a release of what the worker does not hold is logged and changes nothing."""
@@ -269,6 +276,7 @@ class ModelServer:
             "slots": self.table.slots,
             "slots_leased": self.leases.leased,
             "slots_resting": self.leases.resting,
+            "calls_rebuilding": len(self.rebuilds),
             "step_predicted_full_ns": self._step_time.predict_ns(capacity),
             "step_limit_ns": self.leases.step_limit_ns,
         }
@@ -372,7 +380,8 @@ def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Cal
         while (left_ns := tick_ns - time.monotonic_ns()) > GUARD_NS and not stopping():
             if server.rebuilds and (control.serve(0) or server.rebuild(tick_ns, group)):
                 continue  # leases before passes: calls of a group are rebuilt together
-            control.serve((left_ns - GUARD_NS) / NS_PER_S)
+            wait_ns = left_ns - GUARD_NS
+            control.serve((min(wait_ns, REBUILD_LOOKS_NS) if server.rebuilds else wait_ns) / NS_PER_S)
         if stopping():
             return
         if left_ns > 0:

@@ -22,6 +22,7 @@ MAY_IMPORT_OF_OURS = {
 }
 MODEL_SERVER_MAY_USE = {
     "media.timebase",
+    "media.turn_log",
     "media.chunk",
     "media.ring",
     "media.slots",

@@ -1,4 +1,4 @@
-"""`python -m model_server.bench cost-curve|four-hours|many-calls`."""
+"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def main(argv: list[str] | None = None) -> int:
     many.add_argument("--seconds", type=float, default=600.0)
     many.add_argument("--groups", type=int, default=4, help="phase groups of its turn clock (4)")
     many.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
-    for each in (curve, hours, many):
+    rebuild = kinds.add_parser(
+        "rebuild", help="seconds of calls that are rebuilt from their logs in a second"
+    )
+    rebuild.add_argument("--calls", type=int, nargs="+", default=[1, 16], metavar="N")
+    for each in (curve, hours, many, rebuild):
         each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
         each.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and plots")
     given = parser.parse_args(argv)
@@ -54,6 +58,10 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         from model_server.bench.many_calls import measure as measure_calls
 
         return measure_calls(given.checkpoint, given.data, given.calls, given.seconds, given.groups)
+    if given.kind == "rebuild":
+        from model_server.bench.rebuild import measure as measure_rebuild
+
+        return measure_rebuild(given.checkpoint, given.calls)
     from model_server.bench.four_hours import measure as measure_hours
 
     return measure_hours(given.checkpoint, given.data, given.hours, given.minute, given.calls)

@@ -12,7 +12,7 @@ from media.leases import Lease, Leased
 from media.timebase import NS_PER_MS, TURN_NS, TURN_SAMPLES
 from media.turn_log import TurnLog
 from model_server.batch import Batch, Results
-from model_server.rebuild import PATIENCE_NS
+from model_server.rebuild import AIM_NS, PATIENCE_NS, SETTLE_NS
 from model_server.step_time import StepTime
 from tests.model_server.test_server import Node
 
@@ -47,6 +47,7 @@ class Heard(Node):
             log.answer(turn)
         answer = self.server.lease(1, Lease(call, turn=turns.stop), log.pack())
         assert isinstance(answer, Leased), answer
+        self.now_ns += SETTLE_NS
         return answer
 
     def slack(self, until_ns: int, group: int = 0) -> int:
@@ -123,6 +124,35 @@ def test_what_takes_too_long_is_forgotten_and_counted(node: Heard) -> None:
     assert (lease.slot, 45, True) in node.heard
 
 
+def test_so_many_calls_come_back_with_their_newest_turns_in_time() -> None:
+    node = Heard(slots=8, groups=4)
+    leased_ns, calls = node.now_ns, 8
+    for call in range(calls):
+        node.come_back(range(60), f"old {call}")
+        node.now_ns = leased_ns  # all at once
+    node.now_ns += SETTLE_NS
+    rounds = node.slack(node.now_ns + 2 * AIM_NS) // 4
+    assert node.now_ns <= leased_ns + AIM_NS and not node.server.rebuilds
+    assert rounds * 4 * STEP_NS >= AIM_NS - SETTLE_NS - 4 * STEP_NS, "as many as there is time for"
+    for slot in range(calls):
+        assert [turn for s, turn, _ in node.heard if s == slot] == list(range(60 - rounds, 60))
+    assert node.counters.turns_not_rebuilt_total == calls * (60 - rounds)
+    node.table.close()
+
+
+def test_what_was_typed_is_not_forgotten_for_want_of_time(node: Heard) -> None:
+    log = TurnLog()
+    for turn in range(60):
+        log.add(
+            Chunk(1, turn, 0, np.zeros(TURN_SAMPLES, np.int16), text="persona count" if turn == 2 else "")
+        )
+    node.server._pass_ns = lambda rows: AIM_NS / 10  # type: ignore[method-assign]
+    assert isinstance(node.server.lease(1, Lease("old"), log.pack()), Leased)
+    node.now_ns += SETTLE_NS
+    node.slack(node.now_ns + AIM_NS)
+    assert [turn for _, turn, _ in node.heard] == [2, *range(51, 60)]
+
+
 def test_a_call_that_ends_meanwhile_leaves_nothing(node: Heard) -> None:
     node.come_back(range(9))
     node.slack(node.now_ns + 2 * STEP_NS)
@@ -146,6 +176,7 @@ def test_an_echo_repeats_nothing_that_was_said_before(node: Heard) -> None:
     log.add(Chunk(1, 3, 0, np.zeros(TURN_SAMPLES, np.int16), text="unheard"))
     lease = node.server.lease(1, Lease("old", turn=4), log.pack())
     assert isinstance(lease, Leased)
+    node.now_ns += SETTLE_NS
     node.slack(node.now_ns + TURN_NS)
     node.send(lease, 4, events=("dtmf 4", "dtmf #"), flags=Flags.NONE)
     node.tick()
