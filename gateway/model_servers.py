@@ -19,6 +19,8 @@ from gateway.priority import come_forward, step_back
 
 log = structlog.get_logger()
 
+SETTLE_S = 5.0
+"""After a model server is ready, before its spare is made: calls are rebuilt first, with all of the machine."""
 AGAIN_S = 5.0
 """After a spare died: whatever killed it while it loaded will do so again."""
 
@@ -62,6 +64,7 @@ class ModelServers:
         assert serving.stdout is not None
         if not await serving.stdout.readline():
             return  # it died first: whoever comes after it is followed by a spare
+        await asyncio.sleep(SETTLE_S)
         while True:
             self._spare = await asyncio.create_subprocess_exec(
                 *self._argv, "--spare", stdin=PIPE, stdout=PIPE, start_new_session=True

@@ -1,18 +1,19 @@
 """Calls that another model server had, and whose sequences are made again here, from their workers' logs.
 
-    lease with a log --> turns wait --a pass in the slack between ticks, a turn of each call of a group--> ...
-      live turns meanwhile wait behind them and get no reply           ... --> none waits: the call is live
+    lease with a log --> turns wait --a pass in the slack between ticks, a turn of each call--> ...
+      live turns meanwhile wait behind them and get no reply ... --> none waits: the call is live
 
 Bounded: when a call's turn comes, the oldest turns that would not be appended in `AIM_NS` at what passes take are
 forgotten, so that many calls come back with less rather than late. After `PATIENCE_NS` all that waits is forgotten.
 Both are counted; typed lines stay, for a persona may be among them. Calls that lease at the same time are begun
-together, `SETTLE_NS` after the first. Turns that never came are filled in as silence that was made up, each to be a pass of its own; where more than
-`FILL_TURNS` are missing, the engine tells the network of as many as it would in a live call. No engine, no clock.
+together, `SETTLE_NS` after the first. Turns that never came are filled in as silence that was made up, each to be a
+pass of its own; where more than `FILL_TURNS` are missing, the engine tells the network of as many as it would in a
+live call. No engine, no clock.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -85,8 +86,8 @@ class Rebuilds:
         """How many calls of this phase group."""
         return sum(call.group == group for call in self._calls.values())
 
-    def begin(self, now_ns: int, pass_ns: Callable[[int], float]) -> int:
-        """Those that have settled; `pass_ns` is what a pass of so many calls usually takes.
+    def begin(self, now_ns: int, most: int, pass_ns: Callable[[int], float]) -> int:
+        """Those that have settled. A pass takes so many calls at `most`, and usually `pass_ns` of their number.
 
         Returns how many turns are forgotten for want of time.
         """
@@ -94,25 +95,21 @@ class Rebuilds:
             now_ns - call.leased_ns >= SETTLE_NS for call in self._calls.values() if not call.is_begun
         ):
             return 0
-        groups = Counter(call.group for call in self._calls.values())
-        round_ns = sum(pass_ns(rows) for rows in groups.values())
+        round_ns = -(-len(self._calls) // most) * pass_ns(min(most, len(self._calls)))
         forgotten = 0
         for call in self._calls.values():
             if call.is_begun:
                 continue
             call.is_begun = True
             left_ns = call.leased_ns + AIM_NS - now_ns
-            most = max(FILL_TURNS, int(left_ns / round_ns)) if round_ns else len(call.waiting)
-            forgotten += call.shorten(most)
+            turns = max(FILL_TURNS, int(left_ns / round_ns)) if round_ns else len(call.waiting)
+            forgotten += call.shorten(turns)
         return forgotten
 
-    def next_slots(self) -> list[int]:
-        """Whose turns are to be appended next, together: all of the phase group that has most to do, if any."""
-        begun = {slot: call for slot, call in self._calls.items() if call.is_begun}
-        if not begun:
-            return []
-        most = max(begun.values(), key=lambda call: len(call.waiting))
-        return sorted(slot for slot, call in begun.items() if call.group == most.group)
+    def next_slots(self, most: int) -> list[int]:
+        """Whose turns are to be appended next, together: of so many calls at most, those with most to do."""
+        begun = [(-len(call.waiting), slot) for slot, call in self._calls.items() if call.is_begun]
+        return sorted(slot for _, slot in sorted(begun)[:most])
 
     def take(self, slots: Iterable[int]) -> dict[int, tuple[Chunk, ...]]:
         """The oldest turn of each; a call of which none waits any more is live."""

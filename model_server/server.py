@@ -231,8 +231,10 @@ class ModelServer:
         for slot, turns in self.rebuilds.give_up(now_ns).items():
             self.metrics.counters.turns_not_rebuilt_total += turns
             log.warning("rebuilding took too long", slot=slot, turns_forgotten=turns)
-        self.metrics.counters.turns_not_rebuilt_total += self.rebuilds.begin(now_ns, self._pass_ns)
-        slots = self.rebuilds.next_slots()
+        self.metrics.counters.turns_not_rebuilt_total += self.rebuilds.begin(
+            now_ns, most := self._pass_limit(), self._pass_ns
+        )
+        slots = self.rebuilds.next_slots(most)
         if not slots:
             return False
         is_awaited = self.leases.in_group[group] > self.rebuilds.in_group(group)
@@ -245,6 +247,15 @@ class ModelServer:
         self.metrics.counters.passes_total += self.engine.step(batch).passes
         self.metrics.counters.turns_rebuilt_total += len(slots)
         return True
+
+    def _pass_limit(self) -> int:
+        """Of how many calls a pass is over before the next group's tick, at least one."""
+        fitting = (
+            rows
+            for rows in range(len(self.rebuilds), 1, -1)
+            if self._step_time.predict_ns(rows) <= self.leases.step_limit_ns
+        )
+        return next(fitting, 1)
 
     def _pass_ns(self, rows: int) -> float:
         """What a pass of so many calls usually takes."""

@@ -1,7 +1,7 @@
 """How fast calls are rebuilt from their logs after the death of a model server (`model_server/rebuild.py`).
 
-Logs of `LOG_TURNS` turns of callers who speak. Calls lie in as many phase groups as there are; each pass appends a
-turn of every call of one group. CPU time of the process's one thread, without the ticks that passes make room for.
+Logs of `LOG_TURNS` turns of callers who speak. Each pass appends a turn of every call, up to `MOST`.
+CPU time of the process's one thread, without the ticks that passes make room for.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ from model_server.batch import Batch
 from model_server.engine.digits import DigitsEngine
 from model_server.rebuild import SETTLE_NS, Rebuilds
 
-GROUPS = 4
+MOST = 16
+"""Calls of a pass."""
 LOUDNESS = 1_000
 
 
 def measure(checkpoint: Path, calls: Sequence[int]) -> dict[str, Any]:
     """Seconds of calls per second of CPU, and how long all of them take, for each number of calls."""
     engine = DigitsEngine(checkpoint)
-    engine.warm(-(-max(calls) // GROUPS))
+    engine.warm(min(MOST, max(calls)))
     points = [_point(engine, count) for count in (calls[0], *calls)][1:]  # the first one warms
-    return {"turns": LOG_TURNS, "groups": GROUPS, "points": points}
+    return {"turns": LOG_TURNS, "points": points}
 
 
 def _point(engine: DigitsEngine, count: int) -> dict[str, Any]:
@@ -43,12 +44,12 @@ def _point(engine: DigitsEngine, count: int) -> dict[str, Any]:
             Chunk(1, turn, 0, pcm[turn], played_samples=TURN_SAMPLES, flags=Flags.ANSWERED)
             for turn in range(LOG_TURNS)
         ]
-        rebuilds.open(slot, slot % GROUPS, log, 0)
-    rebuilds.begin(SETTLE_NS, lambda rows: 0.0)  # all turns, however long it takes
+        rebuilds.open(slot, 0, log, 0)
+    rebuilds.begin(SETTLE_NS, count, lambda rows: 0.0)  # all turns, however long it takes
     nobody = np.empty(0, np.intp)
     begun_ns = time.thread_time_ns()
     while rebuilds:
-        earlier = rebuilds.take(rebuilds.next_slots())
+        earlier = rebuilds.take(rebuilds.next_slots(MOST))
         engine.step(
             Batch(0, nobody, np.empty(0, META), np.empty((0, TURN_SAMPLES), np.int16), earlier=earlier)
         )

@@ -103,7 +103,7 @@ def test_no_pass_is_begun_that_would_make_a_live_call_wait(node: Heard) -> None:
     assert {turn for slot, turn, _ in node.heard if slot != live.slot} == set(range(100, 104))
 
 
-def test_calls_of_a_group_are_rebuilt_together_and_the_longest_first(node: Heard) -> None:
+def test_calls_are_rebuilt_together_and_the_longest_first(node: Heard) -> None:
     long, short = node.come_back(range(6), "long"), node.come_back(range(3, 6), "short")
     assert node.slack(node.now_ns + TURN_NS) == 6
     assert [turn for slot, turn, _ in node.heard if slot == long.slot] == list(range(6))
@@ -126,18 +126,28 @@ def test_what_takes_too_long_is_forgotten_and_counted(node: Heard) -> None:
 
 def test_so_many_calls_come_back_with_their_newest_turns_in_time() -> None:
     node = Heard(slots=8, groups=4)
+    node.server._step_time.predict_ns = lambda rows, _=None: STEP_NS * (1 if rows <= 4 else 9)  # type: ignore
+    node.server._pass_ns = lambda rows: STEP_NS  # type: ignore[method-assign]
     leased_ns, calls = node.now_ns, 8
     for call in range(calls):
-        node.come_back(range(60), f"old {call}")
+        node.come_back(range(200, 260), f"old {call}")
         node.now_ns = leased_ns  # all at once
     node.now_ns += SETTLE_NS
-    rounds = node.slack(node.now_ns + 2 * AIM_NS) // 4
-    assert node.now_ns <= leased_ns + AIM_NS and not node.server.rebuilds
-    assert rounds * 4 * STEP_NS >= AIM_NS - SETTLE_NS - 4 * STEP_NS, "as many as there is time for"
-    for slot in range(calls):
-        assert [turn for s, turn, _ in node.heard if s == slot] == list(range(60 - rounds, 60))
-    assert node.counters.turns_not_rebuilt_total == calls * (60 - rounds)
+    passes = node.slack(node.now_ns + 2 * AIM_NS)
+    assert not node.server.rebuilds and passes == 2 * 60, "two passes a turn: four calls fit into one"
+    assert node.now_ns <= leased_ns + AIM_NS
     node.table.close()
+
+
+def test_what_there_is_no_time_for_is_forgotten_oldest_first(node: Heard) -> None:
+    node.server._pass_ns = lambda rows: 4 * STEP_NS  # type: ignore[method-assign]
+    lease = node.come_back(range(60))
+    node.slack(node.now_ns + AIM_NS)
+    kept = (AIM_NS - SETTLE_NS) // (4 * STEP_NS)
+    assert [turn for _, turn, _ in node.heard] == list(
+        range(60 - kept, 60)
+    ) and lease.slot not in node.server.rebuilds
+    assert node.counters.turns_not_rebuilt_total == 60 - kept
 
 
 def test_what_was_typed_is_not_forgotten_for_want_of_time(node: Heard) -> None:
