@@ -81,9 +81,10 @@ class Leases:
         if not self._free:
             reason = f"no free slot: {self.leased} leased, {self.resting} resting"
             return Refused(wish.call, reason, 1 if self._resting else 5)
-        if self.is_shedding and self.leased:
+        is_new = not wish.floor  # else a server before us admitted it: it goes on
+        if is_new and self.is_shedding and self.leased:
             return Refused(wish.call, "overloaded: steps take longer than they may", 5)
-        group = self._group_of_next()
+        group = self._group_of_next(must=not is_new)
         if group is None:
             return Refused(wish.call, self._why_full(), 5)
         slot = self._free.popleft()
@@ -125,17 +126,18 @@ class Leases:
         while self._resting and self._resting[0][0] <= now_ns:
             self._free.append(self._resting.popleft()[1])
 
-    def _group_of_next(self) -> int | None:
+    def _group_of_next(self, *, must: bool) -> int | None:
         """The emptiest group that has room for a call by all predictions; None where none has.
 
         Of groups with as few calls the one that is farthest from the others. A call alone always has room: it shows
-        what a step takes now.
+        what a step takes now. One that `must` have a place gets the emptiest.
         """
-        for group in sorted(range(len(self.in_group)), key=lambda g: (self.in_group[g], -self._apart(g))):
+        groups = sorted(range(len(self.in_group)), key=lambda g: (self.in_group[g], -self._apart(g)))
+        for group in groups:
             step_ns, turn_ns = self._predicted_with(group)
             if not self.leased or (step_ns <= self.step_limit_ns and turn_ns <= self.turn_limit_ns):
                 return group
-        return None
+        return groups[0] if must else None
 
     def _apart(self, group: int) -> int:
         """Ticks to the nearest group that has more calls, one way or the other."""

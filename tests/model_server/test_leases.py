@@ -161,3 +161,14 @@ def test_the_budget_is_that_of_a_full_group(make, full_ns, budget_ns):
     _, leases = make(slots=100, groups=4, predict=predict)
     expected = budget_ns if budget_ns == MIN_BUDGET_NS else budget_ns * NS_PER_MS
     assert granted(leases.lease(1, Lease("a"), 0)).budget_ns == expected
+
+
+def test_a_call_that_a_server_before_us_admitted_goes_on_whatever_is_predicted():
+    table = SlotTable.create(4)
+    leases = Leases(table, lambda rows: TURN_NS)
+    assert isinstance(leases.lease(1, Lease("first"), 0), Leased)
+    assert isinstance(leases.lease(1, Lease("new"), 0), Refused)
+    assert isinstance(leases.lease(1, Lease("old", floor=3, turn=20), 0), Leased)
+    leases.is_shedding = True
+    assert isinstance(leases.lease(1, Lease("older", floor=3, turn=90), 0), Leased)
+    table.close()
