@@ -13,12 +13,11 @@ from gateway.sip.pool import ask_library
 from loadtests.faults.browsers import browser_hostile
 from loadtests.faults.churn import churn
 from loadtests.faults.hostile import hostile, worker_struck
-from loadtests.faults.killed import digits_killed, gateway_killed, model_server_killed, sip_worker_killed
+from loadtests.faults.killed import gateway_killed, model_server_killed, sip_worker_killed
 from loadtests.faults.outcome import Outcome, Plan
 
 CASES: dict[str, Callable[[Plan], Awaitable[Outcome]]] = {
     "model-server-killed": model_server_killed,
-    "digits-killed": digits_killed,
     "sip-worker-killed": sip_worker_killed,
     "gateway-killed": gateway_killed,
     "hostile": hostile,

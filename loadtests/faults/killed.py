@@ -28,7 +28,6 @@ from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 FRAME_MS, FRAME_NS = 20, 20_000_000
 MODEL_BACK_S = 2.0  # DESIGN section 6
 WORKER_BACK_S = 1.0
-DIGITS_START_S = 60.0
 LAG_TOLERANCE_MS = 60.0  # a new lease may have another budget, never another turn
 COMFORT_RMS = 100.0  # the comfort sound has 16; the quietest stretch of a numbered tone has over 1,000
 PLAYED_OUT_MS = 500  # after the kill: a turn in playout, the jitter buffer, and 40 ms
@@ -100,46 +99,6 @@ def judge_model_server_killed(
     outcome.expect(outcome.figures["speech_after_kill_s"] <= MODEL_BACK_S, "speech was back too late")
     outcome.expect(not odd, f"heard with another lag, in ms: {[round(d) for d in odd[:5]]}")
     outcome.expect(loudest < COMFORT_RMS, "something else than comfort noise was heard in the gap")
-
-
-async def digits_killed(plan: Plan) -> Outcome:
-    """SIGKILL of the model server under live calls of the trained model, which are rebuilt from their logs."""
-    outcome = Outcome("digits-killed")
-    wish = GatewayWish(
-        calls=plan.calls,
-        engine="digits",
-        settings={"spare_model_server": "on"},
-        ready_timeout_s=DIGITS_START_S,
-    )
-    with GatewayUnderTest.start(wish) as gateway:
-        await asyncio.to_thread(gateway.spare, "model-server", DIGITS_START_S)
-        async with live_calls(gateway) as calls:
-            await calls.place(plan.calls, AFTER_S)
-            await asyncio.sleep(AFTER_S / 2)
-            missed = gateway.metrics()["microturn_turns_missed_total"]
-            killed_ns = gateway.only("model-server").kill()
-            leased_ns = await calls.until(lambda m: m["microturn_model_slots_leased"] == plan.calls)
-            live_ns = await calls.until(
-                lambda m: (
-                    m["microturn_model_calls_rebuilding"] == 0 and m["microturn_turns_total"] >= plan.calls
-                )
-            )
-            after = gateway.metrics()
-            logs = await calls.finish()
-        await check_all_free(gateway, outcome)
-    for log in logs:
-        outcome.expect(report_call(log).ended_by == "us", "a call was ended by the other side")
-    outcome.figures |= {
-        "calls": len(logs),
-        "leased_s": round((leased_ns - killed_ns) / S, 2),
-        "all_live_s": round((live_ns - killed_ns) / S, 2),
-        "turns_missed_a_call": round((after["microturn_turns_missed_total"] - missed) / plan.calls, 1),
-        "turns_rebuilt_a_call": round(after["microturn_model_turns_rebuilt_total"] / plan.calls, 1),
-        "turns_not_rebuilt_a_call": round(after["microturn_model_turns_not_rebuilt_total"] / plan.calls, 1),
-    }
-    outcome.expect(outcome.figures["all_live_s"] <= MODEL_BACK_S, "a call was back too late")
-    outcome.expect(outcome.figures["turns_rebuilt_a_call"] > 0, "no call was rebuilt")
-    return outcome
 
 
 async def sip_worker_killed(plan: Plan) -> Outcome:
