@@ -8,7 +8,7 @@ import pytest
 from media.chunk import Chunk, Reply
 from media.leases import Lease, Leased, Refused, Release
 from media.slots import REST_NS, SlotTable
-from media.timebase import NS_PER_MS, TURN_SAMPLES
+from media.timebase import NS_PER_MS, TURN_NS, TURN_SAMPLES
 from model_server.leases import MAX_GENERATION, MIN_BUDGET_NS, Leases
 
 
