@@ -18,8 +18,9 @@ from model_server.model.micro_turn import HEAR_POSITIONS, TEXT_LIMIT
 
 GAP_TURNS = 5
 """One second. What is missing beyond it is not told to the network: each turn costs a pass."""
-ANSWER_TURNS = 12
-"""An answer that comes sooner after its question waits: the network was taught answers that took 1.8 s or more."""
+ANSWER_TURNS = 4
+"""An answer that comes sooner after its question waits: the network says those that come while it begins to speak
+seldom: 0 of 23 after 0.2 s, 16 after 0.4 s, and all of them after 0.6 s or more."""
 PAST_TOKENS = 32
 """Words of older turns that a compacted call keeps."""
 
