@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.background.line import TaskLine
+from gateway.background.records import Order, Still
 from gateway.cluster.scripts import ANNOUNCE, TAKE
 from gateway.cluster.scripts import keys as cluster_keys
 from gateway.state.address import parse
@@ -131,6 +133,26 @@ async def ask_of_all(client: Client) -> None:
     await client.close()
 
 
+async def work_at_a_task(url: str) -> None:
+    """From asking to its end, with a look through the camera: all its keys lie on one node."""
+    here = TaskLine(parse(url), Login(), NAMESPACE, "w1")
+    order = Order(key=f"{CALLS[0]}.1-ab", call=CALLS[0], task="1-ab", node="n1", turn=1, request="3 plus 4")
+    try:
+        await here.make_group()
+        assert await here.ask(order, 60_000) == "asked"
+        ((entry, key),) = await here.take("w1", 1)
+        taken = await here.begin("w1", entry, key)
+        assert taken is not None and taken.order == order
+        number = await here.look(order, 2)
+        assert await here.show(order.key, Still(number, jpeg=b"picture"))
+        assert await here.still(order.key) == Still(number, jpeg=b"picture")
+        assert await here.publish(taken, "w1", "done", "Seven.", said_bytes=0)
+        news = [told for _, told in await here.news("n1", "0-0")]
+        assert [told.state for told in news if told is not None][-1] == "done"
+    finally:
+        await here.close()
+
+
 def test_a_cluster_of_three_one_of_which_dies(program: str, folder: Path) -> None:
     options = ["--cluster-enabled", "yes", "--cluster-config-file", "nodes.conf"]
     options += ["--cluster-node-timeout", "2000", "--cluster-require-full-coverage", "no"]
@@ -166,6 +188,7 @@ def test_a_cluster_of_three_one_of_which_dies(program: str, folder: Path) -> Non
             masters[2].start()
             await here.delivered()
             assert here.counters.dropped == 0 and here.counters.fencing_refusals == 0
+        await work_at_a_task(url)
         await ask_of_all(Client(parse(url), Login(), NAMESPACE, "n1"))
         found = 0
         for master in masters:
