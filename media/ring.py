@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from media.chunk import MAX_EVENTS_BYTES, MAX_TEXT_BYTES, QUARTERS, Flags
+from media.chunk import MAX_EVENTS_BYTES, MAX_TEXT_BYTES, PCM, QUARTERS, Chunk, Flags, VideoFrame
 
 TORN = 2**64 - 1
 """Sequence number of a row that is being written."""
@@ -64,6 +64,42 @@ def encode_text(text: str, events: tuple[str, ...]) -> tuple[bytes, bytes, Flags
             break
         events_b = longer
     return text_b, events_b, flags
+
+
+def decode_text(text: bytes, events: bytes) -> tuple[str, tuple[str, ...]]:
+    """What `encode_text` wrote."""
+    told = events.decode(errors="replace").rstrip("\n")
+    return text.decode(errors="replace"), tuple(told.split("\n")) if told else ()
+
+
+def meta_of(
+    chunk: Chunk, flags: Flags, text_bytes: int, events_bytes: int, video: tuple[int, int] = (0, 0)
+) -> tuple[Any, ...]:
+    """META of a chunk with these flags and sizes; `video`: number of its first frame, and how many it has."""
+    return (
+        chunk.captured_ns, video[0], chunk.generation, chunk.turn, flags, chunk.concealed_quarters,
+        chunk.lost_packets, chunk.dropped_samples, chunk.played_samples, text_bytes, events_bytes, video[1],
+    )  # fmt: skip
+
+
+def chunk_of(
+    meta: Any, pcm: PCM, text: str = "", events: tuple[str, ...] = (), video: tuple[VideoFrame, ...] = ()
+) -> Chunk:
+    """The chunk that this META is of."""
+    return Chunk(
+        generation=int(meta["generation"]),
+        turn=int(meta["turn"]),
+        captured_ns=int(meta["stamp_ns"]),
+        pcm=pcm,
+        concealed_quarters=tuple(meta["concealed"].tolist()),
+        lost_packets=int(meta["lost"]),
+        dropped_samples=int(meta["dropped"]),
+        played_samples=int(meta["played"]),
+        text=text,
+        events=events,
+        video=video,
+        flags=Flags(int(meta["flags"])),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,11 +221,10 @@ class Ring:
         row = int(self.tail[slot]) % self._rows
         meta = self.meta[slot, row]
         text_bytes, events_bytes = int(meta["text_bytes"]), int(meta["events_bytes"])
-        text = self.text[slot, row, :text_bytes].tobytes().decode(errors="replace") if text_bytes else ""
-        if not events_bytes:
-            return text, ()
-        events = self.events[slot, row, :events_bytes].tobytes().decode(errors="replace")
-        return text, tuple(events.rstrip("\n").split("\n"))
+        if not text_bytes and not events_bytes:
+            return "", ()
+        text, events = self.text[slot, row, :text_bytes], self.events[slot, row, :events_bytes]
+        return decode_text(text.tobytes(), events.tobytes())
 
     def advance(self, slots: npt.NDArray[np.intp]) -> None:
         """Give the rows that `gather` took back to the writer."""

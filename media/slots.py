@@ -66,7 +66,7 @@ from media.chunk import (
     Reply,
     VideoFrame,
 )
-from media.ring import META, TORN, Ring, Rows, encode_text, fence
+from media.ring import META, TORN, Ring, Rows, chunk_of, encode_text, fence, meta_of
 from media.timebase import NS_PER_S, TURN_SAMPLES
 
 MAGIC = 0x6D6963726F747572  # "microtur"
@@ -183,20 +183,7 @@ class SlotTable:
             return False  # before its video is written over frames that are still to be read
         text, events, flags = encode_text(chunk.text, chunk.events)
         first, frames = self._put_video(slot, chunk.video) if chunk.video else (0, 0)
-        meta = (
-            chunk.captured_ns,
-            first,
-            chunk.generation,
-            chunk.turn,
-            chunk.flags | flags,
-            chunk.concealed_quarters,
-            chunk.lost_packets,
-            chunk.dropped_samples,
-            chunk.played_samples,
-            len(text),
-            len(events),
-            frames,
-        )
+        meta = meta_of(chunk, chunk.flags | flags, len(text), len(events), (first, frames))
         return self.inbound.put(slot, meta, chunk.pcm, text, events)
 
     def put_reply(self, slot: int, reply: Reply) -> bool:
@@ -249,20 +236,8 @@ class SlotTable:
 
     def _chunk(self, slot: int, meta: Any, pcm: npt.NDArray[np.int16]) -> Chunk:
         text, events = self.inbound.texts(slot)
-        return Chunk(
-            generation=int(meta["generation"]),
-            turn=int(meta["turn"]),
-            captured_ns=int(meta["stamp_ns"]),
-            pcm=pcm,
-            concealed_quarters=tuple(meta["concealed"].tolist()),
-            lost_packets=int(meta["lost"]),
-            dropped_samples=int(meta["dropped"]),
-            played_samples=int(meta["played"]),
-            text=text,
-            events=events,
-            video=self.frames(slot, int(meta["video_first"]), int(meta["video_frames"])),
-            flags=Flags(int(meta["flags"])),
-        )
+        video = self.frames(slot, int(meta["video_first"]), int(meta["video_frames"]))
+        return chunk_of(meta, pcm, text, events, video)
 
     def frames(self, slot: int, first: int, count: int) -> tuple[VideoFrame, ...]:
         """Views of frames `first` and following, oldest first, without those that are overwritten already."""

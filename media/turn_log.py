@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from media.chunk import MAX_EVENTS_BYTES, MAX_TEXT_BYTES, Chunk, Flags
-from media.ring import META, encode_text
+from media.ring import META, chunk_of, decode_text, encode_text, meta_of
 from media.timebase import TURN_SAMPLES
 
 LOG_TURNS = 60
@@ -74,33 +74,13 @@ def unpack(log: bytes, generation: int) -> tuple[Chunk, ...]:
         turn = int(meta["turn"])
         if end > len(log) or (chunks and turn <= chunks[-1].turn):
             raise ValueError(f"turn {turn} at byte {at} of {len(log)} is not whole, or not in order")
-        events = log[end_of_text:end].decode(errors="replace").rstrip("\n")
-        chunks.append(
-            Chunk(
-                generation=generation,
-                turn=turn,
-                captured_ns=int(meta["stamp_ns"]),
-                pcm=pcm,
-                concealed_quarters=tuple(meta["concealed"].tolist()),
-                lost_packets=int(meta["lost"]),
-                dropped_samples=int(meta["dropped"]),
-                played_samples=int(meta["played"]),
-                text=log[at:end_of_text].decode(errors="replace"),
-                events=tuple(events.split("\n")) if events else (),
-                flags=Flags(int(meta["flags"])),
-            )
-        )
+        text, events = decode_text(log[at:end_of_text], log[end_of_text:end])
+        chunks.append(replace(chunk_of(meta, pcm, text, events), generation=generation))
         at = end
     return tuple(chunks)
 
 
 def _packed(chunk: Chunk) -> bytes:
     text, events, cut = encode_text(chunk.text, chunk.events)
-    meta = np.array(
-        (
-            chunk.captured_ns, 0, chunk.generation, chunk.turn, chunk.flags | cut, chunk.concealed_quarters,
-            chunk.lost_packets, chunk.dropped_samples, chunk.played_samples, len(text), len(events), 0,
-        ),
-        META,
-    )  # fmt: skip
+    meta = np.array(meta_of(chunk, chunk.flags | cut, len(text), len(events)), META)
     return b"".join((meta.tobytes(), chunk.pcm.tobytes(), text, events))

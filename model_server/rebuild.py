@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from media.chunk import QUARTER_SAMPLES, Chunk, Flags
+from media.chunk import QUARTER_SAMPLES, Chunk
+from media.ring import chunk_of
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_SAMPLES
 from media.turn_log import LOG_LINES
 from model_server.batch import Batch
@@ -155,17 +156,4 @@ class Rebuilds:
 
 
 def _chunk(batch: Batch, b: int) -> Chunk:
-    if b in batch.chunks:
-        return batch.chunks[b]
-    meta = batch.meta_B[b]
-    return Chunk(
-        generation=int(meta["generation"]),
-        turn=int(meta["turn"]),
-        captured_ns=int(meta["stamp_ns"]),
-        pcm=batch.pcm_BS[b],
-        concealed_quarters=tuple(meta["concealed"].tolist()),
-        lost_packets=int(meta["lost"]),
-        dropped_samples=int(meta["dropped"]),
-        played_samples=int(meta["played"]),
-        flags=Flags(int(meta["flags"])),
-    )
+    return batch.chunks[b] if b in batch.chunks else chunk_of(batch.meta_B[b], batch.pcm_BS[b])

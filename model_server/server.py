@@ -217,7 +217,7 @@ class ModelServer:
         try:
             turns = unpack(past, leased.generation)
         except ValueError as wrong:  # a bug of ours: better a call that has forgotten than none
-            log.error("a call's log is of no use", call=leased.call, reason=str(wrong))
+            log.error("a call's log is of no use", slot=leased.slot, reason=str(wrong))
             return
         if turns:
             self.rebuilds.open(leased.slot, leased.group, turns, self._clock_ns())
