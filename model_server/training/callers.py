@@ -25,6 +25,8 @@ from model_server.training.stage import Stage
 RHYTHMS = ("fluent", "steady", "grouped", "uneven")
 JOINED = 0.6
 """Of the digits in one breath."""
+REPEATED = 0.12
+"""Of the digits within a string are the one before once more, besides those that are so by chance."""
 _LOST, _FADE_SAMPLES = 0.16, MODEL_HZ * 25 // 1000
 _SLOW_SAMPLES = MODEL_HZ * 300 // 1000
 """A digit that is longer than this can be said faster."""
@@ -47,7 +49,11 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
     while left > 0:
         alone = rhythm == "steady"
         most = 1 if alone else min(left, in_group if rhythm == "grouped" else 4)
-        clip = hurried(stage.bank.digits(rng, stage.voice, most), pace)
+        again = stage.said[-1].label if left < count and rng.random() < REPEATED else None
+        drawn = (
+            stage.bank.word(rng, again, stage.voice) if again else stage.bank.digits(rng, stage.voice, most)
+        )
+        clip = hurried(drawn, pace)
         if in_one_breath:
             clip = joined(clip, *(float(part) for part in rng.uniform(0.0, _LOST, 2)))
         at = stage.place(clip, at)

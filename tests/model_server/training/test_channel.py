@@ -15,6 +15,8 @@ from model_server.training.channel import (
     Codec,
     Line,
     coded,
+    colour,
+    coloured,
     companded,
     concealed,
     drawn,
@@ -129,3 +131,25 @@ def test_lines_differ_and_are_the_same_from_the_same_seed() -> None:
     assert 8 <= sum(line.loss > 0 for line in lines) <= 26
     again = drawn(np.random.default_rng(7), [], [])
     assert (again.codec, again.level_dbfs, again.loss) == (lines[7].codec, lines[7].level_dbfs, lines[7].loss)
+
+
+def test_a_microphone_tilts_the_spectrum_and_answers_at_once() -> None:
+    rng = np.random.default_rng(4)
+    slopes = []
+    for _ in range(20):
+        response = colour(rng, 4.0, 0.0)
+        db = 20 * np.log10(np.abs(np.fft.rfft(response, 1024)))
+        octaves = np.log2(np.array([250, 500, 1000, 2000, 4000]) / 1000)
+        slope, level = np.polyfit(octaves, db[[16, 32, 64, 128, 256]], 1)
+        slopes.append(slope)
+        assert abs(level) < 0.5
+        assert np.sum(response[:40] ** 2) > 0.98 * np.sum(response**2)
+    assert min(slopes) < -2 and max(slopes) > 2 and np.abs(slopes).max() < 4.2
+
+
+def test_a_coloured_voice_is_as_loud_as_before() -> None:
+    rng = np.random.default_rng(5)
+    sound = rng.standard_normal(40_000).astype(np.float32) * np.float32(900)
+    out = coloured(sound, colour(rng, 4.0, 3.0))
+    assert out.std() == pytest.approx(sound.std(), rel=0.01) and not np.allclose(out, sound, atol=100)
+    assert not coloured(np.zeros(4000, np.float32), colour(rng, 4.0, 3.0)).any()
