@@ -61,7 +61,7 @@ class ModelServerConfig(BaseSettings):
     persona: str = ""
     """Of calls that name none; empty is the engine's own. See `engine/personas.py`."""
     checkpoint: Path | None = None
-    """Of `digits`; None is the one that ships with the tree."""
+    """Of `digits` and `sglang`; None is the one that ships with the tree."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     realtime_priority: bool = False
     """Ask for SCHED_FIFO, or else nice -10."""
@@ -111,6 +111,11 @@ class ModelServerConfig(BaseSettings):
             not_yet = " (not built yet)" if value in PLANNED else ""
             raise ValueError(f"{' or '.join(BUILT)}{not_yet}; set {ENV_PREFIX}ENGINE or --engine")
         return value
+
+
+def set_environment(**values: str) -> None:
+    """For a library that is configured by the environment alone, and for the processes that it starts."""
+    os.environ.update(values)
 
 
 def load(**given: Any) -> ModelServerConfig:

@@ -39,6 +39,7 @@ from model_server.engine.due import ANSWER_TURNS, Call, Due, answered, owed, rou
 from model_server.engine.sequences import Sequences
 from model_server.engine.words import Talk
 from model_server.model import checkpoint
+from model_server.model.checkpoint import Checkpoint
 from model_server.model.dmel import CARRIED_SAMPLES, FULL_SCALE, levels_of_samples
 from model_server.model.flow_head import OUTPUTS, FlowHead
 from model_server.model.inputs import TurnInputs
@@ -47,7 +48,7 @@ from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS, TEXT_
 from model_server.model.patches import patches_of
 from model_server.model.served.layer import serve, warm
 from model_server.model.vocabulary import IDS
-from model_server.model.vocoder import MELS, SILENT_GAIN, Vocoder
+from model_server.model.vocoder import MELS, SILENT_GAIN, Vocoder, VocoderState
 from model_server.shedding import Shed
 
 NOISE_TURNS = 64
@@ -96,14 +97,11 @@ class DigitsEngine:
         self._default = personas.tokens_of(persona)
         loaded = checkpoint.load(path)
         self.config = loaded.config
-        self._model = Interaction(loaded.config)
         self._flow_head = FlowHead(loaded.config.hidden)
-        loaded.into("interaction", self._model)
         loaded.into("flow_head", self._flow_head)
-        for module in (self._model, self._flow_head):
-            module.eval().requires_grad_(False)
-        serve(self._model.trunk, products)
+        self._flow_head.eval().requires_grad_(False)
         self._vocoder = Vocoder()
+        self._load(loaded, products)
         generator = torch.Generator().manual_seed(NOISE_SEED)
         self._noise = torch.randn(NOISE_TURNS, SPEAK_POSITIONS, OUTPUTS, generator=generator)
         trained = 1 + self.config.say_limit
@@ -113,6 +111,13 @@ class DigitsEngine:
         self._compact_after = compact_after
         self._calls: dict[int, Call] = {}
         self._groups: list[Sequences] = []
+
+    def _load(self, loaded: Checkpoint, products: torch.dtype | None) -> None:
+        """What hears, reads, sees and writes."""
+        self._model = Interaction(loaded.config)
+        loaded.into("interaction", self._model)
+        self._model.eval().requires_grad_(False)
+        serve(self._model.trunk, products)
 
     def open(self, slot: int, persona: str) -> None:
         """A new sequence; an empty persona is the server's own. `ValueError` says which there are."""
@@ -250,28 +255,35 @@ class DigitsEngine:
         """
         for due in dues:
             self._read(due)
+        for ordered, tokens, sound in self._turns(dues, sees=shed < Shed.VIDEO):
+            for due, pcm, written in zip(ordered, sound, tokens, strict=True):
+                due.call.past.extend(token for token in written if token in _WORDS)
+                if _DELEGATE in written:
+                    due.call.asked = due.call.turns
+                yield due, pcm, self._reply(due.call, pcm, written)
+            if self._compact_after is not None:
+                self._compact(ordered)
+
+    def _turns(
+        self, dues: Sequence[Due], *, sees: bool
+    ) -> Iterator[tuple[list[Due], list[list[int]], list[PCM]]]:
+        """Through the network: calls that step together, the tokens of each and its sound."""
         by_slot = {due.slot: due for due in dues}
         for group, slots in self._sequences_of(list(by_slot)):
             ordered = [by_slot[slot] for slot in slots]
             rows = group.rows(slots)
-            inputs = self._inputs(ordered, sees=shed < Shed.VIDEO)
+            inputs = self._inputs(ordered, sees=sees)
             spoken = self._model.turn(group.trunk, rows, inputs, say_limit=self.most_passes - 1)
             self._passes += spoken.passes
-            sound = self._speak(group, rows, spoken.hidden, [due.call.turns for due in ordered])
-            for due, pcm, tokens in zip(ordered, sound, spoken.tokens, strict=True):
-                due.call.past.extend(token for token in tokens if token in _WORDS)
-                if _DELEGATE in tokens:
-                    due.call.asked = due.call.turns
-                yield due, pcm, self._reply(due.call, pcm, tokens)
-            if self._compact_after is not None:
-                self._compact(group, ordered)
+            yield ordered, spoken.tokens, self._speak(group.voice, rows, spoken.hidden, ordered)
 
-    def _compact(self, group: Sequences, dues: Sequence[Due]) -> None:
+    def _compact(self, dues: Sequence[Due]) -> None:
         """Of calls that have come far and say nothing: older turns to text, which their next turn re-enters."""
         for due in dues:
+            group = next(group for group in self._groups if due.slot in group)
             far = int(group.trunk.positions[group.row(due.slot)]) >= (self._compact_after or 0)
             if far and not due.call.sounding and not due.call.text:
-                group.close(due.slot)
+                self._forget(due.slot)
                 due.call.text.extend((*due.call.persona, *due.call.past))
 
     def _read(self, due: Due) -> None:
@@ -328,17 +340,18 @@ class DigitsEngine:
         before, due.call.picture = due.call.picture, picture.rgb
         return patches_of(before, picture.rgb, self.config)
 
-    def _speak(self, group: Sequences, rows: list[int], hidden: Tensor, turns: list[int]) -> list[PCM]:
+    def _speak(self, voice: VocoderState, rows: list[int], hidden: Tensor, dues: Sequence[Due]) -> list[PCM]:
         """Hidden rows [B, 4, d] to int16 [3200] each. What the vocoder would make nothing of is not given to it."""
-        noise = self._noise.index_select(0, torch.tensor(turns) % NOISE_TURNS).flatten(0, 1)
+        turns = torch.tensor([due.call.turns for due in dues])
+        noise = self._noise.index_select(0, turns % NOISE_TURNS).flatten(0, 1)
         vectors = self._flow_head.sample(hidden.flatten(0, 1), noise, FLOW_STEPS)
         features = vectors.unflatten(0, (len(rows), -1)).flatten(1, 2)
-        state = group.voice.select(torch.tensor(rows))
+        state = voice.select(torch.tensor(rows))
         audible = (features[..., :MELS].amax((1, 2)) > SILENT_MEL) | state.tail.any(1)
         pcm = torch.zeros(len(rows), TURN_SAMPLES, dtype=torch.int16)
         if at := audible.nonzero()[:, 0].tolist():
             pcm[at], after = self._vocoder(features[at], state.select(torch.tensor(at)))
-            group.voice.put(torch.tensor([rows[b] for b in at]), after)
+            voice.put(torch.tensor([rows[b] for b in at]), after)
         return list(pcm.numpy())
 
     def _reply(self, call: Call, pcm: PCM, tokens: Sequence[int]) -> Said:

@@ -86,11 +86,11 @@ def load(path: Path) -> Checkpoint:
         raise ValueError(
             f"checkpoint {path}: trained with another vocabulary than this code has; train it anew"
         )
-    return Checkpoint(path, _config(json.loads(metadata["config"])), tensors, json.loads(metadata["notes"]))
+    return Checkpoint(path, config_from(json.loads(metadata["config"])), tensors, json.loads(metadata["notes"]))
 
 
-def _config(values: dict[str, Any]) -> ModelConfig:
-    """JSON has no tuples."""
+def config_from(values: dict[str, Any]) -> ModelConfig:
+    """A configuration that went through JSON, which has no tuples."""
     folds = tuple((pictures, side) for pictures, side in values.pop("vision_folds"))
     tuples = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return ModelConfig(**{**values, **tuples, "vision_folds": folds})

@@ -103,20 +103,11 @@ class Interaction(nn.Module):
         `say_limit`: tokens that a call may write; None: as many as the configuration says.
         """
         limit = self.config.say_limit if say_limit is None else min(say_limit, self.config.say_limit)
-        passes = self._context(state, rows, inputs)
-        x = self.ears(inputs.heard.flatten(0, 1), inputs.own.flatten(0, 1), inputs.truth.flatten())
-        x = x.unflatten(0, (len(rows), HEAR_POSITIONS))
+        logits, hidden, passes = self.begin(state, rows, inputs)
         tokens: list[list[int]] = [[] for _ in rows]
-        hidden = x.new_empty(len(rows), SPEAK_POSITIONS, x.shape[2])
         writing = list(range(len(rows)))
-        for left in range(limit, -1, -1):
-            passes += 1
-            ahead = torch.cat([x, self._placeholders(len(writing))], 1)
-            out = self.trunk.append(ahead, state, [rows[b] for b in writing])
-            hidden[writing] = out[:, -SPEAK_POSITIONS:]
-            if left == 0:
-                break
-            chosen = choose(self.logits(out[:, -SPEAK_POSITIONS - 1]), writing).tolist()
+        for _ in range(limit):
+            chosen = choose(logits, writing).tolist()
             written = {b: token for b, token in zip(writing, chosen, strict=True) if token != END}
             if not written:
                 break
@@ -124,8 +115,30 @@ class Interaction(nn.Module):
                 tokens[b].append(token)
             writing = list(written)
             state.rewind([rows[b] for b in writing], SPEAK_POSITIONS)
-            x = self.text(torch.tensor(list(written.values()), device=x.device))[:, None]
+            logits, rows_BSd = self.go_on(state, [rows[b] for b in writing], list(written.values()))
+            hidden[writing] = rows_BSd
+            passes += 1
         return Spoken(tokens, hidden, passes)
+
+    def begin(
+        self, state: TrunkState, rows: Sequence[int], inputs: TurnInputs
+    ) -> tuple[Tensor, Tensor, int]:
+        """What comes in, and sound as if nothing were written: logits [B, V] of the first token, rows [B, 4, d] of
+        the `speak` positions, passes."""
+        passes = self._context(state, rows, inputs)
+        x = self.ears(inputs.heard.flatten(0, 1), inputs.own.flatten(0, 1), inputs.truth.flatten())
+        x = x.unflatten(0, (len(rows), HEAR_POSITIONS))
+        return *self._ahead(x, state, rows), passes + 1
+
+    def go_on(self, state: TrunkState, rows: Sequence[int], tokens: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A token that each of these calls wrote, whose `speak` positions were taken back: logits of the next one,
+        and rows of the `speak` positions behind it."""
+        x = self.text(torch.tensor(list(tokens), device=state.device))[:, None]
+        return self._ahead(x, state, rows)
+
+    def _ahead(self, x_BTd: Tensor, state: TrunkState, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
+        out = self.trunk.append(torch.cat([x_BTd, self._placeholders(len(rows))], 1), state, rows)
+        return self.logits(out[:, -SPEAK_POSITIONS - 1]), out[:, -SPEAK_POSITIONS:]
 
     def embed(self, batch: Conversations) -> Tensor:
         """Rows [B, P, d] of whole conversations; zeros where there is no position."""

@@ -46,6 +46,7 @@ class ConvolutionRows:
     def __init__(self, rows: int, kept: int, channels: int, device: torch.device) -> None:
         self.rows = torch.zeros(rows, kept, channels, device=device)
         self.of_pass = self.rows[:0]
+        self.marked = self.rows[:0]
 
     def read(self, piece: Piece) -> Tensor:
         """[B, k - 1, C]."""
@@ -65,6 +66,17 @@ class ConvolutionRows:
         kept = self.rows.shape[1]
         stop = self.of_pass.shape[1] - count
         self.rows[rows_B] = self.of_pass[calls_B, stop - kept : stop]
+
+    def mark(self, rows_B: Tensor, count: int) -> None:
+        """Keep what `rewind` by `count` would bring of all calls of the last pass, beyond that pass."""
+        if not len(self.marked):
+            self.marked = torch.zeros_like(self.rows)
+        kept, stop = self.rows.shape[1], self.of_pass.shape[1] - count
+        self.marked[rows_B] = self.of_pass[:, stop - kept : stop]
+
+    def go_back(self, rows_B: Tensor) -> None:
+        """To what was marked of these rows."""
+        self.rows[rows_B] = self.marked[rows_B]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +190,26 @@ class TrunkState:
         assert count <= self.piece_limit and set(rows) <= set(self._last_pass), (rows, self._last_pass)
         rows_B = torch.tensor(rows, device=self.device)
         calls_B = torch.tensor([self._last_pass.index(row) for row in rows], device=self.device)
-        for layer in self.layers:
-            for convolution in (layer.kv_rows, layer.attention_rows, layer.mlp_rows):
-                convolution.rewind(rows_B, calls_B, count)
+        for convolution in self._convolutions():
+            convolution.rewind(rows_B, calls_B, count)
         self.positions[list(rows)] -= count
         self._last_pass = []
+
+    def mark(self, count: int) -> None:
+        """After a pass of as many positions for all its calls: `go_back` may take back its last `count` later, when
+        other calls have had theirs. `rewind` takes back those of the last pass only, and costs nothing before."""
+        rows_B = torch.tensor(self._last_pass, device=self.device)
+        for convolution in self._convolutions():
+            convolution.mark(rows_B, count)
+
+    def go_back(self, rows: Sequence[int], count: int) -> None:
+        """Take back what was marked with this `count` when each of these calls had its last pass."""
+        rows_B = torch.tensor(rows, device=self.device)
+        for convolution in self._convolutions():
+            convolution.go_back(rows_B)
+        self.positions[list(rows)] -= count
+        self._last_pass = []
+
+    def _convolutions(self) -> Iterator[ConvolutionRows]:
+        for layer in self.layers:
+            yield from (layer.kv_rows, layer.attention_rows, layer.mlp_rows)

@@ -1,0 +1,175 @@
+"""The engine `sglang`: `digits`, with its network under SGLang.
+
+What a call brings (dMel, own voice, patches, text) and what becomes of what it is told (captions, flow head, vocoder)
+is that of `digits`, in this process. In between stands one request a micro-turn to a streaming session.
+
+A turn that SGLang does not answer is silence for that call; its next turn goes to a new session. The model keeps the
+call's row beyond sessions, so nothing but that turn is missing. Other calls do not notice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+import torch
+
+from media.chunk import PCM
+from media.timebase import TURN_SAMPLES
+from model_server.engine import personas
+from model_server.engine.digits import DigitsEngine
+from model_server.engine.due import Due
+from model_server.engine.sglang import folder
+from model_server.engine.sglang.host import Answer, Host, Lost
+from model_server.engine.sglang.limits import Limits, most_of_turn
+from model_server.engine.sglang.rows import Rows
+from model_server.engine.sglang.turn_item import TurnItem
+from model_server.model.checkpoint import Checkpoint
+
+WARM_S = 30.0
+"""For the first turns of all, before any call waits."""
+
+log = structlog.get_logger()
+
+
+class SglangEngine(DigitsEngine):
+    """The network of one checkpoint, and a session for each open slot."""
+
+    name = "sglang"
+
+    def __init__(
+        self,
+        path: Path,
+        persona: str = personas.DEFAULT,
+        *,
+        calls: int,
+        products: torch.dtype | None = None,
+        passes: int | None = None,
+        limits: Limits | None = None,
+    ) -> None:
+        """`ValueError` for a checkpoint, a persona or limits that cannot be had. `calls`: at once, at most."""
+        self._calls_limit, self._limits = calls, limits
+        super().__init__(path, persona, products=products, passes=passes)
+
+    def _load(self, loaded: Checkpoint, products: torch.dtype | None) -> None:
+        limits = self._limits or Limits(self._calls_limit, most_of_turn(loaded.config))
+        self.rows = Rows(limits)
+        self._folder = tempfile.TemporaryDirectory(prefix="microturn-sglang-")
+        folder.write(
+            Path(self._folder.name), loaded, rows=limits.calls, context=limits.context, products=products
+        )
+        self.host = Host(Path(self._folder.name), limits)
+        self._voice = self._vocoder.start(limits.calls)
+
+    def shut_down(self) -> None:
+        """End SGLang's processes; they end with this one, too."""
+        self.host.close()
+        self._folder.cleanup()
+
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """What SGLang holds for calls, and what has become of sessions."""
+        return {
+            "sglang_sessions": self.rows.sessions,
+            "sglang_tokens_held": self.rows.tokens_held,
+            "sglang_tokens_limit": self.rows.limits.total_tokens,
+            **{f"sglang_{name}": value for name, value in dataclasses.asdict(self.rows.counts).items()},
+        }
+
+    def open(self, slot: int, persona: str) -> None:
+        """See `DigitsEngine.open`; `ValueError` also when all sessions are taken."""
+        super().open(slot, persona)
+        try:
+            self.rows.open(slot)
+        except ValueError:
+            del self._calls[slot]
+            raise
+        self._voice.open(self.rows[slot].row)
+
+    def close(self, slot: int) -> None:
+        """Forget it; SGLang gets its tokens back now."""
+        del self._calls[slot]
+        self._leave([self.rows.close(slot)])
+
+    def warm(self, calls: int) -> None:
+        """A turn of one call, and of as many as may come at once."""
+        for count in sorted({1, min(calls, self.rows.limits.calls)}):
+            slots = range(-count, 0)
+            for slot in slots:
+                self.rows.open(slot)
+                self._enter(slot)
+            held = [self.rows[slot] for slot in slots]
+            self.host.turns([(TurnItem.silent(each.row, each.call), each.session) for each in held], WARM_S)
+            self._leave([self.rows.close(slot) for slot in slots])
+
+    def check(self) -> list[str]:
+        """See `Engine.check`."""
+        strangers = [slot for slot in self._calls if slot not in self.rows]
+        return [f"slot {slot}: a call without a row" for slot in strangers] + self.rows.check()
+
+    @property
+    def kept_bytes_a_call(self) -> int:
+        """Of its voice, here; its sequence lies in SGLang's process."""
+        return self._voice.bytes_per_row
+
+    def _kept(self, slots: Iterable[int]) -> int:
+        return sum(min(self.most_positions, self.rows[slot].positions) for slot in slots)
+
+    def _forget(self, slot: int) -> None:
+        self.rows.begin_anew(slot)
+        self._voice.open(self.rows[slot].row)
+
+    def _turns(
+        self, dues: Sequence[Due], *, sees: bool
+    ) -> Iterator[tuple[list[Due], list[list[int]], list[PCM]]]:
+        ordered = list(dues)
+        inputs = self._inputs(ordered, sees=sees)
+        self._leave([self.rows.full(due.slot) for due in ordered])
+        asked = []
+        for b, due in enumerate(ordered):
+            self._enter(due.slot)
+            held = self.rows[due.slot]
+            item = TurnItem.of(inputs, b, held.row, held.call, held.turn, self.most_passes - 1)
+            asked.append((item, held.session))
+        answers = self.host.turns(asked)
+        self._leave([self._book(due, item, answer) for due, (item, _), answer in zip(ordered, asked, answers, strict=True)])
+        self._passes += max((answer.passes for answer in answers if isinstance(answer, Answer)), default=0)
+        self._passes += bool(inputs.text or inputs.patches)
+        tokens = [answer.tokens if isinstance(answer, Answer) else [] for answer in answers]
+        yield ordered, tokens, self._sound(ordered, answers)
+
+    def _book(self, due: Due, item: TurnItem, answer: Answer | Lost | None) -> str:
+        """What became of a turn; the session that is to be closed, or nothing."""
+        if isinstance(answer, Answer):
+            self.rows.appended(due.slot, item.header.positions, len(answer.tokens))
+            return ""
+        if isinstance(answer, Lost):
+            log.error("a call's sequence is lost: it begins anew with its past words", slot=due.slot)
+            self.rows.counts.sequences_lost_total += 1
+            self._forget(due.slot)
+            due.call.text.extend((*due.call.persona, *due.call.past))
+        else:
+            due.call.text.extendleft(reversed(item.text))  # else its words would be lost with the turn
+        return self.rows.unanswered(due.slot)
+
+    def _sound(self, dues: list[Due], answers: Sequence[Answer | Lost | None]) -> list[PCM]:
+        """Of those that were answered; the others are silent."""
+        sound: list[PCM] = [torch.zeros(TURN_SAMPLES, dtype=torch.int16).numpy() for _ in dues]
+        said = {b: answer.hidden for b, answer in enumerate(answers) if isinstance(answer, Answer)}
+        if said:
+            hidden = torch.stack([torch.from_numpy(rows.copy()) for rows in said.values()])
+            rows = [self.rows[dues[b].slot].row for b in said]
+            for b, pcm in zip(said, self._speak(self._voice, rows, hidden, [dues[b] for b in said]), strict=True):
+                sound[b] = pcm
+        return sound
+
+    def _enter(self, slot: int) -> None:
+        """A session, if it has none."""
+        if not self.rows[slot].session:
+            self.rows.opened(slot, self.host.open_session())
+
+    def _leave(self, sessions: Sequence[str]) -> None:
+        self.host.close_sessions([session for session in sessions if session])

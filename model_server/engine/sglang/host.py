@@ -1,0 +1,203 @@
+"""SGLang in this process: its engine, streaming sessions, and turns with a deadline.
+
+Its scheduler is a process of its own; this one has its front, an event loop that runs only while we wait for turns.
+What SGLang refuses and what it does not answer in time looks the same from here: no answer, and a reason in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import structlog
+import torch
+
+from model_server.config import set_environment
+from model_server.engine.sglang.folder import ARCHITECTURE, HIDDEN_KEY, LOST, LOST_KEY
+from model_server.engine.sglang.limits import Limits
+from model_server.engine.sglang.turn_item import TurnItem
+from model_server.model.micro_turn import SPEAK_POSITIONS
+from model_server.model.vocabulary import END
+
+PACKAGE = "model_server.engine.sglang"
+NO_LIMIT = 10**9
+"""Of a session's letters: SGLang stores it and looks at it nowhere."""
+CLOSE_S = 5.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """To one turn."""
+
+    tokens: list[int]
+    """Written, without `END`."""
+    hidden: npt.NDArray[np.float32]
+    """float32 [4, d], of the `speak` positions."""
+    passes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The model has forgotten the call."""
+
+
+def environment() -> dict[str, str]:
+    """What SGLang, here and in its processes, reads of the environment to find our model."""
+    found = {
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": f"{PACKAGE}.models",
+        "SGLANG_EXTERNAL_MM_MODEL_ARCH": ARCHITECTURE,
+        "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE": f"{PACKAGE}.processors",
+        "HF_HUB_OFFLINE": "1",
+    }
+    return found if torch.cuda.is_available() else {**found, "SGLANG_USE_CPU_ENGINE": "1"}
+
+
+def arguments(folder: Path, limits: Limits) -> dict[str, Any]:
+    """Of `sglang.Engine`, and of its HTTP server with dashes for underscores.
+
+    Attention, graphs and overlap are off or at their plainest: the model computes by itself, on the CPU, and a turn
+    of one call needs the token before.
+    """
+    return dict(
+        model_path=str(folder),
+        device="cpu",
+        dtype="float32",
+        attention_backend="torch_native",
+        sampling_backend="pytorch",
+        disable_overlap_schedule=True,
+        disable_cuda_graph=True,
+        enable_multimodal=True,
+        enable_streaming_session=True,
+        skip_tokenizer_init=True,
+        sleep_on_idle=True,
+        chunked_prefill_size=-1,
+        max_running_requests=limits.running_requests,
+        max_total_tokens=limits.total_tokens,
+        context_length=limits.context,
+        mem_fraction_static=0.2,
+        log_level="error",
+    )
+
+
+def request(item: TurnItem, session: str, *, over_http: bool = False) -> dict[str, Any]:
+    """What SGLang is asked in a turn."""
+    return dict(
+        input_ids=item.input_ids,
+        audio_data=[item.url() if over_http else item.media()],
+        sampling_params={
+            "temperature": 0.0,
+            "max_new_tokens": item.header.say_limit + 1,
+            "stop_token_ids": [END],
+        },
+        session_params={"id": session},
+        cache_salt=session,
+    )
+
+
+def answer_of(output: Mapping[str, Any]) -> Answer | Lost | str:
+    """What SGLang said; a string is its reason for having said nothing."""
+    meta = output["meta_info"]
+    reason = meta["finish_reason"] or {}
+    if reason.get("type") == "abort":
+        return str(reason.get("message") or "aborted")
+    if LOST_KEY not in meta:
+        return "no rows of speech came back"
+    if LOST in meta[LOST_KEY]:
+        return Lost()
+    hidden = np.frombuffer(base64.b64decode(meta[HIDDEN_KEY][-1]), np.float32).reshape(SPEAK_POSITIONS, -1)
+    tokens = [token for token in output["output_ids"] if token != END]
+    return Answer(tokens, hidden, len(meta[HIDDEN_KEY]))
+
+
+class Host:
+    """A running SGLang with our model."""
+
+    def __init__(self, folder: Path, limits: Limits) -> None:
+        """Takes some ten seconds. What is wrong ends this process, as SGLang does with its own."""
+        set_environment(**environment())
+        import sglang
+
+        self.limits = limits
+        self._engine = sglang.Engine(**arguments(folder, limits))
+        self._names = itertools.count()
+
+    def close(self) -> None:
+        """End SGLang's processes."""
+        self._engine.shutdown()
+
+    def open_session(self) -> str:
+        """A new one; `TimeoutError` when SGLang does not answer."""
+        session: str | None = self._run(self._open_session(f"call-{next(self._names)}"), self.limits.turn_s)
+        if session is None:
+            raise TimeoutError("SGLang opened no session")
+        return session
+
+    def close_sessions(self, sessions: Sequence[str]) -> None:
+        """Give back their rows and tokens; at once, or when the request that runs in one is over."""
+        if sessions:
+            self._run(self._close_sessions(sessions), CLOSE_S)
+
+    def turns(
+        self, asked: Sequence[tuple[TurnItem, str]], seconds: float | None = None
+    ) -> list[Answer | Lost | None]:
+        """A turn of several sessions at once; None where there was no answer in time, or a refusal."""
+        answers: list[Answer | Lost | None] = self._engine.loop.run_until_complete(
+            self._turns(asked, self.limits.turn_s if seconds is None else seconds)
+        )
+        return answers
+
+    async def _turns(
+        self, asked: Sequence[tuple[TurnItem, str]], seconds: float
+    ) -> list[Answer | Lost | None]:
+        names = [f"turn-{next(self._names)}" for _ in asked]
+        tasks = [
+            asyncio.ensure_future(self._engine.async_generate(**request(item, session), rid=name))
+            for name, (item, session) in zip(names, asked, strict=True)
+        ]
+        await asyncio.wait(tasks, timeout=seconds)
+        answers = []
+        for name, task, (item, session) in zip(names, tasks, asked, strict=True):
+            about = dict(session=session, row=item.header.row, turn=item.header.turn)
+            if not task.done():
+                self._engine.tokenizer_manager.abort_request(rid=name)
+                task.cancel()
+                found: Answer | Lost | str = f"no answer in {seconds:.1f} s"
+            elif error := task.exception():
+                found = f"{type(error).__name__}: {error}"
+            else:
+                found = answer_of(task.result())
+            if isinstance(found, str):
+                log.error("a turn without an answer: its session is given up", reason=found, **about)
+            answers.append(None if isinstance(found, str) else found)
+        await asyncio.gather(*(task for task in tasks if task.cancelling()), return_exceptions=True)
+        return answers
+
+    async def _open_session(self, name: str) -> str | None:
+        from sglang.srt.managers.io_struct import OpenSessionReqInput
+
+        wish = OpenSessionReqInput(
+            capacity_of_str_len=NO_LIMIT, session_id=name, streaming=True, timeout=self.limits.idle_s
+        )
+        opened: str | None = await self._engine.tokenizer_manager.open_session(wish, None)
+        return opened
+
+    async def _close_sessions(self, sessions: Sequence[str]) -> None:
+        from sglang.srt.managers.io_struct import CloseSessionReqInput
+
+        for session in sessions:
+            await self._engine.tokenizer_manager.close_session(CloseSessionReqInput(session_id=session), None)
+
+    def _run(self, wanted: Any, seconds: float) -> Any:
+        async def in_time() -> Any:
+            return await asyncio.wait_for(wanted, seconds)
+
+        return self._engine.loop.run_until_complete(in_time())

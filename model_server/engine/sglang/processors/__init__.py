@@ -1,0 +1,1 @@
+"""Processors that SGLang finds by `SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE`."""
