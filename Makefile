@@ -7,7 +7,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.set-up
 SHELL  := /bin/bash
 
-.PHONY: run test lab setup pjsip report clean help
+SGLANG_VENV  := .venv-sglang
+SGLANG_BIN   := $(SGLANG_VENV)/bin
+SGLANG_STAMP := $(SGLANG_VENV)/.set-up
+ON_CPU       := tests/support/sglang_on_cpu
+
+.PHONY: run test lab setup setup-sglang test-sglang pjsip report clean help
 
 run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
 	@exec $(BIN)/microturn up
@@ -34,6 +39,21 @@ $(STAMP): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
+setup-sglang: $(SGLANG_STAMP)   ## SGLang for CPUs, in an environment of its own
+
+$(SGLANG_STAMP): pyproject.toml $(ON_CPU)/requirements.txt $(ON_CPU)/finish.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "what is pinned for SGLang was tried with Python 3.11 alone: make $@ PYTHON=python3.11"; exit 1; }
+	@echo "setting up $(SGLANG_VENV), once: about 2.7 GB, 1 GB of it triton, which SGLang imports without need"
+	$(PYTHON) -m venv --clear $(SGLANG_VENV)
+	$(SGLANG_BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement $(ON_CPU)/requirements.txt
+	$(SGLANG_BIN)/python $(ON_CPU)/finish.py
+	$(SGLANG_BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test-sglang: setup-sglang   ## the engine sglang: equal tokens, guard rails, a telephone call (needs ../shared/data)
+	$(SGLANG_BIN)/python -m pytest -m 'not lab' tests/sglang
+
 pjsip: setup          ## build pjsua2 from source (5 minutes, once) and use it instead of the wheel
 	$(BIN)/pip uninstall --quiet --yes pjsua2-python pjsua2
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(PYTHON=$(BIN)/python deploy/pjsip/build.sh | tail -1)"
@@ -43,7 +63,7 @@ report: setup         ## the load test of the telephone side: 100 calls for 60 s
 	$(BIN)/python -m loadtests sip --calls 100 --seconds 60
 
 clean:                ## remove the environment and what was built
-	rm -rf $(VENV) .cache build ./*.egg-info
+	rm -rf $(VENV) $(SGLANG_VENV) .cache build ./*.egg-info
 
 help:
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 12

@@ -23,7 +23,7 @@ from gateway.supervise import Child, command
 log = structlog.get_logger()
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
-Engine = Annotated[str | None, typer.Option(help="what answers the calls: auto, digits or echo")]
+Engine = Annotated[str | None, typer.Option(help="what answers the calls: auto, digits, sglang or echo")]
 Persona = Annotated[str | None, typer.Option(help="what the model is to do, such as: correct 482913")]
 SipPort = Annotated[int | None, typer.Option(help="UDP and TCP port of SIP; 0 takes a free one")]
 SipHost = Annotated[str | None, typer.Option(help="address that SIP listens on")]

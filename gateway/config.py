@@ -37,7 +37,7 @@ from gateway.state.keys import check_namespace
 
 Words = Annotated[tuple[str, ...], NoDecode]
 """A list in the file; separated by commas in the environment and in a flag."""
-Engine = Literal["auto", "echo", "digits"]
+Engine = Literal["auto", "echo", "digits", "sglang"]
 DEFAULT_ENGINE: Engine = "auto"
 LEAST_SECRET_BYTES = 32
 """HS256 is as strong as its key (RFC 7518 section 3.2)."""
@@ -56,7 +56,8 @@ class GatewaySettings(BackgroundSettings, ClusterSettings):
     run_dir: Path = Field(default_factory=_default_run_dir, description="control sockets; made for you alone")
     engine: Engine = Field(
         DEFAULT_ENGINE,
-        description="what answers: digits is the trained model, echo returns each chunk one turn later, "
+        description="what answers: digits is the trained model, sglang the same under SGLang (make setup-sglang), "
+        "echo returns each chunk one turn later, "
         "auto takes the model where it can run",
     )
     persona: str = Field(

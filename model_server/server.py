@@ -290,6 +290,7 @@ class ModelServer:
             "calls_rebuilding": len(self.rebuilds),
             "step_predicted_full_ns": self._step_time.predict_ns(capacity),
             "step_limit_ns": self.leases.step_limit_ns,
+            **self.engine.gauges,
         }
         return Stats(self.metrics.fields(gauges))
 
@@ -349,7 +350,9 @@ def serve(
     ready but the control socket. It measures its steps by CPU time: others are served meanwhile, before it.
     """
     try:
-        engine = make_engine(config.engine, config.persona, config.checkpoint, config.passes, config.ranks)
+        engine = make_engine(
+            config.engine, config.persona, config.checkpoint, config.passes, config.ranks, slots=config.slots
+        )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong

@@ -5,6 +5,7 @@ An engine is called from one thread, never at the same time, and never waits for
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from model_server.batch import Batch, Results
@@ -26,6 +27,11 @@ class Engine(Protocol):
     @property
     def most_positions(self) -> int:
         """What the sequence of one call keeps at most; 0 where it keeps none."""
+        ...
+
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """Numbers of its own, beside those of the model server."""
         ...
 
     def warm(self, calls: int) -> None:

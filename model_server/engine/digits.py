@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,6 @@ from model_server.engine.due import ANSWER_TURNS, Call, Due, answered, owed, rou
 from model_server.engine.sequences import Sequences
 from model_server.engine.words import Talk
 from model_server.model import checkpoint
-from model_server.model.checkpoint import Checkpoint
 from model_server.model.dmel import CARRIED_SAMPLES, FULL_SCALE, levels_of_samples
 from model_server.model.flow_head import OUTPUTS, FlowHead
 from model_server.model.inputs import TurnInputs
@@ -97,11 +96,13 @@ class DigitsEngine:
         self._default = personas.tokens_of(persona)
         loaded = checkpoint.load(path)
         self.config = loaded.config
-        self._flow_head = FlowHead(loaded.config.hidden)
+        whole, self._flow_head = Interaction(loaded.config), FlowHead(loaded.config.hidden)
+        loaded.into("interaction", whole)
         loaded.into("flow_head", self._flow_head)
-        self._flow_head.eval().requires_grad_(False)
+        for module in (whole, self._flow_head):
+            module.eval().requires_grad_(False)
+        self._model = self._served(whole, products)
         self._vocoder = Vocoder()
-        self._load(loaded, products)
         generator = torch.Generator().manual_seed(NOISE_SEED)
         self._noise = torch.randn(NOISE_TURNS, SPEAK_POSITIONS, OUTPUTS, generator=generator)
         trained = 1 + self.config.say_limit
@@ -112,12 +113,10 @@ class DigitsEngine:
         self._calls: dict[int, Call] = {}
         self._groups: list[Sequences] = []
 
-    def _load(self, loaded: Checkpoint, products: torch.dtype | None) -> None:
-        """What hears, reads, sees and writes."""
-        self._model = Interaction(loaded.config)
-        loaded.into("interaction", self._model)
-        self._model.eval().requires_grad_(False)
-        serve(self._model.trunk, products)
+    def _served(self, whole: Interaction, products: torch.dtype | None) -> Interaction:
+        """In the form that it answers calls in; a rank keeps a part of it."""
+        serve(whole.trunk, products)
+        return whole
 
     def open(self, slot: int, persona: str) -> None:
         """A new sequence; an empty persona is the server's own. `ValueError` says which there are."""
@@ -134,6 +133,11 @@ class DigitsEngine:
         """Forget it."""
         del self._calls[slot]
         self._forget(slot)
+
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """None of its own."""
+        return {}
 
     @property
     def kept_bytes_a_call(self) -> int:

@@ -9,6 +9,8 @@ It passes questions on as a model would: a typed line `delegate QUESTION`, or ke
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from media.chunk import MAX_VIDEO_FRAMES, Flags
 from model_server.batch import Batch, Results, Said
 
@@ -28,6 +30,11 @@ class EchoEngine:
         """Per open slot: lines of chunks that got no reply of their own."""
         self._keys: dict[int, str] = {}
         """Per open slot: the keys of a question so far, with its `*`."""
+
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """None of its own."""
+        return {}
 
     def open(self, slot: int, persona: str) -> None:
         """Any persona will do: an echo has none."""

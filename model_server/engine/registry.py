@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 
 from model_server.engine import Engine
 from model_server.engine.echo import EchoEngine
 
-BUILT = ("echo", "digits")
-PLANNED = ("torch", "sglang", "moshi")
+BUILT = ("echo", "digits", "sglang")
+PLANNED = ("torch", "moshi")
 CHECKPOINT = Path(__file__).resolve().parents[1] / "model" / "digits.safetensors"
 """The trained network that ships with the tree."""
 NEEDED = ("torch", "safetensors")
 
 
 def make_engine(
-    name: str, persona: str = "", checkpoint: Path | None = None, passes: int | None = None, ranks: int = 1
+    name: str,
+    persona: str = "",
+    checkpoint: Path | None = None,
+    passes: int | None = None,
+    ranks: int = 1,
+    slots: int = 1,
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
     `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one,
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
-    processes it is cut.
+    processes it is cut, `slots` how many calls there are at once at most.
     """
     if name == "echo":
         if ranks > 1:
@@ -30,23 +36,39 @@ def make_engine(
         return EchoEngine()
     if name == "digits":
         return _digits(persona, checkpoint or CHECKPOINT, passes, ranks)
+    if name == "sglang":
+        return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, slots)
     if name in PLANNED:
         raise ValueError(f"engine = {name!r}: not built yet; expected {' or '.join(BUILT)}")
     raise ValueError(f"engine = {name!r}: there is no such engine; expected {' or '.join(BUILT)}")
 
 
-def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int) -> Engine:
-    missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
+def _look_for(name: str, needed: Sequence[str], install: str, checkpoint: Path) -> None:
+    missing = [package for package in needed if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
-            f"engine = 'digits': {' and '.join(missing)} not installed; pip install 'microturn[torch]', "
-            "or take --engine echo"
+            f"engine = {name!r}: {' and '.join(missing)} not installed; {install}, or take --engine echo"
         )
     if not checkpoint.is_file():
         raise ValueError(
-            f"engine = 'digits': no checkpoint {checkpoint}; train one (python -m model_server.training.train) and "
+            f"engine = {name!r}: no checkpoint {checkpoint}; train one (python -m model_server.training.train) and "
             "name it with --checkpoint, or take --engine echo"
         )
+
+
+def _sglang(persona: str, checkpoint: Path, passes: int | None, ranks: int, slots: int) -> Engine:
+    if ranks > 1:
+        raise ValueError(f"ranks = {ranks}: engine = 'sglang' divides by SGLang's own means; expected 1")
+    install = "it has an environment of its own: make setup-sglang, then .venv-sglang/bin/microturn"
+    _look_for("sglang", (*NEEDED, "sglang"), install, checkpoint)
+    from model_server.engine import personas
+    from model_server.engine.sglang.engine import SglangEngine
+
+    return SglangEngine(checkpoint, persona or personas.DEFAULT, calls=slots, passes=passes)
+
+
+def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int) -> Engine:
+    _look_for("digits", NEEDED, "pip install 'microturn[torch]'", checkpoint)
     from model_server.engine import personas
 
     if ranks > 1:

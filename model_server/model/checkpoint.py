@@ -86,7 +86,9 @@ def load(path: Path) -> Checkpoint:
         raise ValueError(
             f"checkpoint {path}: trained with another vocabulary than this code has; train it anew"
         )
-    return Checkpoint(path, config_from(json.loads(metadata["config"])), tensors, json.loads(metadata["notes"]))
+    return Checkpoint(
+        path, config_from(json.loads(metadata["config"])), tensors, json.loads(metadata["notes"])
+    )
 
 
 def config_from(values: dict[str, Any]) -> ModelConfig:

@@ -120,9 +120,7 @@ class Interaction(nn.Module):
             passes += 1
         return Spoken(tokens, hidden, passes)
 
-    def begin(
-        self, state: TrunkState, rows: Sequence[int], inputs: TurnInputs
-    ) -> tuple[Tensor, Tensor, int]:
+    def begin(self, state: TrunkState, rows: Sequence[int], inputs: TurnInputs) -> tuple[Tensor, Tensor, int]:
         """What comes in, and sound as if nothing were written: logits [B, V] of the first token, rows [B, 4, d] of
         the `speak` positions, passes."""
         passes = self._context(state, rows, inputs)

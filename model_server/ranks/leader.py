@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from typing import Self
 
 import structlog
@@ -88,6 +89,11 @@ class RankedEngine:
     def processes(self) -> list[int]:
         """Process ids of the other ranks, rank 1 first."""
         return [self._processes[rank].pid for rank in sorted(self._processes)]
+
+    @property
+    def gauges(self) -> Mapping[str, int]:
+        """Of the engine on this rank."""
+        return self._engine.gauges
 
     @property
     def kept_bytes_a_call(self) -> int:

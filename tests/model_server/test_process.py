@@ -155,7 +155,7 @@ class Fragile(EchoEngine):
 
 
 def test_an_engine_that_raises_ends_the_server_with_status_1(tmp_path, attach, monkeypatch):
-    monkeypatch.setattr(server_module, "make_engine", lambda *_: Fragile())
+    monkeypatch.setattr(server_module, "make_engine", lambda *_, **__: Fragile())
     config = load(socket=tmp_path / "s", slots=4)
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(server_module.run(config)))

@@ -1,10 +1,10 @@
 """The engine `sglang`: `digits`, with its network under SGLang.
 
-What a call brings (dMel, own voice, patches, text) and what becomes of what it is told (captions, flow head, vocoder)
-is that of `digits`, in this process. In between stands one request a micro-turn to a streaming session.
+What a call brings (dMel, own voice, patches, text) and what becomes of the answer (captions, flow head, vocoder) is
+that of `digits`, in this process. In between stands one request a micro-turn to a streaming session.
 
-A turn that SGLang does not answer is silence for that call; its next turn goes to a new session. The model keeps the
-call's row beyond sessions, so nothing but that turn is missing. Other calls do not notice.
+A turn that SGLang does not answer is silence for that call; its next turn goes to a new session. The model keeps
+the call's row beyond sessions, so nothing but that turn is missing. Other calls do not notice.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from model_server.engine.sglang.host import Answer, Host, Lost
 from model_server.engine.sglang.limits import Limits, most_of_turn
 from model_server.engine.sglang.rows import Rows
 from model_server.engine.sglang.turn_item import TurnItem
-from model_server.model.checkpoint import Checkpoint
+from model_server.model import checkpoint
+from model_server.model.interaction import Interaction
 
 WARM_S = 30.0
 """For the first turns of all, before any call waits."""
@@ -51,18 +52,17 @@ class SglangEngine(DigitsEngine):
         limits: Limits | None = None,
     ) -> None:
         """`ValueError` for a checkpoint, a persona or limits that cannot be had. `calls`: at once, at most."""
-        self._calls_limit, self._limits = calls, limits
         super().__init__(path, persona, products=products, passes=passes)
-
-    def _load(self, loaded: Checkpoint, products: torch.dtype | None) -> None:
-        limits = self._limits or Limits(self._calls_limit, most_of_turn(loaded.config))
+        limits = limits or Limits(calls, most_of_turn(self.config))
         self.rows = Rows(limits)
         self._folder = tempfile.TemporaryDirectory(prefix="microturn-sglang-")
-        folder.write(
-            Path(self._folder.name), loaded, rows=limits.calls, context=limits.context, products=products
-        )
-        self.host = Host(Path(self._folder.name), limits)
+        at = Path(self._folder.name)
+        folder.write(at, checkpoint.load(path), rows=limits.calls, context=limits.context, products=products)
+        self.host = Host(at, limits)
         self._voice = self._vocoder.start(limits.calls)
+
+    def _served(self, whole: Interaction, products: torch.dtype | None) -> Interaction:
+        return whole  # it is the scheduler's process that serves one
 
     def shut_down(self) -> None:
         """End SGLang's processes; they end with this one, too."""
@@ -135,7 +135,8 @@ class SglangEngine(DigitsEngine):
             item = TurnItem.of(inputs, b, held.row, held.call, held.turn, self.most_passes - 1)
             asked.append((item, held.session))
         answers = self.host.turns(asked)
-        self._leave([self._book(due, item, answer) for due, (item, _), answer in zip(ordered, asked, answers, strict=True)])
+        told = zip(ordered, asked, answers, strict=True)
+        self._leave([self._book(due, item, answer) for due, (item, _), answer in told])
         self._passes += max((answer.passes for answer in answers if isinstance(answer, Answer)), default=0)
         self._passes += bool(inputs.text or inputs.patches)
         tokens = [answer.tokens if isinstance(answer, Answer) else [] for answer in answers]
@@ -146,14 +147,16 @@ class SglangEngine(DigitsEngine):
         if isinstance(answer, Answer):
             self.rows.appended(due.slot, item.header.positions, len(answer.tokens))
             return ""
+        left = self.rows.unanswered(due.slot)
         if isinstance(answer, Lost):
             log.error("a call's sequence is lost: it begins anew with its past words", slot=due.slot)
             self.rows.counts.sequences_lost_total += 1
-            self._forget(due.slot)
-            due.call.text.extend((*due.call.persona, *due.call.past))
+            due.call.text.extendleft(reversed((*due.call.persona, *due.call.past)))
         else:
             due.call.text.extendleft(reversed(item.text))  # else its words would be lost with the turn
-        return self.rows.unanswered(due.slot)
+        if isinstance(answer, Lost) or item.header.turn == 0:
+            self._forget(due.slot)
+        return left
 
     def _sound(self, dues: list[Due], answers: Sequence[Answer | Lost | None]) -> list[PCM]:
         """Of those that were answered; the others are silent."""
@@ -162,7 +165,9 @@ class SglangEngine(DigitsEngine):
         if said:
             hidden = torch.stack([torch.from_numpy(rows.copy()) for rows in said.values()])
             rows = [self.rows[dues[b].slot].row for b in said]
-            for b, pcm in zip(said, self._speak(self._voice, rows, hidden, [dues[b] for b in said]), strict=True):
+            for b, pcm in zip(
+                said, self._speak(self._voice, rows, hidden, [dues[b] for b in said]), strict=True
+            ):
                 sound[b] = pcm
         return sound
 

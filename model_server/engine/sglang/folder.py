@@ -29,8 +29,8 @@ def write(
     """`rows`: calls at once. `context`: positions of a session. `products`: see `DigitsEngine`."""
     if loaded.config.vocabulary != len(NAMES):
         raise ValueError(
-            f"checkpoint {loaded.path}: {loaded.config.vocabulary} tokens, expected {len(NAMES)}: this engine speaks "
-            "the vocabulary of digits"
+            f"checkpoint {loaded.path}: {loaded.config.vocabulary} tokens, expected {len(NAMES)}: this engine "
+            "speaks the vocabulary of digits"
         )
     config = {
         "architectures": [ARCHITECTURE],

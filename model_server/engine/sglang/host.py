@@ -1,7 +1,7 @@
 """SGLang in this process: its engine, streaming sessions, and turns with a deadline.
 
-Its scheduler is a process of its own; this one has its front, an event loop that runs only while we wait for turns.
-What SGLang refuses and what it does not answer in time looks the same from here: no answer, and a reason in the log.
+Its scheduler is a process of its own; this one has its front, an event loop that runs only while we wait for it.
+What SGLang refuses and what it does not answer in time look the same from here: no answer, a reason in the log.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import itertools
+import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,8 +129,11 @@ class Host:
         import sglang
 
         self.limits = limits
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         self._engine = sglang.Engine(**arguments(folder, limits))
         self._names = itertools.count()
+        self._has_died = False
+        self._take_signals_back(on_sigterm)
 
     def close(self) -> None:
         """End SGLang's processes."""
@@ -150,10 +155,32 @@ class Host:
         self, asked: Sequence[tuple[TurnItem, str]], seconds: float | None = None
     ) -> list[Answer | Lost | None]:
         """A turn of several sessions at once; None where there was no answer in time, or a refusal."""
+        self._assert_alive()
         answers: list[Answer | Lost | None] = self._engine.loop.run_until_complete(
             self._turns(asked, self.limits.turn_s if seconds is None else seconds)
         )
+        self._assert_alive()
         return answers
+
+    def _take_signals_back(self, on_sigterm: Any) -> None:
+        """SGLang takes SIGTERM to be for its own event loop, which runs only while we wait for turns; and SIGQUIT,
+        which its processes send when they fail, as an order to kill us without a word."""
+        if threading.current_thread() is not threading.main_thread():
+            return  # it took none
+        self._engine.tokenizer_manager.auto_create_handle_loop()
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            self._engine.loop.remove_signal_handler(number)
+        signal.signal(signal.SIGTERM, on_sigterm)
+        signal.signal(signal.SIGQUIT, self._died)
+
+    def _died(self, *_: Any) -> None:
+        self._has_died = True
+
+    def _assert_alive(self) -> None:
+        if self._has_died:
+            raise RuntimeError(
+                "a process of SGLang has died (its own message is above): this one ends with it"
+            )
 
     async def _turns(
         self, asked: Sequence[tuple[TurnItem, str]], seconds: float

@@ -1,6 +1,6 @@
 """How much there is of what SGLang hangs without: rows, tokens, time. Wrong settings are refused at start.
 
-With all request rows or all tokens of its pool held by idle sessions SGLang answers no turn any more, not even those
+With all request rows or all tokens of its pool held by idle sessions SGLang answers no turn any more, not even one
 of these sessions, and says nothing. So there are twice as many rows as calls, every call has its own share of the
 tokens and is rolled over to a new session before it is used up, and every turn has a deadline.
 """
@@ -14,7 +14,7 @@ from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS, TEXT_
 
 ROWS_A_CALL = 2
 SESSION_TOKENS = 2_048
-"""Of a session before the next one: 30 s to 40 s of turns. Small, since SGLang walks over some of it in each turn."""
+"""Of a session before the next one: 30 s to 40 s of turns. Small, since SGLang walks over it."""
 TURN_S = 0.6
 """Three turns. A reply is of no use after one; this is for a scheduler that does not answer at all."""
 IDLE_S = 60.0
@@ -55,9 +55,9 @@ class Limits:
             ),
             (
                 self.total_tokens >= ROWS_A_CALL * self.calls * self.session_tokens,
-                f"total_tokens = {self.total_tokens} with calls = {self.calls} of {self.session_tokens}: expected at "
-                f"least {ROWS_A_CALL * self.calls * self.session_tokens}, since idle sessions are never evicted "
-                "and SGLang hangs when its pool is full; a session that is given up holds its tokens a while longer",
+                f"total_tokens = {self.total_tokens} with calls = {self.calls} of {self.session_tokens}: expected "
+                f"at least {ROWS_A_CALL * self.calls * self.session_tokens}: idle sessions are never evicted, it "
+                "hangs when its pool is full, and a session that is given up holds its tokens a while longer",
             ),
             (0 < self.turn_s < self.idle_s, f"turn_s = {self.turn_s}: expected between 0 and {self.idle_s}"),
         )

@@ -74,8 +74,8 @@ class Rows:
         assert slot not in self._held, f"slot {slot} has a row"
         if not self._free:
             raise ValueError(
-                f"engine = 'sglang': {self.limits.calls} calls hold all sessions; expected at most as many; start it "
-                "with more --slots"
+                f"engine = 'sglang': {self.limits.calls} calls hold all sessions; expected no more; start it with "
+                "more --slots"
             )
         self._held[slot] = Held(self._free.pop(), self._next_serial())
 
@@ -126,7 +126,9 @@ class Rows:
             wrong.append(f"rows {rows}: expected 0 to {self.limits.calls - 1}, each once")
         for slot, held in self._held.items():
             if held.tokens > self.limits.session_tokens:
-                wrong.append(f"slot {slot}: {held.tokens} tokens, expected at most {self.limits.session_tokens}")
+                wrong.append(
+                    f"slot {slot}: {held.tokens} tokens, expected at most {self.limits.session_tokens}"
+                )
         return wrong
 
     def _leave(self, held: Held) -> str:

@@ -28,7 +28,9 @@ def main() -> None:
     text = operators.read_text()
     if MARK not in text:
         if text.count(BEFORE) != 1:
-            raise SystemExit(f"{operators}: expected the torchvision of requirements.txt; pip install it again")
+            raise SystemExit(
+                f"{operators}: expected the torchvision of requirements.txt; pip install it again"
+            )
         operators.write_text(text.replace(BEFORE, DECLARATIONS + BEFORE))
 
 

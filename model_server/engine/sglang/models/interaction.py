@@ -3,11 +3,11 @@
     extend    turns of some calls: pictures, text, sound, and the `speak` positions as if nothing were written
     decode    a token that each of some calls wrote: `speak` positions taken back, token, `speak` positions again
 
-Logits are those of the last `hear` position or of the token, so SGLang samples the next one; `END` ends the request.
+Logits are those of the last `hear` position or of the token: SGLang samples the next one, `END` ends the request.
 What becomes sound, rows of the `speak` positions, goes along as `customized_info`, one string a pass.
 
-Keys, values and convolutions are kept here, a row a call, between turns and beyond the life of sessions. SGLang's own
-pool of keys and values holds nothing that is read; it counts.
+Keys, values and convolutions are kept here, a row a call, between turns and beyond the life of sessions. SGLang's
+own pool of keys and values holds nothing that is read; it counts.
 """
 
 from __future__ import annotations
@@ -58,7 +58,9 @@ class MicroturnInteraction(nn.Module):
         self.config = config
         self.shape: ModelConfig = checkpoint.config_from(dict(settings["config"]))
         self.model = Interaction(self.shape)
-        self._products: torch.dtype | None = getattr(torch, settings["products"]) if settings["products"] else None
+        self._products: torch.dtype | None = (
+            getattr(torch, settings["products"]) if settings["products"] else None
+        )
         self._row_count = int(settings["rows"])
         self._state: TrunkState | None = None
         self._rows: dict[int, _Row] = {}

@@ -33,6 +33,8 @@ def __getattr__(name: str) -> Callable[..., NoReturn]:
         raise AttributeError(name)
 
     def missing(*arguments: Any, **named: Any) -> NoReturn:
-        raise NotImplementedError(f"sgl_kernel.{name}: not in the stand-in for CPUs (tests/support/sglang_on_cpu)")
+        raise NotImplementedError(
+            f"sgl_kernel.{name}: not in the stand-in for CPUs (tests/support/sglang_on_cpu)"
+        )
 
     return missing
