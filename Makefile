@@ -66,4 +66,4 @@ clean:                ## remove the environment and what was built
 	rm -rf $(VENV) $(SGLANG_VENV) .cache build ./*.egg-info
 
 help:
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14

@@ -167,7 +167,7 @@ class Host:
         which its processes send when they fail, as an order to kill us without a word."""
         if threading.current_thread() is not threading.main_thread():
             return  # it took none
-        self._engine.tokenizer_manager.auto_create_handle_loop()
+        self._run(self._take_loop(), CLOSE_S)
         for number in (signal.SIGTERM, signal.SIGQUIT):
             self._engine.loop.remove_signal_handler(number)
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -207,6 +207,10 @@ class Host:
             answers.append(None if isinstance(found, str) else found)
         await asyncio.gather(*(task for task in tasks if task.cancelling()), return_exceptions=True)
         return answers
+
+    async def _take_loop(self) -> None:
+        """SGLang takes the loop that runs, and the signals with it."""
+        self._engine.tokenizer_manager.auto_create_handle_loop()
 
     async def _open_session(self, name: str) -> str | None:
         from sglang.srt.managers.io_struct import OpenSessionReqInput

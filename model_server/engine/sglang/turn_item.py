@@ -74,9 +74,9 @@ class TurnItem:
         return cls(header, levels.numpy(), text, None if patches is None else patches.numpy())
 
     @classmethod
-    def silent(cls, row: int, call: int) -> TurnItem:
-        """The first turn of a call that brings nothing."""
-        return cls(Header(row, call, 0, 0), np.zeros((HEAR_POSITIONS, LEVELS), np.uint8))
+    def silent(cls, row: int, call: int, turn: int = 0) -> TurnItem:
+        """A turn that brings nothing and is not to be answered."""
+        return cls(Header(row, call, turn, 0), np.zeros((HEAR_POSITIONS, LEVELS), np.uint8))
 
     @property
     def input_ids(self) -> list[int]:
