@@ -1,6 +1,6 @@
 """One SGLang for all tests of a run: it takes half a minute to start.
 
-Its limits are small, so that sessions are rolled over every six seconds of a call and time-outs can be waited for.
+Its sessions are small, so that each is rolled over every six seconds of a call.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from model_server.training.corpus import DATA
 
 CALLS = 12
 SESSION_TOKENS = 300
-TURN_S, IDLE_S = 3.0, 8.0
+TURN_S = 3.0
 
 
 class Recorder:
@@ -38,7 +38,7 @@ def under_sglang() -> Iterator[Any]:
     class Recorded(Recorder, SglangEngine):
         written: dict[int, list[tuple[int, ...]]] = {}
 
-    limits = Limits(CALLS, 90, session_tokens=SESSION_TOKENS, turn_s=TURN_S, idle_s=IDLE_S)
+    limits = Limits(CALLS, 90, session_tokens=SESSION_TOKENS, turn_s=TURN_S)
     engine = Recorded(CHECKPOINT, calls=CALLS, products=torch.float32, limits=limits)
     engine.warm(CALLS)
     yield engine

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +12,16 @@ import psutil
 import pytest
 from structlog.testing import capture_logs
 
+from model_server.engine.sglang.host import Answer
 from model_server.engine.sglang.turn_item import TurnItem
 from tests.model_server.engine.conftest import batch_of, voice
-from tests.on_sglang.conftest import CALLS, IDLE_S, SESSION_TOKENS, TURN_S
+from tests.on_sglang.conftest import CALLS, SESSION_TOKENS, TURN_S
 from tests.support.sglang_here import needs_sglang
 
 pytestmark = needs_sglang
 
 STRANGER = CALLS - 1
-"""A row of the model that no call of these tests has: rows are given from 0."""
+"""A row of the model that no call of these tests has, but where all have one: the lowest is given first."""
 MOST_LEFT = 120
 ONE_TURN = 9
 """Tokens that an empty turn adds: its positions, and the end of the turn before."""
@@ -166,9 +168,14 @@ def test_a_scheduler_that_stands_still_costs_turns_and_no_call(
 def test_a_session_that_sglang_has_closed_for_idleness_is_opened_anew(
     calls: Callable[[int], Calls], under_sglang: Any
 ) -> None:
-    live = calls(1)
-    live.go_on(4)
-    time.sleep(IDLE_S + 3.0)  # SGLang's own clock: it looks every second
+    host = under_sglang.host
+    usual, host.limits = host.limits, dataclasses.replace(host.limits, idle_s=TURN_S + 1)
+    try:
+        live = calls(1)
+        live.go_on(4)
+    finally:
+        host.limits = usual
+    time.sleep(TURN_S + 4.0)  # SGLang's own clock: it looks every second
     silent, logs, _ = live.miss()
     assert not silent.pcm_BS.any()
     assert "does not exist" in logs[0]["reason"]
@@ -215,3 +222,23 @@ def test_a_pool_that_others_fill_hangs_no_call_for_good(
     assert logs[0]["reason"] == f"no answer in {TURN_S:.1f} s"
     live.go_on(25)
     assert live.words > 1
+
+
+def test_a_call_whose_row_the_model_has_lost_begins_anew_and_says_so(
+    calls: Callable[[int], Calls], under_sglang: Any
+) -> None:
+    live = calls(1)
+    live.go_on(12)
+    session = under_sglang.host.open_session()
+    row = under_sglang.rows[0].row
+    assert isinstance(under_sglang.host.turns([(TurnItem.silent(row, 10**6), session)])[0], Answer)
+    under_sglang.host.close_sessions([session])
+    lost = under_sglang.rows.counts.sequences_lost_total
+    _, logs, _ = live.miss()
+    assert "begins anew" in logs[0]["event"]
+    assert under_sglang.rows.counts.sequences_lost_total == lost + 1
+    words = 0
+    for turn in range(live.turn, live.turn + 30):
+        live.turn = turn
+        words += sum(bool(said.text) for said in live.step(under_sglang, turn).said.values())
+    assert words >= 2  # it has its persona again

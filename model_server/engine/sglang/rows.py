@@ -50,7 +50,7 @@ class Rows:
     def __init__(self, limits: Limits) -> None:
         self.limits, self.counts = limits, Counts()
         self._held: dict[int, Held] = {}
-        self._free = list(range(limits.calls))[::-1]
+        self._free = list(range(limits.calls))
         self._serial = 0
 
     def __contains__(self, slot: int) -> bool:
@@ -77,7 +77,9 @@ class Rows:
                 f"engine = 'sglang': {self.limits.calls} calls hold all sessions; expected no more; start it with "
                 "more --slots"
             )
-        self._held[slot] = Held(self._free.pop(), self._next_serial())
+        row = min(self._free)
+        self._free.remove(row)
+        self._held[slot] = Held(row, self._next_serial())
 
     def close(self, slot: int) -> str:
         """The session to be closed, or nothing."""
