@@ -5,9 +5,11 @@ Its sessions are small, so that each is rolled over every six seconds of a call.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import psutil
 import pytest
 
 from model_server.engine.registry import CHECKPOINT
@@ -16,6 +18,17 @@ from model_server.training.corpus import DATA
 CALLS = 12
 SESSION_TOKENS = 300
 TURN_S = 3.0
+
+
+def scheduler() -> psutil.Process:
+    """SGLang's."""
+    found = [
+        child
+        for child in psutil.Process(os.getpid()).children(recursive=True)
+        if "scheduler" in " ".join(child.cmdline()) or "scheduler" in child.name()
+    ]
+    assert len(found) == 1, found
+    return found[0]
 
 
 class Recorder:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
+from gateway.caller.command import run_call
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from media.timebase import MODEL_HZ
 from model_server.training import cases
@@ -21,7 +20,7 @@ from tests.support.sglang_here import needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.processes]
 
-ROOT = Path(__file__).resolve().parents[2]
+WAIT_S = 3.0
 READY_S = 240.0
 TRIES = 3
 """The network reads back four strings of ten: of three single digits, one at least is to be right."""
@@ -31,29 +30,23 @@ def test_digits_come_back_over_sip(tmp_path: Path, data: Path) -> None:
     chosen = cases.of(["isolated"], TRIES, data)
     voice = load_voice()
     reader = Reader(table_of(dict(zip(voice.words, voice.sounds, strict=True))))
-    wish = GatewayWish(2, "sglang", settings={"slots": "2", "webrtc_calls": "0"}, ready_timeout_s=READY_S)
+    settings = {"slots": "2", "webrtc_calls": "0", "persona": chosen[0].persona}
+    wish = GatewayWish(2, "sglang", settings=settings, ready_timeout_s=READY_S)
     right = 0
     with GatewayUnderTest.start(wish) as gateway:
         for number, case in enumerate(chosen):
             play, record = tmp_path / f"{number}.wav", tmp_path / f"{number}-heard.wav"
             soundfile.write(play, case.caller, MODEL_HZ, subtype="PCM_16")
-            command = [sys.executable, "-m", "gateway.cli", "call", gateway.uri, "--play", str(play)]
-            done = subprocess.run(
-                [*command, "--record", str(record), "--wait", "2", "--json"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert json.loads(done.stdout.splitlines()[-1])
-            heard, _ = soundfile.read(record, dtype="int16")
+            assert run_call(gateway.uri, play, record, None, WAIT_S, "PCMU", False) == 0
+            heard, rate_hz = soundfile.read(record, dtype="int16")
+            heard = soxr.resample(heard, rate_hz, MODEL_HZ)
             assert np.abs(heard).max() > 1_000
             said = [spoken.word for spoken in reader.read(heard)]
             print(case.name, case.expected, said)
             right += list(case.expected) == said
+        gateway.wait_for(lambda found: found["microturn_model_sglang_sessions_opened_total"] >= TRIES)
+        gateway.wait_for(lambda found: found["microturn_model_sglang_tokens_held"] == 0)
         figures = gateway.metrics()
-        assert figures["microturn_sglang_sequences_lost_total"] == 0
-        assert figures["microturn_sglang_sessions_opened_total"] >= TRIES
-        gateway.wait_for(lambda found: found["microturn_sglang_tokens_held"] == 0)
+    assert figures["microturn_model_sglang_turns_unanswered_total"] == 0
+    assert figures["microturn_model_sglang_tokens_limit"] > 0
     assert right, "no call of these was read back right"

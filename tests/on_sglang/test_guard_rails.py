@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psutil
 import pytest
 from structlog.testing import capture_logs
 
 from model_server.engine.sglang.host import Answer
 from model_server.engine.sglang.turn_item import TurnItem
 from tests.model_server.engine.conftest import batch_of, voice
-from tests.on_sglang.conftest import CALLS, SESSION_TOKENS, TURN_S
+from tests.on_sglang.conftest import CALLS, SESSION_TOKENS, TURN_S, scheduler
 from tests.support.sglang_here import needs_sglang
 
 pytestmark = needs_sglang
@@ -78,17 +76,6 @@ def calls(under_sglang: Any, in_torch: Any) -> Iterator[Callable[[int], Calls]]:
     yield make
     for each in made:
         each.end()
-
-
-def scheduler() -> psutil.Process:
-    """SGLang's."""
-    found = [
-        child
-        for child in psutil.Process(os.getpid()).children(recursive=True)
-        if "scheduler" in " ".join(child.cmdline()) or "scheduler" in child.name()
-    ]
-    assert len(found) == 1, found
-    return found[0]
 
 
 def strangers(engine: Any, count: int) -> list[str]:
