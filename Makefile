@@ -12,7 +12,7 @@ SGLANG_BIN   := $(SGLANG_VENV)/bin
 SGLANG_STAMP := $(SGLANG_VENV)/.set-up
 ON_CPU       := tests/support/sglang_on_cpu
 
-.PHONY: run test lab setup setup-sglang test-sglang pjsip report clean help
+.PHONY: run test lab setup setup-sglang test-sglang compare-sglang pjsip report clean help
 
 run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
 	@exec $(BIN)/microturn up
@@ -54,6 +54,9 @@ $(SGLANG_STAMP): pyproject.toml $(ON_CPU)/requirements.txt $(ON_CPU)/finish.py
 test-sglang: setup-sglang   ## the engine sglang: equal tokens, guard rails, a telephone call (needs ../shared/data)
 	$(SGLANG_BIN)/python -m pytest -m 'not lab' tests/sglang
 
+compare-sglang: setup-sglang   ## step times of digits, sglang, and SGLang over HTTP
+	$(SGLANG_BIN)/python -W ignore -m tests.on_sglang.compare
+
 pjsip: setup          ## build pjsua2 from source (5 minutes, once) and use it instead of the wheel
 	$(BIN)/pip uninstall --quiet --yes pjsua2-python pjsua2
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(PYTHON=$(BIN)/python deploy/pjsip/build.sh | tail -1)"
@@ -66,4 +69,4 @@ clean:                ## remove the environment and what was built
 	rm -rf $(VENV) $(SGLANG_VENV) .cache build ./*.egg-info
 
 help:
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 16

@@ -358,7 +358,8 @@ def serve(
         raise CannotServe(str(wrong)) from wrong
     if config.realtime_priority and wanted is None:
         ask_for_priority()  # before steps are measured: they are to take what they will take in calls
-    alone = wanted is None or config.ranks > 1  # the time of other ranks is none of ours
+    # the time of other ranks, and of SGLang's scheduler, is none of ours
+    alone = wanted is None or config.ranks > 1 or config.engine == "sglang"
     clock_ns = time.monotonic_ns if alone else time.thread_time_ns
     step_time = calibrate(engine, config.groups, config.slots, clock_ns)
     server = ModelServer(table, engine, time.monotonic_ns, step_time)

@@ -75,10 +75,10 @@ class OverHttp:
         self._server.terminate()
         self._server.wait(30)
 
-    def open_session(self) -> str:
+    def open_sessions(self, count: int) -> list[str]:
         wish = {"capacity_of_str_len": host.NO_LIMIT, "streaming": True, "timeout": self._limits.idle_s}
-        wish["session_id"] = f"http-{next(self._names)}"
-        return str(self._ask(0, "open_session", wish))
+        names = [f"http-{next(self._names)}" for _ in range(count)]
+        return [str(self._ask(0, "open_session", {**wish, "session_id": name})) for name in names]
 
     def close_sessions(self, sessions: Sequence[str]) -> None:
         for session in sessions:

@@ -98,3 +98,28 @@ def test_its_words_come_through_the_queue(
     with server.look() as look:
         spent: Any = look.hgetall(f"{NAMESPACE}:{{tasks}}:spent:{order().call}")
     assert int(spent[b"tokens"]) > 0  # as the server counted them
+
+
+def test_the_recipes_of_the_documentation_are_read_by_this_sglang() -> None:
+    reads = """
+import argparse, sys
+from sglang.srt.server_args import ServerArgs
+parser = argparse.ArgumentParser(allow_abbrev=False)
+ServerArgs.add_cli_args(parser)
+for line in sys.stdin:
+    parser.parse_args(line.split())
+    print("read")
+"""
+    text = (ROOT / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    recipes = [part for part in text.splitlines() if "sglang.launch_server" in part]
+    assert len(recipes) == 2
+    flags = "\n".join(part.partition("sglang.launch_server")[2] for part in recipes)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", reads],
+        input=flags,
+        env={**os.environ, "SGLANG_USE_CPU_ENGINE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=MADE_S,
+    )
+    assert done.stdout.split() == ["read", "read"], done.stderr[-1_000:]

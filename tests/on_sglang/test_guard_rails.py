@@ -82,7 +82,7 @@ def strangers(engine: Any, count: int) -> list[str]:
     """Sessions past the guard rails, as long as SGLang has rows for them."""
     sessions: list[str] = []
     for number in range(count):
-        sessions.append(engine.host.open_session())
+        sessions.append(engine.host.open_sessions(1)[0])
         if not appended(engine, sessions[-1], number, 0):
             break
     return sessions
@@ -95,7 +95,7 @@ def fill(engine: Any) -> list[str]:
     left, sessions = limits.total_tokens - engine.rows.tokens_held, []
     while left > MOST_LEFT // 2:
         number = len(sessions)
-        sessions.append(engine.host.open_session())
+        sessions.append(engine.host.open_sessions(1)[0])
         for turn in range(min(limits.context - 40, left - MOST_LEFT // 2) // ONE_TURN + 1):
             if not appended(engine, sessions[-1], number, turn):
                 assert left < 2 * MOST_LEFT, left
@@ -216,7 +216,7 @@ def test_a_call_whose_row_the_model_has_lost_begins_anew_and_says_so(
 ) -> None:
     live = calls(1)
     live.go_on(12)
-    session = under_sglang.host.open_session()
+    session = under_sglang.host.open_sessions(1)[0]
     row = under_sglang.rows[0].row
     assert isinstance(under_sglang.host.turns([(TurnItem.silent(row, 10**6), session)])[0], Answer)
     under_sglang.host.close_sessions([session])

@@ -100,9 +100,10 @@ class SglangEngine(DigitsEngine):
             slots = range(-count, 0)
             for slot in slots:
                 self.rows.open(slot)
-                self._enter(slot)
+            self._enter(slots)
             held = [self.rows[slot] for slot in slots]
-            self.host.turns([(TurnItem.silent(each.row, each.call), each.session) for each in held], WARM_S)
+            turns = [(TurnItem.silent(each.row, each.call), each.session) for each in held if each.session]
+            self.host.turns(turns, WARM_S)
             self._leave([self.rows.close(slot) for slot in slots])
 
     def check(self) -> list[str]:
@@ -128,15 +129,19 @@ class SglangEngine(DigitsEngine):
         ordered = list(dues)
         inputs = self._inputs(ordered, sees=sees)
         self._leave([self.rows.full(due.slot) for due in ordered])
-        asked = []
-        for b, due in enumerate(ordered):
-            self._enter(due.slot)
-            held = self.rows[due.slot]
-            item = TurnItem.of(inputs, b, held.row, held.call, held.turn, self.most_passes - 1)
-            asked.append((item, held.session))
-        answers = self.host.turns(asked)
-        told = zip(ordered, asked, answers, strict=True)
-        self._leave([self._book(due, item, answer) for due, (item, _), answer in told])
+        self._enter([due.slot for due in ordered])
+        held = [self.rows[due.slot] for due in ordered]
+        items = [
+            TurnItem.of(inputs, b, each.row, each.call, each.turn, self.most_passes - 1)
+            for b, each in enumerate(held)
+        ]
+        having = [b for b, each in enumerate(held) if each.session]
+        heard = self.host.turns([(items[b], held[b].session) for b in having])
+        answers: list[Answer | Lost | None] = [None] * len(ordered)
+        for b, answer in zip(having, heard, strict=True):
+            answers[b] = answer
+        told = zip(ordered, items, answers, strict=True)
+        self._leave([self._book(due, item, answer) for due, item, answer in told])
         self._passes += max((answer.passes for answer in answers if isinstance(answer, Answer)), default=0)
         self._passes += bool(inputs.text or inputs.patches)
         tokens = [answer.tokens if isinstance(answer, Answer) else [] for answer in answers]
@@ -171,10 +176,12 @@ class SglangEngine(DigitsEngine):
                 sound[b] = pcm
         return sound
 
-    def _enter(self, slot: int) -> None:
-        """A session, if it has none."""
-        if not self.rows[slot].session:
-            self.rows.opened(slot, self.host.open_session())
+    def _enter(self, slots: Sequence[int]) -> None:
+        """A session for each that has none, if SGLang has one."""
+        without = [slot for slot in slots if not self.rows[slot].session]
+        for slot, session in zip(without, self.host.open_sessions(len(without)), strict=True):
+            if session:
+                self.rows.opened(slot, session)
 
     def _leave(self, sessions: Sequence[str]) -> None:
         self.host.close_sessions([session for session in sessions if session])

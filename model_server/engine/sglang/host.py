@@ -11,7 +11,8 @@ import base64
 import itertools
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,6 @@ from model_server.model.vocabulary import END
 PACKAGE = "model_server.engine.sglang"
 NO_LIMIT = 10**9
 """Of a session's letters: SGLang stores it and looks at it nowhere."""
-CLOSE_S = 5.0
 
 log = structlog.get_logger()
 
@@ -133,33 +133,34 @@ class Host:
         self._engine = sglang.Engine(**arguments(folder, limits))
         self._names = itertools.count()
         self._has_died = False
+        self._silent_since_s: float | None = None
         self._take_signals_back(on_sigterm)
 
     def close(self) -> None:
         """End SGLang's processes."""
         self._engine.shutdown()
 
-    def open_session(self) -> str:
-        """A new one; `TimeoutError` when SGLang does not answer."""
-        session: str | None = self._run(self._open_session(f"call-{next(self._names)}"), self.limits.turn_s)
-        if session is None:
-            raise TimeoutError("SGLang opened no session")
-        return session
+    def open_sessions(self, count: int) -> list[str]:
+        """New ones; empty strings for those that SGLang has not opened by the deadline of a turn."""
+        if not count:
+            return []
+        opened: list[str] = self._run(self._open_sessions(count))
+        return opened
 
     def close_sessions(self, sessions: Sequence[str]) -> None:
         """Give back their rows and tokens; at once, or when the request that runs in one is over."""
         if sessions:
-            self._run(self._close_sessions(sessions), CLOSE_S)
+            self._run(self._close_sessions(sessions))
 
     def turns(
         self, asked: Sequence[tuple[TurnItem, str]], seconds: float | None = None
     ) -> list[Answer | Lost | None]:
         """A turn of several sessions at once; None where there was no answer in time, or a refusal."""
-        self._assert_alive()
-        answers: list[Answer | Lost | None] = self._engine.loop.run_until_complete(
+        if not asked:
+            return []
+        answers: list[Answer | Lost | None] = self._run(
             self._turns(asked, self.limits.turn_s if seconds is None else seconds)
         )
-        self._assert_alive()
         return answers
 
     def _take_signals_back(self, on_sigterm: Any) -> None:
@@ -167,7 +168,7 @@ class Host:
         which its processes send when they fail, as an order to kill us without a word."""
         if threading.current_thread() is not threading.main_thread():
             return  # it took none
-        self._run(self._take_loop(), CLOSE_S)
+        self._run(self._take_loop())
         for number in (signal.SIGTERM, signal.SIGQUIT):
             self._engine.loop.remove_signal_handler(number)
         signal.signal(signal.SIGTERM, on_sigterm)
@@ -176,11 +177,16 @@ class Host:
     def _died(self, *_: Any) -> None:
         self._has_died = True
 
-    def _assert_alive(self) -> None:
-        if self._has_died:
-            raise RuntimeError(
-                "a process of SGLang has died (its own message is above): this one ends with it"
-            )
+    def _heard(self, is_there: bool) -> None:
+        """Whether SGLang said anything to what was asked now: what is silent for long is dead."""
+        now_s = time.monotonic()
+        if is_there:
+            self._silent_since_s = None
+        elif self._silent_since_s is None:
+            self._silent_since_s = now_s
+        elif now_s - self._silent_since_s > self.limits.stuck_s:
+            silent_s = now_s - self._silent_since_s
+            raise RuntimeError(f"SGLang has said nothing for {silent_s:.1f} s: this process ends with it")
 
     async def _turns(
         self, asked: Sequence[tuple[TurnItem, str]], seconds: float
@@ -190,7 +196,8 @@ class Host:
             asyncio.ensure_future(self._engine.async_generate(**request(item, session), rid=name))
             for name, (item, session) in zip(names, asked, strict=True)
         ]
-        await asyncio.wait(tasks, timeout=seconds)
+        done, _ = await asyncio.wait(tasks, timeout=seconds)
+        self._heard(bool(done))
         answers = []
         for name, task, (item, session) in zip(names, tasks, asked, strict=True):
             about = dict(session=session, row=item.header.row, turn=item.header.turn)
@@ -212,14 +219,25 @@ class Host:
         """SGLang takes the loop that runs, and the signals with it."""
         self._engine.tokenizer_manager.auto_create_handle_loop()
 
-    async def _open_session(self, name: str) -> str | None:
+    async def _open_sessions(self, count: int) -> list[str]:
         from sglang.srt.managers.io_struct import OpenSessionReqInput
 
-        wish = OpenSessionReqInput(
-            capacity_of_str_len=NO_LIMIT, session_id=name, streaming=True, timeout=self.limits.idle_s
-        )
-        opened: str | None = await self._engine.tokenizer_manager.open_session(wish, None)
-        return opened
+        front = self._engine.tokenizer_manager
+        tasks = []
+        for _ in range(count):
+            name = f"call-{next(self._names)}"
+            wish = OpenSessionReqInput(
+                capacity_of_str_len=NO_LIMIT, session_id=name, streaming=True, timeout=self.limits.idle_s
+            )
+            tasks.append(asyncio.ensure_future(front.open_session(wish, None)))
+        done, late = await asyncio.wait(tasks, timeout=self.limits.turn_s)
+        self._heard(bool(done))
+        for task in late:
+            task.cancel()
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        if wrong := [name for name in found if not isinstance(name, str)]:
+            log.error("sessions that were not opened", count=len(wrong), reason=repr(wrong[0]))
+        return [name if isinstance(name, str) else "" for name in found]
 
     async def _close_sessions(self, sessions: Sequence[str]) -> None:
         from sglang.srt.managers.io_struct import CloseSessionReqInput
@@ -227,8 +245,9 @@ class Host:
         for session in sessions:
             await self._engine.tokenizer_manager.close_session(CloseSessionReqInput(session_id=session), None)
 
-    def _run(self, wanted: Any, seconds: float) -> Any:
-        async def in_time() -> Any:
-            return await asyncio.wait_for(wanted, seconds)
-
-        return self._engine.loop.run_until_complete(in_time())
+    def _run(self, wanted: Coroutine[Any, Any, Any]) -> Any:
+        """On SGLang's loop; what waits has a deadline of its own."""
+        result = self._engine.loop.run_until_complete(wanted)
+        if self._has_died:
+            raise RuntimeError("a process of SGLang has died, see above: this one ends with it")
+        return result

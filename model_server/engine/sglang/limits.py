@@ -17,6 +17,8 @@ SESSION_TOKENS = 2_048
 """Of a session before the next one: 30 s to 40 s of turns. Small, since SGLang walks over it."""
 TURN_S = 0.6
 """Three turns. A reply is of no use after one; this is for a scheduler that does not answer at all."""
+STUCK_S = 5.0
+"""Without a word of SGLang's; then the process ends, and the next one takes over."""
 IDLE_S = 60.0
 """Calls send a chunk every 200 ms, held ones, too."""
 
@@ -35,6 +37,7 @@ class Limits:
     total_tokens: int = 0
     """SGLang's `max_total_tokens`; 0 is what `calls` need."""
     turn_s: float = TURN_S
+    stuck_s: float = STUCK_S
     idle_s: float = IDLE_S
 
     def __post_init__(self) -> None:
