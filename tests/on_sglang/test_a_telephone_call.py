@@ -30,7 +30,7 @@ def test_digits_come_back_over_sip(tmp_path: Path, data: Path) -> None:
     chosen = cases.of(["isolated"], TRIES, data)
     voice = load_voice()
     reader = Reader(table_of(dict(zip(voice.words, voice.sounds, strict=True))))
-    settings = {"slots": "2", "webrtc_calls": "0", "persona": chosen[0].persona}
+    settings = {"slots": "2", "webrtc_calls": "0", "persona": chosen[0].persona, "spare_model_server": "off"}
     wish = GatewayWish(2, "sglang", settings=settings, ready_timeout_s=READY_S)
     right = 0
     with GatewayUnderTest.start(wish) as gateway:
