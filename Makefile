@@ -52,7 +52,7 @@ $(SGLANG_STAMP): pyproject.toml $(ON_CPU)/requirements.txt $(ON_CPU)/finish.py
 	@touch $@
 
 test-sglang: setup-sglang   ## the engine sglang: equal tokens, guard rails, a telephone call (needs ../shared/data)
-	$(SGLANG_BIN)/python -m pytest -m 'not lab' tests/sglang
+	$(SGLANG_BIN)/python -m pytest tests/on_sglang
 
 compare-sglang: setup-sglang   ## step times of digits, sglang, and SGLang over HTTP
 	$(SGLANG_BIN)/python -W ignore -m tests.on_sglang.compare
