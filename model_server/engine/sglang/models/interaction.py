@@ -27,13 +27,15 @@ from model_server.engine.sglang.turn_item import Header, inputs_of
 from model_server.model import checkpoint
 from model_server.model.config import ModelConfig
 from model_server.model.interaction import Interaction
-from model_server.model.micro_turn import SPEAK_POSITIONS
-from model_server.model.served.layer import serve
+from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS
+from model_server.model.served.layer import serve, warm
 from model_server.model.state import TrunkState
 from model_server.model.vocabulary import END
 
 log = logging.getLogger(__name__)
 
+WARM_CALLS = 64
+"""Of a pass that no call is to wait for: see `served.layer.warm`."""
 _PREFIX = "interaction."
 
 
@@ -74,6 +76,8 @@ class MicroturnInteraction(nn.Module):
         self.model.float().eval().requires_grad_(False)
         serve(self.model.trunk, self._products)
         self._state = self.model.state(self._row_count)
+        with torch.inference_mode():
+            warm(self.model.trunk, min(self._row_count, WARM_CALLS) * (HEAR_POSITIONS + SPEAK_POSITIONS))
 
     def pad_input_ids(self, input_ids: list[int], mm_inputs: Any) -> list[int]:
         """As they are: nothing is looked up by them, and no session shares another's beginning."""
