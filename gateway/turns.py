@@ -8,7 +8,7 @@ between this is the driving rule of its leg:
     doorbell                      replies to their playouts
 
 `gateway/cut_time.py` says how long before. When the model server goes, the calls live on without slots; when one is
-back, each leases again.
+back, each leases again. When it says that it leaves, they move to another one, `gateway/handover.py` says how.
 """
 
 from __future__ import annotations
@@ -16,23 +16,28 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import structlog
 
-from gateway.attachment import Attachment
+from gateway.attachment import Attachment, CannotAttach
 from gateway.cut_time import CutTime
+from gateway.handover import Handover
+from gateway.servers import Servers
 from media.chunk import Reply, VideoFrame
-from media.leases import Lease, Leased
+from media.leases import CaughtUp, Lease, Leased, Leave, Refused
 from media.leg import Leg, Tenancy
+from media.slots import SlotTable
 from media.timebase import NS_PER_S, TURN_NS, phase_offset_ns
 from media.turn_log import TurnLog
 
 log = structlog.get_logger()
 
 LEASE_AGAIN_S = 0.1
+JOIN_AGAIN_S, JOIN_S = 0.2, 10.0
+"""Attempts to reach the server that calls are to move to, for so long."""
 
 
 @dataclass(slots=True)
@@ -50,6 +55,7 @@ class TurnCounters:
     events_dropped: int = 0
     texts_dropped: int = 0
     video_frames: int = 0
+    calls_moved: int = 0
 
 
 class Pulls(NamedTuple):
@@ -112,8 +118,8 @@ class Turns:
     ) -> None:
         """`between` is called when replies have been handed out: the cuts of the next group are far away."""
         self.counters = TurnCounters()
-        self.attachment = Attachment(
-            worker, model, attached=self._attached, detached=self._detached, replied=self._replied
+        self._servers = Servers(
+            worker, model, came=self._came, went=self._went, replied=self._replied, told=self._told
         )
         self._attachable = attachable
         self._between = between
@@ -122,7 +128,12 @@ class Turns:
         self._logs: dict[Call, TurnLog] = {}
         self._settled: dict[Call, tuple[int, ...]] = {}
         self._groups: list[dict[Call, None]] = []
-        self._tenants: dict[int, Call] = {}
+        self._server_of: dict[Call, Attachment] = {}
+        """Of those that have a slot."""
+        self._tenants: dict[tuple[Attachment, int], Call] = {}
+        self._handover: Handover[Call] | None = None
+        self._moving: asyncio.Task[None] | None = None
+        self._moves_given_up = 0
         self._ticking: list[asyncio.Task[None]] = []
         self._leasing: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] | None = None
@@ -131,7 +142,17 @@ class Turns:
     @property
     def is_attached(self) -> bool:
         """Whether a model server is there for new calls."""
-        return self.attachment.table is not None
+        return bool(self._servers.attached)
+
+    @property
+    def table(self) -> SlotTable | None:
+        """Of the model server that new calls go to; None while there is none."""
+        return self._first_choice[0].table if self.is_attached else None
+
+    @property
+    def engine(self) -> str:
+        """What answers new calls; empty while there is no model server."""
+        return self._first_choice[0].engine if self.is_attached else ""
 
     @property
     def is_empty(self) -> bool:
@@ -141,29 +162,33 @@ class Turns:
     async def keep(self) -> None:
         """Stay attached until cancelled; raises what broke a tick, which is a bug of ours."""
         self._broken = asyncio.get_running_loop().create_future()
-        attaching = asyncio.create_task(self.attachment.keep())
+        attaching = asyncio.create_task(self._servers.keep())
         try:
             await asyncio.wait([attaching, self._broken], return_when=asyncio.FIRST_COMPLETED)
             (attaching if attaching.done() else self._broken).result()
         finally:
+            self._stop_moving()
             for task in (attaching, *self._ticking, *self._leasing):
                 task.cancel()
 
     async def lease(self, call: Call) -> bool:
         """A slot for a call, which takes part in turns from now on; False when there is none."""
-        generation = self._calls.get(call, 0)
-        wish = Lease(call.name, floor=generation, turn=call.leg.turn, persona=call.persona)
+        wish = self.wish_of(call)
         turns = self._logs.get(call) or TurnLog()
-        answer = await self.attachment.lease(wish, turns.pack())
+        answer: Leased | Refused = Refused(call.name, "no model server", 2)
+        for server in self._first_choice:
+            answer = await server.lease(wish, turns.pack())
+            if isinstance(answer, Leased):
+                break
         if not isinstance(answer, Leased):
             log.info("no slot", call=call.name, reason=answer.reason)
             return False
-        if call.is_over or not self.is_attached:
-            self.attachment.release(call.name, answer.slot, answer.generation)
+        if call.is_over or server.table is None:
+            server.release(call.name, answer.slot, answer.generation)
             return False
-        self._calls[call], self._logs[call] = answer.generation, turns
-        call.leg.lease(Tenancy(answer.slot, answer.generation, answer.group, answer.budget_ns))
-        self._tenants[answer.slot] = call
+        self._logs[call] = turns
+        self._seat(call, server, answer)
+        call.leg.lease(_tenancy(answer))
         self._groups[answer.group][call] = None
         return True
 
@@ -173,12 +198,11 @@ class Turns:
         self._calls.pop(call, None)
         self._logs.pop(call, None)
         self._settled.pop(call, None)
-        tenancy = call.leg.tenancy
-        if tenancy is None:
-            return
-        self._tenants.pop(tenancy.slot, None)
-        self._groups[tenancy.group].pop(call, None)
-        self.attachment.release(call.name, tenancy.slot, tenancy.generation)
+        if self._handover is not None:
+            self._handover.drop(call)
+        if call.leg.tenancy is not None:
+            self._groups[call.leg.tenancy.group].pop(call, None)
+        self._unseat(call)
 
     def settle(self, call: Call) -> None:
         """What the leg has counted since last time, into the worker's counters."""
@@ -201,38 +225,157 @@ class Turns:
             self.settle(call)
         names = TurnCounters.__slots__
         counters = {name: int(getattr(self.counters, name)) for name in names}
-        counters["rings_full"] = self.attachment.full_rings
-        counters["rows_stale"] = self.attachment.stale_rows
-        counters["rows_torn"] = self.attachment.torn_rows
-        return counters
+        given_up = self._handover.given_up if self._handover is not None else 0
+        counters["moves_given_up"] = self._moves_given_up + given_up
+        return counters | asdict(self._servers.counters)
 
-    # -- the model server comes and goes
+    # -- model servers come and go
 
-    def _attached(self) -> None:
-        """A model server is there: every call that lives on gets a slot of it."""
-        table = self.attachment.table
+    @property
+    def _first_choice(self) -> list[Attachment]:
+        """Where new calls go, the best first: where calls move to, before where they move from."""
+        attached = self._servers.attached
+        best = self._handover.new if self._handover is not None else attached[-1] if attached else None
+        return sorted(attached, key=lambda server: server is not best)
+
+    def _came(self, server: Attachment) -> None:
+        """A model server is there: every call without a slot gets one of it."""
+        table = server.table
         assert table is not None
+        if len(self._servers.attached) > 1:
+            return
         self._groups = [{} for _ in range(table.groups)]
         self._attachable(True)
         self._ticking = [self._start(self._tick(group, table.groups)) for group in range(table.groups)]
         for call in self._calls:
-            task = self._start(self._lease_again(call))
-            self._leasing.add(task)
-            task.add_done_callback(self._leasing.discard)
+            self._lease_soon(call)
 
-    def _detached(self) -> None:
-        """It is gone: the calls live on with a soft comfort sound, new ones are refused."""
-        self._attachable(False)
-        for task in self._ticking:
-            task.cancel()
-        self._tenants.clear()
-        self._groups = []
-        for call in self._calls:
+    def _went(self, server: Attachment) -> None:
+        """It is gone: its calls go on with another one if there is one, else with a soft comfort sound."""
+        struck = self.calls_at(server)
+        inherited = {call: self._inherit(call, server) for call in struck}
+        self._stop_moving()
+        for call in struck:
+            self._tenants.pop((server, self._slot(call)), None)
+            del self._server_of[call]
+            leased, heir = inherited[call]
+            if leased is not None and heir is not None:
+                self._seat(call, heir, leased)
+                call.leg.move(_tenancy(leased))
+                continue
+            if call.leg.tenancy is not None:
+                self._groups[call.leg.tenancy.group].pop(call, None)
             call.leg.vacate()
+            if self.is_attached:
+                self._lease_soon(call)
+        log.warning("model server gone", calls=len(struck), left=len(self._servers.attached))
+        if not self.is_attached:
+            self._attachable(False)
+            for task in self._ticking:
+                task.cancel()
+            self._groups = []
+
+    def _inherit(self, call: Call, gone: Attachment) -> tuple[Leased | None, Attachment | None]:
+        if self._handover is None or self._handover.old is not gone:
+            return None, None
+        return self._handover.inherit(call), self._handover.new
+
+    def _seat(self, call: Call, server: Attachment, leased: Leased) -> None:
+        self._calls[call] = leased.generation
+        self._server_of[call] = server
+        self._tenants[server, leased.slot] = call
+
+    def _unseat(self, call: Call) -> None:
+        """Give its slot back, if it has one."""
+        server, tenancy = self._server_of.pop(call, None), call.leg.tenancy
+        if server is not None and tenancy is not None:
+            self._tenants.pop((server, tenancy.slot), None)
+            server.release(call.name, tenancy.slot, tenancy.generation)
+
+    @staticmethod
+    def _slot(call: Call) -> int:
+        assert call.leg.tenancy is not None
+        return call.leg.tenancy.slot
+
+    def _lease_soon(self, call: Call) -> None:
+        task = self._start(self._lease_again(call))
+        self._leasing.add(task)
+        task.add_done_callback(self._leasing.discard)
 
     async def _lease_again(self, call: Call) -> None:
         while not call.is_over and self.is_attached and not await self.lease(call):
             await asyncio.sleep(LEASE_AGAIN_S)
+
+    # -- calls move: what a handover asks of us
+
+    def calls_at(self, server: Attachment) -> list[Call]:
+        """By phase group: those of one group are appended together."""
+        calls = [call for call, its in self._server_of.items() if its is server]
+        return sorted(calls, key=lambda call: call.leg.tenancy.group if call.leg.tenancy else 0)
+
+    def wish_of(self, call: Call) -> Lease:
+        """For its next lease; if it has a slot, with the group and the budget that it has."""
+        leg, tenancy = call.leg, call.leg.tenancy
+        wish = Lease(call.name, self._calls.get(call, 0), leg.turn, call.persona)
+        if tenancy is None:
+            return wish
+        return replace(wish, group=tenancy.group, budget_ns=tenancy.budget_ns)
+
+    def log_of(self, call: Call) -> TurnLog:
+        """Of its turns until now."""
+        return self._logs[call]
+
+    def move(self, call: Call, server: Attachment, leased: Leased) -> None:
+        """Between two turns: the next one is that server's."""
+        self._unseat(call)
+        self._seat(call, server, leased)
+        call.leg.move(_tenancy(leased))
+        self.counters.calls_moved += 1
+
+    def _told(self, server: Attachment, message: CaughtUp | Leave) -> None:
+        if isinstance(message, CaughtUp):
+            if self._handover is not None and self._handover.new is server:
+                self._handover.caught_up(message)
+        elif message.to:
+            self._stop_moving()
+            self._moving = self._start(self._move_all(server, Path(message.to)))
+        elif self._handover is None or self._handover.old is server:
+            self._stop_moving()
+
+    async def _move_all(self, old: Attachment, to: Path) -> None:
+        """The calls of `old` to the server at that path, until stopped."""
+        new = await self._join(old, to)
+        if new is not None:
+            log.debug("calls move", calls=len(self.calls_at(old)), socket=str(to))
+            self._handover = Handover(old, new, self, time.monotonic)
+            await self._handover.run()
+
+    async def _join(self, old: Attachment, to: Path) -> Attachment | None:
+        until_s = time.monotonic() + JOIN_S
+        while True:
+            try:
+                new = await self._servers.join(to)
+                break
+            except CannotAttach as wrong:
+                if time.monotonic() > until_s:
+                    log.error("calls cannot move", socket=str(to), reason=str(wrong))
+                    return None
+                await asyncio.sleep(JOIN_AGAIN_S)
+        if old.table is None or new.table is None or new is old:
+            return None
+        if new.table.groups != old.table.groups:
+            log.error("calls cannot move", socket=str(to), groups=new.table.groups, expected=old.table.groups)
+            return None
+        return new
+
+    def _stop_moving(self) -> None:
+        """Who is on the way stays where it is."""
+        if self._moving is not None:
+            self._moving.cancel()
+        if self._handover is not None:
+            self._handover.stop()
+            self._moves_given_up += self._handover.given_up
+        self._moving = self._handover = None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -288,10 +431,11 @@ class Turns:
             return
         counters = self.counters
         counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
-        pictures = call.pictures(now_ns, self.attachment.pictures_wanted(leg.tenancy.slot))
+        server, slot = self._server_of[call], leg.tenancy.slot
+        pictures = call.pictures(now_ns, server.pictures_wanted(slot))
         chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, pictures)
         if chunk is not None:
-            self.attachment.publish(leg.tenancy.slot, chunk)
+            server.publish(slot, chunk)
             self._logs[call].add(chunk)
             counters.turns_cut += 1
             counters.samples_concealed += chunk.concealed_samples
@@ -300,9 +444,9 @@ class Turns:
             counters.video_frames += len(chunk.video)
             call.turned(chunk)
 
-    def _replied(self, replies: list[tuple[int, Reply]]) -> None:
+    def _replied(self, server: Attachment, replies: list[tuple[int, Reply]]) -> None:
         for slot, reply in replies:
-            call = self._tenants.get(slot)
+            call = self._tenants.get((server, slot))
             if call is None:
                 self.counters.replies_stale += 1
                 continue
@@ -311,4 +455,10 @@ class Turns:
                 call.replied(reply, call.leg.receive_reply(reply))
             except Exception as wrong:  # the edge of a call
                 call.fail(wrong)
+            if self._handover is not None and self._handover.old is server:
+                self._handover.answered(call)
         self._between()
+
+
+def _tenancy(leased: Leased) -> Tenancy:
+    return Tenancy(leased.slot, leased.generation, leased.group, leased.budget_ns)
