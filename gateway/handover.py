@@ -2,11 +2,14 @@
 
     lease at the new one, with the log of its turns until now
       --each turn that is over is passed on, marked `PAST`--> the new one: CaughtUp, no turn is under way
-      --> between two turns the call moves: the next one is the new one's, the slot at the old one is given back
+      --> between two turns the call moves: the next one is the new one's, its old slot is given back
 
 So every turn is answered by one of them, and the new one knows of each turn whether it was answered. How many are on
 their way at a time is the new one's to say: it refuses what it has no slack for. A call that does not get there in
 `MOVE_S` stays where it is and is tried again later; so does one whose ring over there is full. Nobody hears of it.
+
+A call whose log goes back to its first turn has the same sequence over there. That of an older call has a shorter
+past: it says the same words with another wave form, so a call that speaks moves when it is quiet, or after `QUIET_S`.
 """
 
 from __future__ import annotations
@@ -19,14 +22,18 @@ from typing import Generic, Protocol, TypeVar
 import structlog
 
 from gateway.attachment import Attachment
-from media.chunk import Flags
+from media.chunk import PCM, Flags
 from media.leases import CaughtUp, Lease, Leased
 from media.turn_log import TurnLog
 
 log = structlog.get_logger()
 
-MOVE_S = 20.0
-"""From the lease until the last turn is appended: 12 s of log, in whatever slack there is."""
+MOVE_S = 30.0
+"""From the lease until the call moves: 12 s of log are appended, in whatever slack there is."""
+QUIET_S = 8.0
+"""To wait for a turn in which the model says nothing."""
+QUIET_PEAK = 200
+"""Largest sample of such a turn."""
 LOOK_S = 0.1
 """Between looks for calls that are not on their way yet."""
 
@@ -58,7 +65,12 @@ class _Move:
     begun_s: float
     passed_on: int
     """The newest turn that the new server was given."""
+    reaches_back: bool
+    """The log that it has over there begins with the call."""
     leased: Leased | None = None
+    is_quiet: bool = False
+    """The newest reply of the old server."""
+    caught_up_s: float | None = None
 
 
 class Handover(Generic[CallT]):
@@ -92,10 +104,13 @@ class Handover(Generic[CallT]):
             log.warning("call does not catch up", call=self._turns.wish_of(call).call, seconds=MOVE_S)
             self._give_up(call)
 
-    def answered(self, call: CallT) -> None:
-        """A turn of it is over: the old server's reply came."""
+    def answered(self, call: CallT, pcm: PCM) -> None:
+        """A turn of it is over: the old server's reply came, int16 [3200]."""
         move = self._moves.get(call)
-        if move is not None and move.leased is not None:
+        if move is None:
+            return
+        move.is_quiet = max(int(pcm.max()), -int(pcm.min())) < QUIET_PEAK
+        if move.leased is not None:
             self._pass_on(call, move.leased, move, self._turns.log_of(call).newest_answered)
 
     def caught_up(self, message: CaughtUp) -> None:
@@ -104,10 +119,16 @@ class Handover(Generic[CallT]):
             leased = move.leased
             if leased is None or (leased.slot, leased.generation) != (message.slot, message.generation):
                 continue
-            if message.turn == move.passed_on == self._turns.log_of(call).newest:
+            if message.turn == move.passed_on == self._turns.log_of(call).newest and self._may_move(move):
                 del self._moves[call]
                 self._turns.move(call, self.new, leased)
             return
+
+    def _may_move(self, move: _Move) -> bool:
+        """It has caught up: whether it is a good time."""
+        now_s = self._clock_s()
+        move.caught_up_s = now_s if move.caught_up_s is None else move.caught_up_s
+        return move.reaches_back or move.is_quiet or now_s - move.caught_up_s > QUIET_S
 
     def drop(self, call: CallT) -> None:
         """It is over, or has no slot any more: what it has over there is given back."""
@@ -137,7 +158,7 @@ class Handover(Generic[CallT]):
         until = turns.newest_answered
         if until < 0 <= turns.newest:
             return True  # its first turn is under way: another time
-        move = self._moves[call] = _Move(self._clock_s(), until)
+        move = self._moves[call] = _Move(self._clock_s(), until, turns.oldest == 0)
         wish = replace(self._turns.wish_of(call), moves=True)
         answer = await self.new.lease(wish, turns.pack(until) if until >= 0 else b"")
         if self._moves.get(call) is not move:  # it is over, or nobody moves any more

@@ -456,7 +456,7 @@ class Turns:
             except Exception as wrong:  # the edge of a call
                 call.fail(wrong)
             if self._handover is not None and self._handover.old is server:
-                self._handover.answered(call)
+                self._handover.answered(call, reply.pcm)
         self._between()
 
 

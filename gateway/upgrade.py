@@ -193,7 +193,7 @@ async def _look_at(path: Path) -> _Served:
 
 
 async def _leave(path: Path, to: Path | None) -> None:
-    """Tell the server at `path` that its calls are to move, or to stay. `OSError` or `TimeoutError` when it is away."""
+    """Tell the server at `path` that its calls are to move, or to stay. `OSError`, `TimeoutError`: it is away."""
     loop = asyncio.get_running_loop()
     with control.connect(path) as connection:
         await loop.sock_sendall(connection, encode(Leave(str(to) if to is not None else "")))

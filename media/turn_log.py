@@ -51,6 +51,11 @@ class TurnLog:
             self._answered.add(turn)
 
     @property
+    def oldest(self) -> int:
+        """The oldest turn of which all is kept; -1 without any."""
+        return self._turns[0].turn if self._turns else -1
+
+    @property
     def newest(self) -> int:
         """The newest turn that was published; -1 without any."""
         return self._turns[-1].turn if self._turns else -1

@@ -389,8 +389,9 @@ def run(config: ModelServerConfig, *, wanted: Callable[[], Path | None] | None =
     """Serve until SIGINT or SIGTERM; the exit status of the process.
 
     0 after a signal, 1 when the engine raised, 2 when it could not start (the log says why). Signals are
-    taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`, or why not.
-    `wanted` makes it a spare, see `serve`: 0 when it never is, and signals end it at once as long as it is not.
+    taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
+    `wanted` makes it a spare, see `serve`: 0 when it never is, and signals end it at once as long as it is not. Its
+    line says why it is not ready, too.
     """
     if not structlog.is_configured():
         structlog.configure(
@@ -418,11 +419,17 @@ def run(config: ModelServerConfig, *, wanted: Callable[[], Path | None] | None =
             serve(config, stop.is_set, lambda: heeding_signals(wanted))
     except CannotServe as wrong:
         log.error("cannot serve", reason=str(wrong))
-        print(str(wrong).replace("\n", " "), flush=True)
+        _say_why(wanted is not None, str(wrong))
         return 2
     except Exception as wrong:
         log.exception("the engine raised: this process ends")
-        print(f"{type(wrong).__name__}: {wrong}".replace("\n", " "), flush=True)
+        _say_why(wanted is not None, f"{type(wrong).__name__}: {wrong}")
         return 1
     log.info("stopped")
     return 0
+
+
+def _say_why(is_spare: bool, reason: str) -> None:
+    """Who keeps a spare reads its standard output; for others the log is enough."""
+    if is_spare:
+        print(reason.replace("\n", " "), flush=True)

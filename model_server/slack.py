@@ -1,8 +1,9 @@
 """What is done between ticks: turns of calls that another server had or has are appended, as far as they fit.
 
 Who waits for what is `rebuild.py`'s business; here are the passes. A pass is begun if it is over before the
-next tick of calls that are answered. Its turns come with the lease, and those of calls that move also by their rings,
-marked `Flags.PAST`: they are taken from there between ticks, so that a tick finds nothing but what is to be answered.
+next tick of calls that are answered. Its turns come with the lease, and those of calls that move also by their
+rings, marked `Flags.PAST`: they are taken from there between ticks, so that a tick finds nothing but what is to be
+answered.
 While nobody waits for the calls of a pass, the other processes of the machine go first.
 """
 

@@ -1,4 +1,4 @@
-"""A new model server takes over while people talk: real calls, `microturn up` and `microturn upgrade` as they are."""
+"""A new model server takes over while people talk: real calls, a real `microturn up` and `microturn upgrade`."""
 
 from __future__ import annotations
 
