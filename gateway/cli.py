@@ -22,6 +22,7 @@ from gateway.operator import Operator, Outcome, Tell, ask
 from gateway.state import embedded
 from gateway.supervise import Child, command
 from gateway.tasks import Tasks
+from gateway.upgrade import Upgrade, UpgradeFailed
 
 log = structlog.get_logger()
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -142,8 +143,6 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
 
 async def _upgrade(servers: ModelServers, serving: Child, flags: dict[str, Any], tell: Tell) -> Outcome:
     """With the flags that `up` was started with, and what file and code are now."""
-    from gateway.upgrade import Upgrade, UpgradeFailed  # it loads what the other commands do not need
-
     try:
         settings = load(**flags)
         if settings.model_socket != servers.path:

@@ -2,14 +2,15 @@
 
     lease at the new one, with the log of its turns until now
       --each turn that is over is passed on, marked `PAST`--> the new one: CaughtUp, no turn is under way
-      --> between two turns the call moves: the next one is the new one's, its old slot is given back
+      --> between two turns it moves: the next one is the new one's
 
 So every turn is answered by one of them, and the new one knows of each turn whether it was answered. How many are on
 their way at a time is the new one's to say: it refuses what it has no slack for. A call that does not get there in
 `MOVE_S` stays where it is and is tried again later; so does one whose ring over there is full. Nobody hears of it.
 
 A call whose log goes back to its first turn has the same sequence over there. That of an older call has a shorter
-past: it says the same words with another wave form, so a call that speaks moves when it is quiet, or after `QUIET_S`.
+past: it says the same words with another wave form, so a call that speaks moves when it is quiet, or after
+`QUIET_S`.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ QUIET_S = 8.0
 """To wait for a turn in which the model says nothing."""
 QUIET_PEAK = 200
 """Largest sample of such a turn."""
-LOOK_S = 0.1
-"""Between looks for calls that are not on their way yet."""
+LOOK_S, AGAIN_S = 0.1, 0.3
+"""Between looks for calls that are not on their way yet; longer after the new server had no room: an attempt packs
+a log."""
 
 CallT = TypeVar("CallT")
 
@@ -85,17 +87,20 @@ class Handover(Generic[CallT]):
         self._moves: dict[CallT, _Move] = {}
 
     async def run(self) -> None:
-        """Begin with one call after the other, as the new server lets us, until cancelled."""
+        """Begin with one call after the other, as the new server lets us, until none is left at the old one."""
         while True:
-            await self.begin()
+            has_room = await self.begin()
             self.give_up_late()
-            await asyncio.sleep(LOOK_S)
+            if not self._moves and not list(self._turns.calls_at(self.old)):
+                return
+            await asyncio.sleep(LOOK_S if has_room else AGAIN_S)
 
-    async def begin(self) -> None:
-        """Those that are not on their way yet, until the new server has no room for more."""
+    async def begin(self) -> bool:
+        """Those that are not on their way yet; False once the new server has no room for more."""
         for call in list(self._turns.calls_at(self.old)):
             if call not in self._moves and not await self._begin(call):
-                return
+                return False
+        return True
 
     def give_up_late(self) -> None:
         """Who has been on the way for too long stays."""

@@ -1,7 +1,7 @@
 """What an operator asks of a running `microturn up`, by a socket in its run_dir that only this user can reach.
 
 One request a connection, JSON packets (SOCK_SEQPACKET): `Upgrade` ->, <- `Progress`, <- `Outcome`.
-An operator who hangs up hears no more of it; what was begun goes on. One request at a time: a second one is refused.
+An operator who hangs up hears no more of it; what was begun goes on. A second request meanwhile is refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model servers that a worker is attached to: one at its path, and, while calls move, another one.
 
 It attaches to the one at its path whenever there is none, for as long as it takes. Its one rule: who is attached is
-listened to until it is gone; only its own end takes a server away from us.
+listened to until it is gone., or until all of its calls have moved.
 """
 
 from __future__ import annotations
@@ -66,6 +66,11 @@ class Servers:
                 return server
         return await self._attach(path)
 
+    def leave(self, server: Attachment) -> None:
+        """We need that one no more; nobody is told that it went."""
+        self._listening.pop(server).cancel()
+        server.close()
+
     async def _reach(self) -> None:
         loop = asyncio.get_running_loop()
         told, patient_until_s = False, loop.time() + PATIENCE_S
@@ -88,6 +93,5 @@ class Servers:
 
     async def _listen(self, server: Attachment) -> None:
         await server.listen()
-        log.info("model server gone", socket=str(server.path), epoch=f"{server.epoch:014x}")
         del self._listening[server]
         self._went(server)

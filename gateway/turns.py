@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import zlib
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,8 @@ from media.turn_log import TurnLog
 log = structlog.get_logger()
 
 LEASE_AGAIN_S = 0.1
+JOIN_SPREAD_S = 2.0
+"""Workers are told all at once that their calls are to move: each begins at a time of its own."""
 JOIN_AGAIN_S, JOIN_S = 0.2, 10.0
 """Attempts to reach the server that calls are to move to, for so long."""
 
@@ -118,6 +121,7 @@ class Turns:
     ) -> None:
         """`between` is called when replies have been handed out: the cuts of the next group are far away."""
         self.counters = TurnCounters()
+        self._worker = worker
         self._servers = Servers(
             worker, model, came=self._came, went=self._went, replied=self._replied, told=self._told
         )
@@ -268,7 +272,7 @@ class Turns:
             call.leg.vacate()
             if self.is_attached:
                 self._lease_soon(call)
-        log.warning("model server gone", calls=len(struck), left=len(self._servers.attached))
+        log.warning("model server gone", socket=str(server.path), calls=len(struck))
         if not self.is_attached:
             self._attachable(False)
             for task in self._ticking:
@@ -349,8 +353,12 @@ class Turns:
             log.debug("calls move", calls=len(self.calls_at(old)), socket=str(to))
             self._handover = Handover(old, new, self, time.monotonic)
             await self._handover.run()
+            self._moves_given_up += self._handover.given_up
+            self._handover = None
+            self._servers.leave(old)  # its end wakes nobody
 
     async def _join(self, old: Attachment, to: Path) -> Attachment | None:
+        await asyncio.sleep(JOIN_SPREAD_S * zlib.crc32(self._worker.encode()) / 2**32)
         until_s = time.monotonic() + JOIN_S
         while True:
             try:

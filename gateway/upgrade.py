@@ -21,13 +21,12 @@ from pathlib import Path
 
 import structlog
 
-from gateway import control
 from gateway.attachment import Attachment, CannotAttach, RowCounters
-from gateway.http import ask_model
+from gateway.model_control import ask_model, tell_to_leave
 from gateway.model_servers import Heir, ModelServers
 from gateway.priority import come_forward
 from gateway.supervise import Child
-from media.leases import MAX_BYTES, BadMessage, Leave, decode, encode
+from media.leases import BadMessage
 
 log = structlog.get_logger()
 
@@ -129,7 +128,7 @@ class Upgrade:
     async def _move(self, heir: Heir) -> None:
         """Until the old one has no call left, or is dead."""
         path = self._servers.path
-        await _leave(path, heir.path)
+        await tell_to_leave(path, heir.path)
         until_s = time.monotonic() + MOVE_S
         try:
             while not self._inherited(heir) and (left := await self._leased(path)) != 0:
@@ -148,10 +147,10 @@ class Upgrade:
 
     async def _move_back(self, heir: Heir) -> None:
         path = self._servers.path
-        await _leave(path, None)
+        await tell_to_leave(path, None)
         if heir.process.returncode is not None:
             return
-        await _leave(heir.path, path)
+        await tell_to_leave(heir.path, path)
         until_s = time.monotonic() + BACK_S
         while time.monotonic() < until_s and not self._inherited(heir) and await self._leased(heir.path):
             await asyncio.sleep(POLL_S)
@@ -190,15 +189,6 @@ async def _look_at(path: Path) -> _Served:
         return _Served(server.engine, server.table.groups, server.table.video_size)
     finally:
         server.close()
-
-
-async def _leave(path: Path, to: Path | None) -> None:
-    """Tell the server at `path` that its calls are to move, or to stay. `OSError`, `TimeoutError`: it is away."""
-    loop = asyncio.get_running_loop()
-    with control.connect(path) as connection:
-        await loop.sock_sendall(connection, encode(Leave(str(to) if to is not None else "")))
-        async with asyncio.timeout(END_S):
-            decode(await loop.sock_recv(connection, MAX_BYTES))
 
 
 def _status(process: Process) -> str:

@@ -20,10 +20,10 @@ A unix SOCK_SEQPACKET connection, one JSON object a packet, at most `MAX_BYTES`:
 End of file in either direction is the liveness signal: the server frees the slots of a worker that is gone,
 the worker keeps its calls and comes back with `Hello` until a server answers.
 
-A call moves while the server that it has goes on to answer it (a live upgrade). Its worker leases at the
-other one with `moves`, and passes on each turn once it is over, marked `Flags.PAST`. The other server appends them in its
-slack, and says `CaughtUp` whenever none waits. If no turn is under way then, the worker gives it all later ones: the
-first chunk without `Flags.PAST` is the first that it answers. Both must speak the same `PROTOCOL`.
+A call moves while the server that it has goes on to answer it (a live upgrade). Its worker leases at the other
+one with `moves`, and passes on each turn once it is over, marked `Flags.PAST`. The other server appends them in
+its slack, and says `CaughtUp` whenever none waits. If no turn is under way then, the worker gives it all later
+ones: the first chunk without `Flags.PAST` is the first that it answers. Both must speak the same `PROTOCOL`.
 """
 
 from __future__ import annotations

@@ -33,6 +33,12 @@ def ask_for_priority() -> None:
         log.warning("no real-time priority", fifo=fifo, nice=str(refused), hint="grant CAP_SYS_NICE")
 
 
+def make_way() -> None:
+    """This process ends: what is left to do is in nobody's interest."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    os.nice(BACK_NICE)
+
+
 @contextlib.contextmanager
 def stepping_back(does: bool = True) -> Iterator[None]:
     """This thread lets others go first until the block is left, where the kernel lets us undo it."""
@@ -40,11 +46,16 @@ def stepping_back(does: bool = True) -> Iterator[None]:
         yield
         return
     thread = threading.get_native_id()
+    policy, parameters = os.sched_getscheduler(thread), os.sched_getparam(thread)
     nice = os.getpriority(os.PRIO_PROCESS, thread)
     os.setpriority(os.PRIO_PROCESS, thread, min(19, nice + BACK_NICE))
+    if policy != os.SCHED_OTHER:
+        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
     try:
         yield
     finally:
+        if policy != os.SCHED_OTHER:
+            os.sched_setscheduler(thread, policy, parameters)
         os.setpriority(os.PRIO_PROCESS, thread, nice)
 
 

@@ -35,7 +35,7 @@ from model_server.exchange import collect, publish
 from model_server.late_turns import LateTurn, LateTurns
 from model_server.leases import Leases
 from model_server.metrics import Metrics
-from model_server.priority import ask_for_priority
+from model_server.priority import ask_for_priority, make_way, stepping_back
 from model_server.scheduler import NOBODY, SlotStates
 from model_server.shedding import Shed, Shedding
 from model_server.slack import GUARD_NS, Slack
@@ -47,6 +47,8 @@ LOOKS_NS = (4 * NS_PER_MS, 8 * NS_PER_MS)
 A reply that is published within `media.leg.WAKE_NS` (8 ms) after its budget is still played."""
 REBUILD_LOOKS_NS = 10 * NS_PER_MS
 """Between looks whether calls that are to be rebuilt have settled, and whether those that move have new turns."""
+LEASE_NS = 5 * NS_PER_MS
+"""What a lease with a log may take: while some come, no message is looked at so shortly before a tick."""
 COLLECT_EVERY_NS = 10 * NS_PER_S
 COLLECT_NEEDS_NS = 20 * NS_PER_MS
 """Slack that a collection and a check must have: after `gc.freeze` they take well below 1 ms and a few ms."""
@@ -202,7 +204,8 @@ class ModelServer:
                 self.leases.release(worker, released, self._clock_ns())
                 answer = Refused(wish.call, str(wrong), 0)
         if isinstance(answer, Leased):
-            self.slack.open(worker, wish, answer, past)
+            with stepping_back(wish.moves):
+                self.slack.open(worker, wish, answer, past)
             self._ask_for_pictures([answer.slot])
             self.metrics.counters.leases_total += 1
         else:
@@ -338,6 +341,8 @@ def serve(
         log.info("serving", socket=str(path), engine=engine.name, slots=config.slots)
         print(f"ready {path}", flush=True)
         _keep_time(server, control, config.groups, stopping)
+        if config.realtime_priority:
+            make_way()  # another one may serve already: to take this one apart takes a tenth of a second
 
 
 def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Callable[[], bool]) -> None:
@@ -352,6 +357,8 @@ def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Cal
             collected_ns = now_ns
         control.serve(0)  # busy to the brim, we still hear one message a tick
         while (left_ns := tick_ns - time.monotonic_ns()) > GUARD_NS and not stopping():
+            if server.slack and left_ns < LEASE_NS:
+                break
             if server.slack and (control.serve(0) or server.rebuild(tick_ns, group)):
                 for worker, told in server.slack.news():
                     control.tell(worker, told)

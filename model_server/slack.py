@@ -32,6 +32,8 @@ from model_server.step_time import StepTime
 
 GUARD_NS = 1 * NS_PER_MS
 """epoll sleeps whole milliseconds, rounded up: the last one before a tick is slept exactly."""
+MOST_MOVING = 8
+"""Calls at a time: to read and write the log of one takes both sides a few ms, which others would wait for."""
 _NOBODY = np.empty(0, np.intp)
 _PAST = np.uint32(Flags.PAST)
 
@@ -67,7 +69,8 @@ class Slack:
         moving = len(self.rebuilds.moving)
         if not wish.moves or not moving:
             return None
-        if self.step_time.predict_ns(len(self.rebuilds) + 1) <= self._leases.step_limit_ns:
+        is_short = self.step_time.predict_ns(len(self.rebuilds) + 1) <= self._leases.step_limit_ns
+        if is_short and moving < MOST_MOVING:
             return None
         return Refused(wish.call, f"{moving} calls move here already: wait for one of them", 1)
 

@@ -16,7 +16,7 @@ import pytest
 
 from gateway.attachment import Attachment, RowCounters
 from gateway.handover import QUIET_PEAK, Handover
-from gateway.http import ask_model
+from gateway.model_control import ask_model
 from media.chunk import Chunk, Reply
 from media.leases import CaughtUp, Lease, Leased, Leave
 from media.timebase import NS_PER_S, TURN_NS, TURN_SAMPLES, phase_offset_ns
@@ -212,7 +212,9 @@ def test_the_new_one_dies_while_calls_are_on_the_way_and_the_old_one_goes_on(
     asyncio.run(story())
 
 
-def test_the_old_one_dies_and_who_is_on_the_way_is_inherited(two: tuple[ServerProcess, ServerProcess]) -> None:
+def test_the_old_one_dies_and_who_is_on_the_way_is_inherited(
+    two: tuple[ServerProcess, ServerProcess],
+) -> None:
     async def story() -> None:
         async with worker() as w:
             old, new = await w.attach("old", two[0].path), await w.attach("new", two[1].path)

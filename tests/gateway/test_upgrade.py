@@ -14,7 +14,7 @@ import pytest
 
 from gateway import upgrade as upgrade_module
 from gateway.attachment import Attachment, RowCounters
-from gateway.http import ask_model
+from gateway.model_control import ask_model
 from gateway.model_servers import ModelServers
 from gateway.supervise import Child
 from gateway.upgrade import Upgrade, Upgraded, UpgradeFailed
