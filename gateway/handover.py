@@ -5,8 +5,8 @@
       --> between two turns it moves: the next one is the new one's
 
 So every turn is answered by one of them, and the new one knows of each turn whether it was answered. How many are
-on their way at a time is the new one's to say: it refuses what it has no slack for. A call that does not get there in
-`MOVE_S` stays where it is and is tried again later; so does one whose ring over there is full. Nobody hears of it.
+on their way at a time is the new one's to say: it refuses what it has no slack for. A call that does not get there
+in `MOVE_S` stays where it is and is tried again later; so does one whose ring over there is full.
 
 A call whose log goes back to its first turn has the same sequence over there. That of an older call has a shorter
 past: it says the same words with another wave form, so a call that speaks moves when it is quiet, or after
