@@ -37,7 +37,7 @@ from media.turn_log import TurnLog
 log = structlog.get_logger()
 
 LEASE_AGAIN_S = 0.1
-JOIN_SPREAD_S = 2.0
+JOIN_SPREAD_S = 4.0
 """Workers are told all at once that their calls are to move: each begins at a time of its own."""
 JOIN_AGAIN_S, JOIN_S = 0.2, 10.0
 """Attempts to reach the server that calls are to move to, for so long."""

@@ -37,7 +37,7 @@ MOVE_S = 180.0
 BACK_S = 60.0
 """For those that move back."""
 END_S = 5.0
-POLL_S = 0.05
+POLL_S = 0.2
 
 
 class UpgradeFailed(Exception):

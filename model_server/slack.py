@@ -32,7 +32,7 @@ from model_server.step_time import StepTime
 
 GUARD_NS = 1 * NS_PER_MS
 """epoll sleeps whole milliseconds, rounded up: the last one before a tick is slept exactly."""
-MOST_MOVING = 8
+MOST_MOVING = 3
 """Calls at a time: to read and write the log of one takes both sides a few ms, which others would wait for."""
 _NOBODY = np.empty(0, np.intp)
 _PAST = np.uint32(Flags.PAST)

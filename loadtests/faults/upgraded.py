@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from gateway.caller.report import report_call
 from gateway.operator import ask
-from loadtests.faults.calls import check_all_free, check_new_call, check_untouched, live_calls
+from loadtests.faults.calls import S, check_all_free, check_new_call, check_untouched, live_calls
 from loadtests.faults.outcome import Outcome, Plan
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
-CALLS_S = 25.0
+CALLS_S = 27.0
 """Longer than loading, moving and waiting for calls that speak."""
 AFTER_S = 3.0
 
@@ -25,6 +26,7 @@ async def model_server_upgraded(plan: Plan) -> Outcome:
             await calls.place(plan.calls, CALLS_S)
             old = gateway.only("model-server")
             before = await asyncio.to_thread(gateway.metrics)
+            asked_ns = time.monotonic_ns()
             told = await ask(gateway.run_dir, lambda said: None)
             await asyncio.sleep(AFTER_S)
             now = await asyncio.to_thread(gateway.metrics)
@@ -47,6 +49,11 @@ async def model_server_upgraded(plan: Plan) -> Outcome:
         "ended": len(ended),
         **counted,
         "gap_ms_by_call": sorted((report.gap_ms for report in reports), reverse=True)[:10],
+        "gaps_s_after_request": sorted(
+            round(float(report.windows.gap_starts_ns[0] - asked_ns) / S, 2)
+            for report in reports
+            if report.windows is not None and report.windows.gap_starts_ns.size
+        ),
     }
     outcome.expect(told.done, f"the upgrade failed: {told.said}")
     outcome.expect(heir.pid != old.pid and not old.alive, "the old model server is still there")

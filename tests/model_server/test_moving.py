@@ -15,6 +15,7 @@ from media.slots import SlotTable
 from media.timebase import NS_PER_MS, TURN_NS, TURN_SAMPLES
 from media.turn_log import TurnLog
 from model_server.server import ModelServer
+from model_server.slack import MOST_MOVING
 from tests.model_server.test_rebuild import STEP_NS, Heard
 from tests.model_server.test_server import Node
 
@@ -204,13 +205,13 @@ def test_no_pass_makes_a_live_call_wait_and_a_caught_up_one_is_live() -> None:
 
 def test_so_many_move_at_a_time_as_a_pass_has_time_for() -> None:
     node = Heard(slots=8, groups=4)
-    node.server.slack.step_time.predict_ns = lambda rows, _=None: STEP_NS * (1 if rows <= 3 else 9)  # type: ignore
+    node.server.slack.step_time.predict_ns = lambda rows, _=None: STEP_NS * (1 if rows <= 2 else 9)  # type: ignore
     log = TurnLog()
     log.add(said(0))
     log.answer(0)
     answers = [node.server.lease(1, Lease(f"{n}", 4, 1, moves=True), log.pack()) for n in range(5)]
-    assert [type(answer) for answer in answers] == [Leased] * 3 + [Refused] * 2
-    assert "3 calls move here already" in answers[3].reason  # type: ignore[union-attr]
+    assert [type(answer) for answer in answers] == [Leased] * 2 + [Refused] * 3
+    assert "2 calls move here already" in answers[3].reason  # type: ignore[union-attr]
     assert isinstance(node.server.lease(1, Lease("new")), Leased), "new calls are not meant"
     node.server.gone(1)
     assert isinstance(node.server.lease(2, Lease("again", 4, 1, moves=True), log.pack()), Leased)
@@ -226,4 +227,14 @@ def test_group_and_budget_stay_what_they_were_and_nonsense_is_refused() -> None:
     for wish in (Lease("x", 4, group=4), Lease("x", 4, group=-2), Lease("x", 4, budget_ns=-1)):
         answer = node.server.lease(1, wish)
         assert isinstance(answer, Refused) and f"group = {wish.group}" in answer.reason
+    node.table.close()
+
+
+def test_never_more_than_a_few_move_at_a_time_however_short_passes_are() -> None:
+    node = Node(slots=8)
+    log = TurnLog()
+    log.add(said(0))
+    log.answer(0)
+    answers = [node.server.lease(1, Lease(f"{n}", 4, 1, moves=True), log.pack()) for n in range(5)]
+    assert [type(answer) for answer in answers] == [Leased] * MOST_MOVING + [Refused] * (5 - MOST_MOVING)
     node.table.close()

@@ -1,8 +1,8 @@
 """A new model server takes over while people talk: real calls, a real `microturn up` and `microturn upgrade`.
 
-A busy machine may cost one of the calls a turn at any time; the move would cost every call one, if it cost any. That
-it costs none is shown with time as an argument in `tests/model_server/test_moving.py`, and measured by `python -m
-loadtests faults`.
+A busy machine may cost one of the calls a turn at any time; the move would cost every call one, if it cost any.
+That it costs none is shown with time as an argument in `tests/model_server/test_moving.py`, and measured by
+`python -m loadtests faults`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def test_who_hangs_up_while_calls_move_is_gone_from_both(tmp_path: Path) -> None
             upgrading = asyncio.create_task(asyncio.to_thread(upgrade, gateway))
             while not any("leaving" in line for line in list(gateway.lines)):
                 await asyncio.sleep(0.01)
-            await calls.cancel()  # all of them, in the two seconds in which workers begin
+            await calls.cancel()  # all of them, in the seconds in which workers begin
             return await upgrading
 
     with GatewayUnderTest.start(GatewayWish(calls=CALLS)) as gateway:
