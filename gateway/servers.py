@@ -60,10 +60,7 @@ class Servers:
                 server.close()
 
     async def join(self, path: Path) -> Attachment:
-        """The server at another path, attached now if it was not. One of `CannotAttach` says why not."""
-        for server in self._listening:
-            if server.path == path:
-                return server
+        """The server at that path, attached now if it was not. One of `CannotAttach` says why not."""
         return await self._attach(path)
 
     def leave(self, server: Attachment) -> None:
@@ -87,6 +84,10 @@ class Servers:
     async def _attach(self, path: Path) -> Attachment:
         server = Attachment(self._worker, path, self.counters, replied=self._replied, told=self._told)
         await server.open()
+        for known in self._listening:  # by another name, perhaps: paths are given away
+            if known.epoch == server.epoch:
+                server.close()
+                return known
         self._listening[server] = asyncio.create_task(self._listen(server))
         self._came(server)
         return server

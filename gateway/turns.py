@@ -8,14 +8,13 @@ between this is the driving rule of its leg:
     doorbell                      replies to their playouts
 
 `gateway/cut_time.py` says how long before. When the model server goes, the calls live on without slots; when one is
-back, each leases again. When it says that it leaves, they move to another one, `gateway/handover.py` says how.
+back, each leases again. When it says that it leaves, they move to another one: `gateway/departure.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-import zlib
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,12 +22,12 @@ from typing import Any, NamedTuple, Protocol
 
 import structlog
 
-from gateway.attachment import Attachment, CannotAttach
+from gateway.attachment import Attachment
 from gateway.cut_time import CutTime
-from gateway.handover import Handover
+from gateway.departure import Departure
 from gateway.servers import Servers
 from media.chunk import Reply, VideoFrame
-from media.leases import CaughtUp, Lease, Leased, Leave, Refused
+from media.leases import Lease, Leased, Refused
 from media.leg import Leg, Tenancy
 from media.slots import SlotTable
 from media.timebase import NS_PER_S, TURN_NS, phase_offset_ns
@@ -37,10 +36,6 @@ from media.turn_log import TurnLog
 log = structlog.get_logger()
 
 LEASE_AGAIN_S = 0.1
-JOIN_SPREAD_S = 4.0
-"""Workers are told all at once that their calls are to move: each begins at a time of its own."""
-JOIN_AGAIN_S, JOIN_S = 0.2, 10.0
-"""Attempts to reach the server that calls are to move to, for so long."""
 
 
 @dataclass(slots=True)
@@ -121,10 +116,15 @@ class Turns:
     ) -> None:
         """`between` is called when replies have been handed out: the cuts of the next group are far away."""
         self.counters = TurnCounters()
-        self._worker = worker
         self._servers = Servers(
-            worker, model, came=self._came, went=self._went, replied=self._replied, told=self._told
+            worker,
+            model,
+            came=self._came,
+            went=self._went,
+            replied=self._replied,
+            told=lambda server, message: self._departure.told(server, message),
         )
+        self._departure = Departure(worker, self._servers, self, self._start)
         self._attachable = attachable
         self._between = between
         self._calls: dict[Call, int] = {}
@@ -135,9 +135,6 @@ class Turns:
         self._server_of: dict[Call, Attachment] = {}
         """Of those that have a slot."""
         self._tenants: dict[tuple[Attachment, int], Call] = {}
-        self._handover: Handover[Call] | None = None
-        self._moving: asyncio.Task[None] | None = None
-        self._moves_given_up = 0
         self._ticking: list[asyncio.Task[None]] = []
         self._leasing: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] | None = None
@@ -151,12 +148,12 @@ class Turns:
     @property
     def table(self) -> SlotTable | None:
         """Of the model server that new calls go to; None while there is none."""
-        return self._first_choice[0].table if self.is_attached else None
+        return self._departure.by_choice[0].table if self.is_attached else None
 
     @property
     def engine(self) -> str:
         """What answers new calls; empty while there is no model server."""
-        return self._first_choice[0].engine if self.is_attached else ""
+        return self._departure.by_choice[0].engine if self.is_attached else ""
 
     @property
     def is_empty(self) -> bool:
@@ -171,7 +168,7 @@ class Turns:
             await asyncio.wait([attaching, self._broken], return_when=asyncio.FIRST_COMPLETED)
             (attaching if attaching.done() else self._broken).result()
         finally:
-            self._stop_moving()
+            self._departure.stop()
             for task in (attaching, *self._ticking, *self._leasing):
                 task.cancel()
 
@@ -180,7 +177,7 @@ class Turns:
         wish = self.wish_of(call)
         turns = self._logs.get(call) or TurnLog()
         answer: Leased | Refused = Refused(call.name, "no model server", 2)
-        for server in self._first_choice:
+        for server in self._departure.by_choice:
             answer = await server.lease(wish, turns.pack())
             if isinstance(answer, Leased):
                 break
@@ -202,8 +199,7 @@ class Turns:
         self._calls.pop(call, None)
         self._logs.pop(call, None)
         self._settled.pop(call, None)
-        if self._handover is not None:
-            self._handover.drop(call)
+        self._departure.drop(call)
         if call.leg.tenancy is not None:
             self._groups[call.leg.tenancy.group].pop(call, None)
         self._unseat(call)
@@ -229,18 +225,10 @@ class Turns:
             self.settle(call)
         names = TurnCounters.__slots__
         counters = {name: int(getattr(self.counters, name)) for name in names}
-        given_up = self._handover.given_up if self._handover is not None else 0
-        counters["moves_given_up"] = self._moves_given_up + given_up
+        counters["moves_given_up"] = self._departure.given_up
         return counters | asdict(self._servers.counters)
 
     # -- model servers come and go
-
-    @property
-    def _first_choice(self) -> list[Attachment]:
-        """Where new calls go, the best first: where calls move to, before where they move from."""
-        attached = self._servers.attached
-        best = self._handover.new if self._handover is not None else attached[-1] if attached else None
-        return sorted(attached, key=lambda server: server is not best)
 
     def _came(self, server: Attachment) -> None:
         """A model server is there: every call without a slot gets one of it."""
@@ -257,18 +245,17 @@ class Turns:
     def _went(self, server: Attachment) -> None:
         """It is gone: its calls go on with another one if there is one, else with a soft comfort sound."""
         struck = self.calls_at(server)
-        inherited = {call: self._inherit(call, server) for call in struck}
-        self._stop_moving()
+        inherited = {call: self._departure.inherit(call, server) for call in struck}
+        self._departure.stop()
         for call in struck:
-            self._tenants.pop((server, self._slot(call)), None)
-            del self._server_of[call]
-            leased, heir = inherited[call]
-            if leased is not None and heir is not None:
-                self._seat(call, heir, leased)
-                call.leg.move(_tenancy(leased))
+            assert call.leg.tenancy is not None
+            group = call.leg.tenancy.group
+            self._unseat(call)
+            if (heir := inherited[call]) is not None:
+                self._seat(call, *heir)
+                call.leg.move(_tenancy(heir[1]))
                 continue
-            if call.leg.tenancy is not None:
-                self._groups[call.leg.tenancy.group].pop(call, None)
+            self._groups[group].pop(call, None)
             call.leg.vacate()
             if self.is_attached:
                 self._lease_soon(call)
@@ -278,11 +265,6 @@ class Turns:
             for task in self._ticking:
                 task.cancel()
             self._groups = []
-
-    def _inherit(self, call: Call, gone: Attachment) -> tuple[Leased | None, Attachment | None]:
-        if self._handover is None or self._handover.old is not gone:
-            return None, None
-        return self._handover.inherit(call), self._handover.new
 
     def _seat(self, call: Call, server: Attachment, leased: Leased) -> None:
         self._calls[call] = leased.generation
@@ -295,11 +277,6 @@ class Turns:
         if server is not None and tenancy is not None:
             self._tenants.pop((server, tenancy.slot), None)
             server.release(call.name, tenancy.slot, tenancy.generation)
-
-    @staticmethod
-    def _slot(call: Call) -> int:
-        assert call.leg.tenancy is not None
-        return call.leg.tenancy.slot
 
     def _lease_soon(self, call: Call) -> None:
         task = self._start(self._lease_again(call))
@@ -335,55 +312,6 @@ class Turns:
         self._seat(call, server, leased)
         call.leg.move(_tenancy(leased))
         self.counters.calls_moved += 1
-
-    def _told(self, server: Attachment, message: CaughtUp | Leave) -> None:
-        if isinstance(message, CaughtUp):
-            if self._handover is not None and self._handover.new is server:
-                self._handover.caught_up(message)
-        elif message.to:
-            self._stop_moving()
-            self._moving = self._start(self._move_all(server, Path(message.to)))
-        elif self._handover is None or self._handover.old is server:
-            self._stop_moving()
-
-    async def _move_all(self, old: Attachment, to: Path) -> None:
-        """The calls of `old` to the server at that path, until stopped."""
-        new = await self._join(old, to)
-        if new is not None:
-            log.debug("calls move", calls=len(self.calls_at(old)), socket=str(to))
-            self._handover = Handover(old, new, self, time.monotonic)
-            await self._handover.run()
-            self._moves_given_up += self._handover.given_up
-            self._handover = None
-            self._servers.leave(old)  # its end wakes nobody
-
-    async def _join(self, old: Attachment, to: Path) -> Attachment | None:
-        await asyncio.sleep(JOIN_SPREAD_S * zlib.crc32(self._worker.encode()) / 2**32)
-        until_s = time.monotonic() + JOIN_S
-        while True:
-            try:
-                new = await self._servers.join(to)
-                break
-            except CannotAttach as wrong:
-                if time.monotonic() > until_s:
-                    log.error("calls cannot move", socket=str(to), reason=str(wrong))
-                    return None
-                await asyncio.sleep(JOIN_AGAIN_S)
-        if old.table is None or new.table is None or new is old:
-            return None
-        if new.table.groups != old.table.groups:
-            log.error("calls cannot move", socket=str(to), groups=new.table.groups, expected=old.table.groups)
-            return None
-        return new
-
-    def _stop_moving(self) -> None:
-        """Who is on the way stays where it is."""
-        if self._moving is not None:
-            self._moving.cancel()
-        if self._handover is not None:
-            self._handover.stop()
-            self._moves_given_up += self._handover.given_up
-        self._moving = self._handover = None
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -463,8 +391,7 @@ class Turns:
                 call.replied(reply, call.leg.receive_reply(reply))
             except Exception as wrong:  # the edge of a call
                 call.fail(wrong)
-            if self._handover is not None and self._handover.old is server:
-                self._handover.answered(call, reply.pcm)
+            self._departure.answered(server, call, reply.pcm)
         self._between()
 
 

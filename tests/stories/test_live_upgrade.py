@@ -1,8 +1,7 @@
 """A new model server takes over while people talk: real calls, a real `microturn up` and `microturn upgrade`.
 
-A busy machine may cost one of the calls a turn at any time; the move would cost every call one, if it cost any.
-That it costs none is shown with time as an argument in `tests/model_server/test_moving.py`, and measured by
-`python -m loadtests faults`.
+Here stand the facts. That no turn is lost is shown with time as an argument in `tests/model_server/test_moving.py`;
+what callers hear is measured by `python -m loadtests faults`, on a machine that has nothing else to do.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import pytest
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.report import report_call
 from gateway.engines import choose, shipped_checkpoint
-from loadtests.faults.calls import live_calls
+from loadtests.faults.calls import S, lag_ms, live_calls
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
 pytestmark = pytest.mark.processes
@@ -41,25 +40,30 @@ def upgrade(gateway: GatewayUnderTest) -> subprocess.CompletedProcess[str]:
     )
 
 
-def assert_whole(logs: list[CallLog], metrics: dict[str, float]) -> None:
-    """All calls were ended by their callers; most of them lost no frame, and their lag is what it was."""
-    assert all(log.ended_by == "us" for log in logs)
-    assert metrics["microturn_turns_missed_total"] < CALLS
-    reports = [report_call(log) for log in logs]
-    whole = [report for report in reports if report.gap_ms == 0 and report.windows is not None]
-    assert len(whole) >= CALLS // 2, [report.gap_ms for report in reports]
-    for report in whole:
-        assert report.windows is not None and np.ptp(report.windows.delay_ms) < 25, "a frame, at most"
+def assert_goes_on(logs: list[CallLog]) -> None:
+    """All calls were ended by their callers, and heard themselves to the end with the lag of the beginning."""
+    for log in logs:
+        assert log.ended_by == "us"
+        report = report_call(log)
+        first_ns, last_ns = log.sent_ns[0], log.listened_until_ns
+        before = lag_ms(report, first_ns, first_ns + 3 * S)
+        after = lag_ms(report, last_ns - 4 * S, last_ns)
+        assert before is not None and after is not None and abs(after - before) < 25, (before, after)
+        assert report.gap_ms < 2_000, "not a turn here and there, but all that was said while it moved"
 
 
-def test_a_new_model_server_takes_over_and_no_turn_is_missed() -> None:
+def test_a_new_model_server_takes_over_and_another_one_after_it() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with live_calls(gateway) as calls:
-            await calls.place(CALLS, 12.0)
+            await calls.place(CALLS, 30.0)
             done = await asyncio.to_thread(upgrade, gateway)
             assert done.returncode == 0, (done.stdout, done.stderr, list(gateway.lines)[-20:])
             assert f"{CALLS} calls moved" in done.stdout
-            assert gateway.only("model-server").pid != old.pid and not old.alive
+            second = gateway.only("model-server")
+            assert second.pid != old.pid and not old.alive
+            again = await asyncio.to_thread(upgrade, gateway)
+            assert again.returncode == 0 and f"{CALLS} calls moved" in again.stdout, again
+            assert gateway.only("model-server").pid != second.pid and not second.alive
             await calls.until(lambda m: m["microturn_model_slots_leased"] == CALLS)
             return await calls.finish()
 
@@ -68,9 +72,10 @@ def test_a_new_model_server_takes_over_and_no_turn_is_missed() -> None:
         logs = asyncio.run(story(gateway))
         metrics = gateway.metrics()
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
-    assert metrics["microturn_calls_moved_total"] == CALLS == metrics["microturn_model_calls_moved_total"]
+    assert metrics["microturn_calls_moved_total"] == 2 * CALLS
+    assert metrics["microturn_model_calls_moved_total"] == CALLS
     assert metrics["microturn_replies_stale_total"] == 0
-    assert_whole(logs, metrics)
+    assert_goes_on(logs)
 
 
 def test_who_hangs_up_while_calls_move_is_gone_from_both(tmp_path: Path) -> None:
@@ -106,7 +111,7 @@ def test_a_wrong_setting_is_told_and_everything_goes_on(tmp_path: Path) -> None:
     with GatewayUnderTest.start(GatewayWish(calls=CALLS, settings={"config": str(settings)})) as gateway:
         old = gateway.only("model-server")
         logs = asyncio.run(story(gateway))
-        assert_whole(logs, gateway.metrics())
+        assert_goes_on(logs)
 
 
 RATE_HZ = 8_000
@@ -149,7 +154,7 @@ def test_the_model_speaks_through_it_and_a_broken_checkpoint_changes_nothing(tmp
         old = gateway.only("model-server")
         log = asyncio.run(story(gateway))
         metrics = gateway.metrics()
-    assert metrics["microturn_calls_moved_total"] == 1 and metrics["microturn_turns_missed_total"] <= 1
+    assert metrics["microturn_calls_moved_total"] == 1
     recording = report_call(log).recording
     assert recording is not None
     apart = np.diff(onsets_s(recording))
