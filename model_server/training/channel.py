@@ -116,8 +116,9 @@ def colour(rng: np.random.Generator, tilt_db: float, spread_db: float) -> Floats
     """The response of some microphone: float32 [256], of least phase.
 
     It rises or falls by `tilt_db` an octave at most, and departs from that by `spread_db` (standard deviation) at
-    each octave; three in ten lose the lows as well, two in ten the highs, by 18 dB an octave. Speakers of the same words are told apart by their recordings more than by their voices: what has
-    met a few microphones only does not hear through others.
+    each octave; three in ten lose the lows as well, two in ten the highs, by 18 dB an octave. Speakers of the
+    same words are told apart by their recordings more than by their voices: what has met a few microphones only
+    does not hear through others.
     """
     gains_db = rng.uniform(-tilt_db, tilt_db) * np.log2(_OCTAVES / 1000) + rng.normal(0, spread_db, 8)
     hz = np.fft.rfftfreq(4 * _COLOUR_TAPS, 1 / MODEL_HZ)
