@@ -1,4 +1,4 @@
-"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild`."""
+"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild|killed`."""
 
 from __future__ import annotations
 
@@ -39,10 +39,15 @@ def main(argv: list[str] | None = None) -> int:
         "rebuild", help="seconds of calls that are rebuilt from their logs in a second"
     )
     rebuild.add_argument("--calls", type=int, nargs="+", default=[1, 16], metavar="N")
-    for each in (curve, hours, many, rebuild):
+    killed = kinds.add_parser("killed", help="calls through SIGKILL of their server, in real time")
+    killed.add_argument("--calls", type=int, default=60)
+    killed.add_argument("--groups", type=int, default=4, help="phase groups of its turn clock (4)")
+    killed.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
+    for each in (curve, hours, many, rebuild, killed):
         each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
         each.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and plots")
     given = parser.parse_args(argv)
+    given.out.mkdir(parents=True, exist_ok=True)
     result = _measured(given)
     append_row(given.out / f"{given.kind}.csv", result)
     print(json.dumps(result))
@@ -62,6 +67,11 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         from model_server.bench.rebuild import measure as measure_rebuild
 
         return measure_rebuild(given.checkpoint, given.calls)
+    if given.kind == "killed":
+        from model_server.bench.killed import measure as measure_killed
+
+        plot = given.out / f"killed-{given.calls}.png"
+        return measure_killed(given.checkpoint, given.data, given.calls, given.groups, plot)
     from model_server.bench.four_hours import measure as measure_hours
 
     return measure_hours(given.checkpoint, given.data, given.hours, given.minute, given.calls)

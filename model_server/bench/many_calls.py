@@ -157,7 +157,7 @@ def serving(checkpoint: Path, groups: int) -> Iterator[Feeder]:
             str(checkpoint),
         ]
         command += ["--socket", str(path), "--groups", str(groups), "--realtime-priority"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_one_core)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=one_core)
         try:
             assert server.stdout is not None
             if not server.stdout.readline().startswith("ready"):
@@ -176,7 +176,8 @@ def serving(checkpoint: Path, groups: int) -> Iterator[Feeder]:
             server.wait(START_S)
 
 
-def _one_core() -> None:
+def one_core() -> None:
+    """For a process that is to measure one: the last that we may use."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
