@@ -249,13 +249,17 @@ class ModelServer:
         return True
 
     def _pass_limit(self) -> int:
-        """Of how many calls a pass is over before the next group's tick, at least one."""
+        """Of how many calls a pass is over before the next group's tick, at least one.
+
+        As many as a group may have where nobody is live: most of what a pass of a few costs is per pass.
+        """
         fitting = (
             rows
             for rows in range(len(self.rebuilds), 1, -1)
             if self._step_time.predict_ns(rows) <= self.leases.step_limit_ns
         )
-        return next(fitting, 1)
+        least = self.leases.capacity if len(self.rebuilds) == self.leases.leased else 1
+        return max(least, next(fitting, 1))
 
     def _pass_ns(self, rows: int) -> float:
         """What a pass of so many calls usually takes."""
@@ -275,7 +279,6 @@ class ModelServer:
 
     def stats(self) -> Stats:
         """Counters, gauges and histograms so far."""
-        capacity = -(-self.table.slots // self.table.groups)
         line = self._step_time.line
         gauges = {
             "passes_limit": self.engine.most_passes,
@@ -288,7 +291,7 @@ class ModelServer:
             "slots_leased": self.leases.leased,
             "slots_resting": self.leases.resting,
             "calls_rebuilding": len(self.rebuilds),
-            "step_predicted_full_ns": self._step_time.predict_ns(capacity),
+            "step_predicted_full_ns": self._step_time.predict_ns(self.leases.capacity),
             "step_limit_ns": self.leases.step_limit_ns,
         }
         return Stats(self.metrics.fields(gauges))
