@@ -5,10 +5,10 @@
 
 Bounded: when a call's turn comes, the oldest turns that would not be appended in `AIM_NS`, at what passes take and
 with the live turns that come meanwhile, are forgotten, so that many calls come back with less rather than late.
-After `PATIENCE_NS` all that waits is forgotten. Both are counted; typed lines stay, for a persona may be among them. Calls that lease at the same time are begun
-together, `SETTLE_NS` after the first. Turns that never came are filled in as silence that was made up, each to be a
-pass of its own; where more than `FILL_TURNS` are missing, the engine tells the network of as many as it would in a
-live call. No engine, no clock.
+After `PATIENCE_NS` all that waits is forgotten. Both are counted; typed lines stay: a persona may be among them.
+Calls that lease at the same time are begun together, `SETTLE_NS` after the first. Turns that never came are filled
+in as silence that was made up, each to be a pass of its own; where more than `FILL_TURNS` are missing, the engine
+tells the network of as many as it would in a live call. No engine, no clock.
 """
 
 from __future__ import annotations

@@ -1,118 +1,69 @@
-"""Calls through SIGKILL of their model server: what each of them loses, and whether it is answered as if nothing was.
+"""Calls through SIGKILL of their model server: what each loses, and whether it is answered as if nothing was.
 
-Two server processes with `digits` on one core: one serves, one is a spare (`--spare`) that takes over. One worker,
-which does with its calls what the gateway's workers do: chunks before each tick, a log of each call's turns, and
-after the death a lease with it at the next server. Each call plays strings of digits of unseen speakers, its own and
-from a place of its own on, in real time. Afterwards the same calls are given to an engine that nobody kills.
+Two server processes with `digits` on one core: one serves, one is a spare (`--spare`) that takes over; and a worker
+(`worker.py`). Each call plays strings of digits of unseen speakers, its own and from a place of its own on, in real
+time. Afterwards the same calls are given to an engine that nobody kills.
 
     gap        from the kill to the playout point of the call's first reply that was published in time for it
     lost       turns from the kill on that got no reply in time
-    answers    words that were said to the string that the kill fell into: while the caller spoke it (`heard`), while
-               the model said it back (`said`), or later (`quiet`); and to the strings after it
+    answers    words said to the string that the kill fell into: while the caller spoke it (`heard`), while the
+               model said it back (`said`), or later (`quiet`); and to the strings after it
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from media.chunk import PCM, Chunk, Flags, Reply
-from media.leases import MAX_BYTES, Attached, Hello, Lease, Leased, Refused, Stats, StatsRequest, decode, encode
-from media.leg import WAKE_NS
 from media.ring import META
-from media.slots import SlotTable
-from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
-from media.turn_log import TurnLog
+from media.timebase import MODEL_HZ, NS_PER_S, TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch
-from model_server.bench.many_calls import CUT_NS, START_S, one_core
+from model_server.bench.many_calls import one_core
+from model_server.bench.worker import RETRY_S, START_S, Call, Worker
 from model_server.engine.digits import DigitsEngine
 from model_server.server import ask_for_priority
 from model_server.training import cases
 from model_server.training.cases import Case
+from model_server.training.corpus import DIGITS
 from model_server.training.long_call import joined
 from model_server.training.scores import errors
 
 KILLED_AT_S, AFTER_S = 18.0, 16.0
 """Every log is full when it happens; the longest string that it falls into, and its answer, are over at the end."""
 STRINGS = 32
+SLOTS = 256
+"""As `microturn up` has by default."""
 LEAD_S, LEADS = 0.79, 16
 """Calls begin up to 12 s apart, so the kill finds them in every part of a string."""
-RETRY_S, AGAIN_S = 0.05, 0.1
-"""As the gateway's workers: between attempts to attach, and to lease."""
-PATIENCE_S = 10.0
-"""With the next server, before every call is lost."""
 
 
-@dataclass(slots=True, eq=False)
-class Call:
-    """One caller, and what came of it."""
-
-    number: int
-    persona: str
-    pcm: PCM
-    """int16 [n], 16 kHz, from the worker's first moment on; silence after its end."""
-    parts: tuple[tuple[float, Case], ...]
-    """Its strings, each with the second that it begins at."""
-    log: TurnLog = field(default_factory=TurnLog)
-    leased: Leased | None = None
-    floor: int = 0
-    turn: int = 0
-    """The next one."""
-    first_s: float = 0.0
-    """When its first turn was due."""
-    ticks_ns: dict[int, int] = field(default_factory=dict)
-    in_time_ns: dict[int, int] = field(default_factory=dict)
-    """By turn, the playout point of its reply."""
-    played_from: int = 0
-    """The first turn of this tenancy: the playout began anew with it."""
-    texts: list[tuple[float, str]] = field(default_factory=list)
-    """What was said, and the second of the tick that it was said at."""
-
-    def sound(self, at_s: float) -> PCM:
-        """The 200 ms before that second."""
-        end = round(at_s * MODEL_HZ)
-        piece = self.pcm[max(0, end - TURN_SAMPLES) : max(0, end)]
-        return piece if len(piece) == TURN_SAMPLES else np.pad(piece, (0, TURN_SAMPLES - len(piece)))
-
-    def played(self, lag_samples: int) -> int:
-        """Of its voice, since the turn before the next one was cut: the end of a reply, and most of the next."""
-        before, older = self.turn - 1, self.turn - 2
-        ours = [turn for turn in (before, older) if turn >= self.played_from and turn in self.in_time_ns]
-        return (before in ours) * (TURN_SAMPLES - lag_samples) + (older in ours) * lag_samples
-
-
-def lag_ns(budget_ns: int) -> int:
-    """From a tick to the playout point of its reply: whole frames."""
-    return -(-(budget_ns + WAKE_NS) // FRAME_NS) * FRAME_NS
-
-
-def measure(checkpoint: Path, data: Path, calls: int, groups: int, plot: Path | None = None) -> dict[str, Any]:
+def measure(
+    checkpoint: Path, data: Path, calls: int, groups: int, plot: Path | None = None
+) -> dict[str, Any]:
     """So many calls, or as many as are admitted; `RuntimeError` when a server does not start or takes none."""
     callers = [_caller(cases.of(["paused"], STRINGS, data), number) for number in range(calls)]
     with tempfile.TemporaryDirectory() as folder, _servers(checkpoint, groups, Path(folder)) as servers:
         ask_for_priority()  # a feeder that is late would be taken for a server that is
         worker = Worker(servers.path, callers)
         callers = callers[: worker.admitted]
-        worker.run(KILLED_AT_S, before_kill=True)
+        worker.run(KILLED_AT_S)
         stats = worker.stats()
         killed_ns = servers.kill()
         worker.run(KILLED_AT_S + AFTER_S)
         rebuilt = worker.stats()
         worker.close()
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     killed_s = (killed_ns - worker.begun_ns) / NS_PER_S
     undisturbed = _undisturbed(checkpoint, callers, round((KILLED_AT_S + AFTER_S) * NS_PER_S) // TURN_NS)
     result = {
@@ -137,179 +88,6 @@ def _caller(strings: list[Case], number: int) -> Call:
     case, parts = joined(strings, number, KILLED_AT_S + AFTER_S)
     pcm = np.concatenate([np.zeros(round(lead_s * MODEL_HZ), np.int16), case.caller])
     return Call(number, case.persona, pcm, tuple((lead_s + at_s, part) for at_s, part in parts))
-
-
-class Worker:
-    """All calls of one worker, from its first lease on, through the deaths of its servers. One thread."""
-
-    def __init__(self, path: Path, calls: Sequence[Call]) -> None:
-        """`admitted` of them have a slot; `RuntimeError` when it is none."""
-        self._path, self._calls = path, list(calls)
-        self._by_slot: dict[int, Call] = {}
-        self._again: list[tuple[float, Call]] = []
-        self._stats: dict[str, Any] | None = None
-        self.begun_ns = 0
-        self._attach()
-        for call in calls:
-            self._ask(call)
-            self._hear(self._connection.recv(MAX_BYTES))
-            if call.leased is None:
-                break
-        self._again.clear()
-        self._calls = [call for call in calls if call.leased is not None]
-        self.admitted = len(self._calls)
-        if not self.admitted:
-            raise RuntimeError("the model server takes no call")
-        self.begun_ns = tick_at_or_after(time.monotonic_ns() + TURN_NS, 0, self._table.groups)
-        self._next_ns = [self.begun_ns + g * TURN_NS // self._table.groups for g in range(self._table.groups)]
-
-    def run(self, until_s: float, *, before_kill: bool = False) -> None:
-        """Until so many seconds after its first tick. `RuntimeError` when a server is away for too long."""
-        until_ns = self.begun_ns + round(until_s * NS_PER_S)
-        while True:
-            group = min(range(len(self._next_ns)), key=self._next_ns.__getitem__)
-            tick_ns = self._next_ns[group]
-            if tick_ns >= until_ns:
-                return
-            self._listen(tick_ns - CUT_NS)
-            if self._next_ns[group] != tick_ns:
-                continue  # another server came meanwhile
-            for call in self._calls:
-                if call.leased is not None and call.leased.group == group:
-                    self._cut(call, call.leased, tick_ns)
-            self._next_ns[group] += TURN_NS
-
-    def stats(self) -> dict[str, Any]:
-        """What the server has counted so far."""
-        self._stats = None
-        self._connection.send(encode(StatsRequest()))
-        while self._stats is None:
-            self._listen(time.monotonic_ns() + 10 * NS_PER_MS)
-        return self._stats
-
-    def close(self) -> None:
-        """Every call is over."""
-        self._connection.close()
-        self._table.close()
-        for bell in self._bells:
-            os.close(bell)
-
-    def _cut(self, call: Call, leased: Leased, tick_ns: int) -> None:
-        at_s = (tick_ns - self.begun_ns) / NS_PER_S
-        if not call.turn:
-            call.first_s = at_s
-        lag = lag_ns(leased.budget_ns) * MODEL_HZ // NS_PER_S
-        flags = Flags.NONE if call.turn else Flags.FIRST
-        chunk = Chunk(
-            leased.generation, call.turn, tick_ns, call.sound(at_s), played_samples=call.played(lag), flags=flags
-        )  # fmt: skip
-        call.ticks_ns[call.turn] = tick_ns
-        self._table.put_chunk(leased.slot, chunk)
-        call.log.add(chunk)
-        call.turn += 1
-
-    def _listen(self, until_ns: int) -> None:
-        """Replies, answers to leases, and the end of the server, until then."""
-        while (left_ns := until_ns - time.monotonic_ns()) > 0:
-            ready, _, _ = select.select([self._connection, self._bells[1]], [], [], left_ns / NS_PER_S)
-            if self._bells[1] in ready:
-                self._take()
-            if self._connection in ready:
-                self._hear(self._received())
-            now_s = time.monotonic()
-            due = [call for at_s, call in self._again if at_s <= now_s]
-            self._again = [(at_s, call) for at_s, call in self._again if at_s > now_s]
-            for call in due:
-                self._ask(call)
-
-    def _received(self) -> bytes:
-        try:
-            return self._connection.recv(MAX_BYTES)
-        except ConnectionError:
-            return b""
-
-    def _hear(self, packet: bytes) -> None:
-        if not packet:
-            self._come_back()
-            return
-        match decode(packet):
-            case Leased() as leased:
-                call = self._calls[int(leased.call)]
-                call.leased, call.floor, call.played_from = leased, leased.generation, call.turn
-                self._by_slot[leased.slot] = call
-            case Refused(name, reason, _):
-                print(f"call {name}: {reason}", flush=True)
-                self._again.append((time.monotonic() + AGAIN_S, self._calls[int(name)]))
-            case Stats(fields):
-                self._stats = fields
-
-    def _take(self) -> None:
-        os.eventfd_read(self._bells[1])
-        ring = self._table.outbound
-        while len(slots := np.intersect1d(np.fromiter(self._by_slot, np.intp), ring.ready())):
-            rows = ring.gather(slots)
-            for slot, reply in zip(rows.slots, self._table.replies(rows), strict=True):
-                self._replied(self._by_slot[int(slot)], reply)
-            ring.advance(slots)
-
-    def _replied(self, call: Call, reply: Reply) -> None:
-        assert call.leased is not None
-        if reply.generation != call.leased.generation:
-            return
-        call.log.answer(reply.turn)
-        tick_ns = call.ticks_ns[reply.turn]
-        if reply.stepped_ns <= tick_ns + call.leased.budget_ns + WAKE_NS:
-            call.in_time_ns[reply.turn] = tick_ns + lag_ns(call.leased.budget_ns)
-            if reply.text:
-                call.texts.append(((tick_ns - self.begun_ns) / NS_PER_S, reply.text))
-
-    def _come_back(self) -> None:
-        """The server is gone: the next one, and every call's lease with its log."""
-        self.close()
-        self._by_slot.clear()
-        for call in self._calls:
-            call.leased = None
-        until = time.monotonic() + PATIENCE_S
-        while True:
-            try:
-                self._attach()
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise RuntimeError(f"no model server within {PATIENCE_S} s") from None
-                time.sleep(RETRY_S)
-        groups = self._table.groups
-        now_ns = time.monotonic_ns() + CUT_NS
-        self._next_ns = [tick_at_or_after(now_ns, group, groups) for group in range(groups)]
-        for call in self._calls:
-            self._ask(call)
-
-    def _attach(self) -> None:
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        try:
-            connection.connect(str(self._path))
-        except OSError:
-            connection.close()
-            raise
-        connection.settimeout(START_S)
-        connection.send(encode(Hello("bench", os.getpid())))
-        packet, descriptors, _, _ = socket.recv_fds(connection, MAX_BYTES, 3)
-        assert isinstance(decode(packet), Attached), packet
-        self._connection, self._bells = connection, descriptors[1:]
-        self._table = SlotTable.attach(descriptors[0])
-
-    def _ask(self, call: Call) -> None:
-        past = call.log.pack()
-        wish = Lease(str(call.number), call.floor, call.turn, call.persona, len(past))
-        if not past:
-            self._connection.send(encode(wish))
-            return
-        memory = os.memfd_create("microturn-log", os.MFD_CLOEXEC)
-        try:
-            os.write(memory, past)
-            socket.send_fds(self._connection, [encode(wish)], [memory])
-        finally:
-            os.close(memory)
 
 
 class _Servers:
@@ -350,7 +128,7 @@ class _Servers:
     def _await_line(process: subprocess.Popen[str]) -> None:
         assert process.stdout is not None
         if not process.stdout.readline().startswith("ready"):
-            raise RuntimeError(f"the model server does not start: {process.args}")
+            raise RuntimeError(f"the model server does not start: {process.args!r}")
 
     def _await_spare(self) -> None:
         title = Path(f"/proc/{self._spare.pid}/cmdline")
@@ -364,9 +142,11 @@ class _Servers:
 @contextlib.contextmanager
 def _servers(checkpoint: Path, groups: int, folder: Path) -> Iterator[_Servers]:
     path = folder / "model.sock"
-    flags = {"engine": "digits", "checkpoint": checkpoint, "socket": path, "groups": groups}
+    flags = {"checkpoint": checkpoint, "socket": path, "groups": groups, "slots": SLOTS}
     told = (f"--{name}={value}" for name, value in flags.items())
-    servers = _Servers([sys.executable, "-m", "model_server", *told, "--realtime-priority"], path)
+    servers = _Servers(
+        [sys.executable, "-m", "model_server", "--engine=digits", *told, "--realtime-priority"], path
+    )
     try:
         yield servers
     finally:
@@ -392,15 +172,13 @@ def _undisturbed(checkpoint: Path, calls: Sequence[Call], turns: int) -> list[li
 
 
 def _losses(calls: Sequence[Call], killed_ns: int) -> dict[str, Any]:
-    backs = [
-        min((at_ns for at_ns in call.in_time_ns.values() if at_ns > killed_ns and _is_of_heir(call, at_ns)), default=None)
-        for call in calls
-    ]  # fmt: skip
+    backs = [_first_after(call, killed_ns) for call in calls]
     gaps_s = sorted((at_ns - killed_ns) / NS_PER_S for at_ns in backs if at_ns is not None)
+    since_ns = killed_ns - TURN_NS
     lost = [
-        sum(turn not in call.in_time_ns for turn, tick_ns in call.ticks_ns.items() if tick_ns > killed_ns - TURN_NS)
+        sum(tick_ns > since_ns and turn not in call.in_time_ns for turn, tick_ns in call.ticks_ns.items())
         for call in calls
-    ]  # fmt: skip
+    ]
     return {
         "calls_lost": backs.count(None),
         "gap_s": {"p50": round(float(np.median(gaps_s)), 2), "max": round(gaps_s[-1], 2)} if gaps_s else None,
@@ -409,9 +187,10 @@ def _losses(calls: Sequence[Call], killed_ns: int) -> dict[str, Any]:
     }
 
 
-def _is_of_heir(call: Call, at_ns: int) -> bool:
-    """A playout point of the newest tenancy."""
-    return at_ns >= call.ticks_ns.get(call.played_from, 1 << 62)
+def _first_after(call: Call, killed_ns: int) -> int | None:
+    """Playout point of its first reply by the server that came after; None without one."""
+    points = (at_ns for turn, at_ns in call.in_time_ns.items() if turn >= call.played_from)
+    return min((at_ns for at_ns in points if at_ns > killed_ns), default=None)
 
 
 def _answers(
@@ -447,7 +226,7 @@ def _answers(
 
 def _words(texts: Sequence[tuple[float, str]], start_s: float, end_s: float) -> list[str]:
     words = "".join(text for at_s, text in texts if start_s < at_s <= end_s).split()
-    return [str(cases.DIGITS.index(word)) if word in cases.DIGITS else word for word in words]
+    return [str(DIGITS.index(word)) if word in DIGITS else word for word in words]
 
 
 def _share(of: Sequence[tuple[Sequence[str], Sequence[str]]]) -> float:
@@ -477,7 +256,9 @@ def _draw(result: dict[str, Any], path: Path) -> None:
     figure, (gaps, answers) = pyplot.subplots(1, 2, figsize=(9, 4))
     gaps.step(result["gaps_s"], np.arange(1, len(result["gaps_s"]) + 1), where="post")
     gaps.axvline(2.0, color="grey", label="goal")
-    gaps.set(xlabel="s after the kill", ylabel="calls that are answered again", xlim=(0, None), ylim=(0, None))
+    gaps.set(
+        xlabel="s after the kill", ylabel="calls that are answered again", xlim=(0, None), ylim=(0, None)
+    )
     gaps.legend()
     kinds = list(result["answers"])
     places = np.arange(len(kinds))

@@ -25,12 +25,10 @@ from media.chunk import PCM, Chunk
 from media.leases import MAX_BYTES, Attached, Hello, Lease, Leased, Stats, StatsRequest, decode, encode
 from media.slots import SlotTable
 from media.timebase import MODEL_HZ, NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
+from model_server.bench.worker import CUT_NS, START_S
 
-CUT_NS = 5 * NS_PER_MS
-"""Before a tick: when its chunks are put."""
 PAUSE_S = 4.0
 """Between two recordings: the model answers in it."""
-START_S = 120.0
 SETTLE_TURNS = 75
 """15 s: the memory of every call is full, and code has met every size; not counted."""
 
