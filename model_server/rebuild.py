@@ -29,6 +29,9 @@ SETTLE_NS = 50 * NS_PER_MS
 AIM_NS = 14 * NS_PER_S // 10
 """With the heir's start, the lease, the next tick and what a reply is promised after, callers hear nothing for less
 than 2 s."""
+OVERDUE_PASSES = 2
+"""After `AIM_NS`, of each tick, though who is live may then be answered late: else those that come back last would
+wait until the others leave room."""
 PATIENCE_NS = 5 * NS_PER_S
 """A caller who hears nothing for longer hangs up."""
 FILL_TURNS = 5
@@ -108,6 +111,10 @@ class Rebuilds:
             turns = max(FILL_TURNS, turns)  # live ones come while these are appended
             forgotten += call.shorten(turns)
         return forgotten
+
+    def is_overdue(self, now_ns: int) -> bool:
+        """Some should be live by now."""
+        return any(now_ns - call.leased_ns >= AIM_NS for call in self._calls.values())
 
     def next_slots(self, most: int) -> list[int]:
         """Whose turns are to be appended next, together: of so many calls at most, those with most to do."""

@@ -37,7 +37,7 @@ from model_server.exchange import collect, publish
 from model_server.late_turns import LateTurn, LateTurns
 from model_server.leases import Leases
 from model_server.metrics import Metrics
-from model_server.rebuild import Rebuilds
+from model_server.rebuild import OVERDUE_PASSES, Rebuilds
 from model_server.scheduler import NOBODY, SlotStates
 from model_server.shedding import Shed, Shedding
 from model_server.step_time import StepTime
@@ -89,6 +89,8 @@ class ModelServer:
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
         self.rebuilds = Rebuilds()
+        self._overdue_passes = 0
+        """Since the last tick."""
         self._absent = _NOBODY
         self._group = 0
         self._busy_ns = [0] * table.groups
@@ -104,6 +106,7 @@ class ModelServer:
         self.metrics.lateness.observe(begun_ns - tick_ns)
         self._absent = _NOBODY
         self._group, self._busy_ns[group] = group, 0
+        self._overdue_passes = 0
         if not self.leases.in_group[group]:
             return []
         return self._step(self._states.group_S == group, tick_ns, begun_ns, looks)
@@ -225,7 +228,8 @@ class ModelServer:
     def rebuild(self, tick_ns: int, group: int) -> bool:
         """One pass of calls that are rebuilt, if it is over before this next tick, of `group`; False if not.
 
-        A tick at which nobody who is live waits for an answer may be a little late.
+        A tick at which nobody who is live waits for an answer may be a little late, and so may any by a pass or two
+        when calls should have come back by now.
         """
         now_ns = self._clock_ns()
         for slot, turns in self.rebuilds.give_up(now_ns).items():
@@ -239,7 +243,9 @@ class ModelServer:
             return False
         is_awaited = self.leases.in_group[group] > self.rebuilds.in_group(group)
         if is_awaited and now_ns + self._step_time.predict_ns(len(slots)) + GUARD_NS > tick_ns:
-            return False
+            if self._overdue_passes >= OVERDUE_PASSES or not self.rebuilds.is_overdue(now_ns):
+                return False
+            self._overdue_passes += 1
         batch = Batch(
             now_ns, _NOBODY, np.empty(0, META), np.empty((0, TURN_SAMPLES), np.int16),
             earlier=self.rebuilds.take(slots), shed=self.shedding.level,

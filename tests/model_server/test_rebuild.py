@@ -12,7 +12,7 @@ from media.leases import Lease, Leased
 from media.timebase import NS_PER_MS, TURN_NS, TURN_SAMPLES
 from media.turn_log import TurnLog
 from model_server.batch import Batch, Results
-from model_server.rebuild import AIM_NS, FILL_TURNS, PATIENCE_NS, SETTLE_NS
+from model_server.rebuild import AIM_NS, FILL_TURNS, OVERDUE_PASSES, PATIENCE_NS, SETTLE_NS
 from model_server.step_time import StepTime
 from tests.model_server.test_server import Node
 
@@ -149,6 +149,22 @@ def test_what_there_is_no_time_for_is_forgotten_oldest_first(node: Heard) -> Non
         range(60 - kept, 60)
     ) and lease.slot not in node.server.rebuilds
     assert node.counters.turns_not_rebuilt_total == 60 - kept
+
+
+def test_who_should_be_live_by_now_gets_a_pass_or_two_a_tick_though_others_wait(node: Heard) -> None:
+    live = node.lease("live")
+    node.come_back(range(20))
+    tick_ns = node.now_ns + STEP_NS
+    assert not node.server.rebuild(tick_ns, 0), "no slack"
+    node.now_ns += AIM_NS
+    for turn in range(3):
+        before, tick_ns = len(node.heard), node.now_ns + STEP_NS
+        while node.server.rebuild(tick_ns, 0):
+            tick_ns = node.now_ns + STEP_NS
+        assert len(node.heard) == before + OVERDUE_PASSES
+        node.send(live, turn)
+        node.tick()
+        assert node.heard[-1] == (live.slot, turn, True)
 
 
 def test_there_is_time_for_the_live_turns_that_come_meanwhile(node: Heard) -> None:
