@@ -358,7 +358,9 @@ def serve(
     ready but the control socket. It measures its steps by CPU time: others are served meanwhile, before it.
     """
     try:
-        engine = make_engine(config.engine, config.persona, config.checkpoint, config.passes, config.ranks)
+        engine = make_engine(
+            config.engine, config.persona, config.checkpoint, config.passes, config.ranks, config.products
+        )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong

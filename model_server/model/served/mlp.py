@@ -35,13 +35,14 @@ class ServedDenseMLP:
 
 
 class ServedExperts:
-    """Experts and router; the router computes in float32."""
+    """Experts and router; the router computes in float32. Of a rank with some of the experts, what those add."""
 
     def __init__(self, plain: Experts, norm_weight: Tensor, dtype: torch.dtype) -> None:
         """`norm_weight`: of the norm in front of it."""
         weight = norm_weight.float()
         self._router = copy.deepcopy(plain.router).requires_grad_(False)
         self._router.weight.mul_(weight)
+        self._experts, self._local = self._router.experts, plain.local
         self._routed = _experts(plain.gate_up, plain.down, weight, dtype)
         self._shared = _experts(plain.shared_gate_up, plain.shared_down, weight, dtype)
         self._dtype = dtype
@@ -55,12 +56,15 @@ class ServedExperts:
         route = self._router(x_ND)
         rows, chosen = route.experts_NK.shape
         flat = route.experts_NK.flatten()
-        order = flat.argsort()
-        counts = torch.bincount(flat, minlength=len(self._routed)).tolist()
+        counts = torch.bincount(flat, minlength=self._experts).tolist()
+        ours = counts[self._local.start : self._local.stop]
+        before = sum(counts[: self._local.start])
+        order = flat.argsort()[before : before + sum(ours)]
         x = x_ND.to(self._dtype)
-        inputs = x.index_select(0, order // chosen).split(counts)
-        out = x_ND.new_empty((chosen + len(self._shared)) * rows, x_ND.shape[1])
-        start = 0
+        inputs = x.index_select(0, order // chosen).split(ours)
+        out = x_ND.new_empty(1 + len(order) + len(self._shared) * rows, x_ND.shape[1])
+        out[0] = 0  # of experts that are elsewhere
+        start = 1
         for expert, part in (*zip(self._routed, inputs, strict=True), *((each, x) for each in self._shared)):
             if len(part):
                 out[start : start + len(part)] = expert(part)
@@ -74,9 +78,10 @@ class ServedExperts:
 
     def _places(self, order: Tensor, rows: int, chosen: int) -> Tensor:
         """int64 [N, K + S]: where the outputs of each row stand."""
-        places = torch.empty_like(order)
-        places[order] = torch.arange(len(order))
-        shared = torch.arange(chosen * rows, (chosen + len(self._shared)) * rows).view(-1, rows)
+        places = order.new_zeros(rows * chosen)
+        first = 1 + len(order)
+        places[order] = torch.arange(1, first)
+        shared = torch.arange(first, first + len(self._shared) * rows).view(-1, rows)
         return torch.cat([places.view(rows, chosen), shared.t()], 1)
 
 

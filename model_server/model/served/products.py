@@ -72,6 +72,12 @@ def product_dtype() -> torch.dtype:
     return torch.bfloat16 if halved < _CLEARLY * exact else torch.float32
 
 
+def dtype_of(name: str) -> torch.dtype:
+    """`bfloat16`, `float32`, or `auto`: what this CPU is fastest in."""
+    named = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    return product_dtype() if name == "auto" else named[name]
+
+
 @torch.inference_mode()
 def _fastest_ns(dtype: torch.dtype) -> int:
     weight, x = (
