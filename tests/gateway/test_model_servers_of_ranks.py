@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -103,9 +104,10 @@ def test_two_ranks_serve_calls_and_one_that_is_killed_costs_no_call(
     told = [f"--{name}={value}" for name, value in (flags | {"socket": path, "slots": 4}).items()]
     kept = ModelServers([sys.executable, "-m", "model_server", *told], with_spare=True)
     calls = Calls(checkpoint)
+    started: list[Process] = []
 
     async def story() -> None:
-        first = await kept.start()
+        started.append(first := await kept.start())
         await until(lambda: answers(path))
         spare = await waiting_spare(kept)
         worker = Worker(path)
@@ -117,7 +119,7 @@ def test_two_ranks_serve_calls_and_one_that_is_killed_costs_no_call(
         os.kill(rank, signal.SIGKILL)
         assert await first.wait() == LOST_STATUS and time.monotonic() - killed_s < SOON_S
         worker.close()
-        heir = await kept.start()
+        started.append(heir := await kept.start())
         assert heir is spare
         await until(lambda: answers(path))
         worker = Worker(path)
@@ -135,6 +137,10 @@ def test_two_ranks_serve_calls_and_one_that_is_killed_costs_no_call(
             await asyncio.wait_for(story(), 120)
         finally:
             kept.close()
+            for process in started:
+                if process.returncode is None:
+                    process.kill()
+                await process.wait()
             if kept._spare is not None:
                 await kept._spare.wait()
 
