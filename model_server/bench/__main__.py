@@ -23,12 +23,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     curve.add_argument("--calls", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32, 48, 64], metavar="N")
     curve.add_argument("--steps", type=int, default=12, help="measured at each point (12)")
+    curve.add_argument("--speech", type=int, default=100, help="measured of each size among people (100)")
+    curve.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     hours = kinds.add_parser("four-hours", help="one call of hours: memory, step time, answers")
     hours.add_argument("--hours", type=float, default=4.0)
     hours.add_argument(
         "--minute", type=float, default=60.0, help="seconds heard at the beginning and at the end"
     )
-    hours.add_argument("--calls", type=int, default=4, help="of that length at once (4)")
+    hours.add_argument("--calls", type=int, default=16, help="of that length at once (16)")
+    hours.add_argument("--whole", action="store_true", help="hear all of it, some 10 times as fast as a call")
     hours.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     many = kinds.add_parser("many-calls", help="a real server on one core, in real time: steps and deadlines")
     many.add_argument("--calls", type=int, default=60)
@@ -58,7 +61,8 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
     if given.kind == "cost-curve":
         from model_server.bench.cost_curve import measure
 
-        return measure(given.checkpoint, given.calls, given.steps, given.out / "cost-curve.png")
+        plot = given.out / "cost-curve.png"
+        return measure(given.checkpoint, given.data, given.calls, given.steps, given.speech, plot)
     if given.kind == "many-calls":
         from model_server.bench.many_calls import measure as measure_calls
 
@@ -74,7 +78,8 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         return measure_killed(given.checkpoint, given.data, given.calls, given.groups, plot)
     from model_server.bench.four_hours import measure as measure_hours
 
-    return measure_hours(given.checkpoint, given.data, given.hours, given.minute, given.calls)
+    told = (given.checkpoint, given.data, given.hours, given.minute, given.calls)
+    return measure_hours(*told, whole=given.whole, plot=given.out / "four-hours.png")
 
 
 if __name__ == "__main__":
