@@ -45,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     killed = kinds.add_parser("killed", help="calls through SIGKILL of their server, in real time")
     killed.add_argument("--calls", type=int, default=60)
     killed.add_argument("--groups", type=int, default=4, help="phase groups of its turn clock (4)")
+    killed.add_argument("--must", action="store_true", help="all of them, whatever admission predicts")
     killed.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     for each in (curve, hours, many, rebuild, killed):
         each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
@@ -75,7 +76,8 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         from model_server.bench.killed import measure as measure_killed
 
         plot = given.out / f"killed-{given.calls}.png"
-        return measure_killed(given.checkpoint, given.data, given.calls, given.groups, plot)
+        many = (given.checkpoint, given.data, given.calls, given.groups)
+        return measure_killed(*many, must=given.must, plot=plot)
     from model_server.bench.four_hours import measure as measure_hours
 
     told = (given.checkpoint, given.data, given.hours, given.minute, given.calls)

@@ -49,13 +49,16 @@ LEAD_S, LEADS = 0.79, 16
 
 
 def measure(
-    checkpoint: Path, data: Path, calls: int, groups: int, plot: Path | None = None
+    checkpoint: Path, data: Path, calls: int, groups: int, *, must: bool = False, plot: Path | None = None
 ) -> dict[str, Any]:
-    """So many calls, or as many as are admitted; `RuntimeError` when a server does not start or takes none."""
+    """So many calls, or, unless they `must`, as many as are admitted.
+
+    `RuntimeError` when a server does not start or takes none.
+    """
     callers = [_caller(cases.of(["paused"], STRINGS, data), number) for number in range(calls)]
     with tempfile.TemporaryDirectory() as folder, _servers(checkpoint, groups, Path(folder)) as servers:
         ask_for_priority()  # a feeder that is late would be taken for a server that is
-        worker = Worker(servers.path, callers)
+        worker = Worker(servers.path, callers, must=must)
         callers = callers[: worker.admitted]
         worker.run(KILLED_AT_S)
         stats = worker.stats()

@@ -92,8 +92,11 @@ def lag_ns(budget_ns: int) -> int:
 class Worker:
     """All calls of one worker, from its first lease on, through the deaths of its servers. One thread."""
 
-    def __init__(self, path: Path, calls: Sequence[Call]) -> None:
-        """`admitted` of them have a slot; `RuntimeError` when it is none."""
+    def __init__(self, path: Path, calls: Sequence[Call], *, must: bool = False) -> None:
+        """`admitted` of them have a slot; `RuntimeError` when it is none.
+
+        `must`: they come as calls that go on, which are taken whatever is predicted.
+        """
         self._path, self._calls = path, list(calls)
         self._by_slot: dict[int, Call] = {}
         self._again: list[tuple[float, Call]] = []
@@ -101,6 +104,7 @@ class Worker:
         self.begun_ns = 0
         self._attach()
         for call in calls:
+            call.floor = int(must)
             self._ask(call)
             self._hear(self._connection.recv(MAX_BYTES))
             if call.leased is None:
