@@ -1,6 +1,8 @@
-"""Gated MLPs for inference. Of a mixture's rows each product takes those of one expert, shared ones among them.
+"""Gated MLPs for inference. A few rows of a mixture go through all experts at once, those that they did not choose
+weighted 0: for as few, starting a product takes longer than computing it. Of more rows each product takes those of
+one expert.
 
-N   rows        d   hidden        K S   experts that a row chooses, shared ones
+N   rows        d   hidden        K S   experts that a row chooses, shared ones        X   experts of this rank
 """
 
 from __future__ import annotations
@@ -12,7 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model_server.model.mlp import DenseMLP, Experts
-from model_server.model.served.products import Gated
+from model_server.model.router import Route
+from model_server.model.served.products import AllExperts, Gated
+
+FEW = 24
+"""Rows that go through all experts: 0.2 ms a layer less than the other way at 8 of them, and as long at 40."""
 
 
 class ServedDenseMLP:
@@ -45,15 +51,26 @@ class ServedExperts:
         self._experts, self._local = self._router.experts, plain.local
         self._routed = _experts(plain.gate_up, plain.down, weight, dtype)
         self._shared = _experts(plain.shared_gate_up, plain.shared_down, weight, dtype)
+        self._all = AllExperts([*self._routed, *self._shared])
         self._dtype = dtype
 
     def warm(self, rows: int) -> None:
         """Meet all numbers of rows up to this one."""
         self._shared[0].warm(rows)
+        self._all.warm(min(rows, FEW))
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """float32 [N, d], normalised, to float32 [N, d]."""
         route = self._router(x_ND)
+        return self._through_all(x_ND, route) if len(x_ND) <= FEW else self._through_chosen(x_ND, route)
+
+    def _through_all(self, x_ND: Tensor, route: Route) -> Tensor:
+        weights = x_ND.new_zeros(len(x_ND), self._experts)
+        weights.scatter_(1, route.experts_NK, route.weights_NK)
+        ours = weights[:, self._local.start : self._local.stop]
+        return self._all(x_ND.to(self._dtype), torch.cat([ours, route.shared_NS], 1)).float()
+
+    def _through_chosen(self, x_ND: Tensor, route: Route) -> Tensor:
         rows, chosen = route.experts_NK.shape
         flat = route.experts_NK.flatten()
         counts = torch.bincount(flat, minlength=self._experts).tolist()
