@@ -51,7 +51,8 @@ class Leases:
         self._call_of: dict[int, tuple[int, str]] = {}
         self.in_group = [0] * table.groups
         """Slots with a tenant, per phase group."""
-        self._capacity = -(-table.slots // table.groups)
+        self.capacity = -(-table.slots // table.groups)
+        """Slots of a group."""
         self.turn_limit_ns = int(TURN_NS * STEP_SHARE)
         """All steps of a turn, as predicted."""
         self.step_limit_ns = min(self.turn_limit_ns, max(self.turn_limit_ns // table.groups, LEAST_LIMIT_NS))
@@ -169,5 +170,5 @@ class Leases:
 
     def _budget_ns(self) -> int:
         """What holds for the whole call: a step of a full group, and `SLACK_NS` or as much again."""
-        full_ns = min(self._predict_ns(self._capacity), self.step_limit_ns)
+        full_ns = min(self._predict_ns(self.capacity), self.step_limit_ns)
         return max(MIN_BUDGET_NS, full_ns + min(full_ns, SLACK_NS))

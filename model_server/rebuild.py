@@ -3,12 +3,12 @@
     lease with a log --> turns wait --a pass in the slack between ticks, a turn of each call--> ...
       live turns meanwhile wait behind them and get no reply ... --> none waits: the call is live
 
-Bounded: when a call's turn comes, the oldest turns that would not be appended in `AIM_NS` at what passes take are
-forgotten, so that many calls come back with less rather than late. After `PATIENCE_NS` all that waits is forgotten.
-Both are counted; typed lines stay, for a persona may be among them. Calls that lease at the same time are begun
-together, `SETTLE_NS` after the first. Turns that never came are filled in as silence that was made up, each to be a
-pass of its own; where more than `FILL_TURNS` are missing, the engine tells the network of as many as it would in a
-live call.
+Bounded: when a call's turn comes, the oldest turns that would not be appended in `AIM_NS`, at what passes take and
+with the live turns that come meanwhile, are forgotten, so that many calls come back with less rather than late.
+After `PATIENCE_NS` all that waits is forgotten. Both are counted; typed lines stay: a persona may be among them.
+Calls that lease at the same time are begun together, `SETTLE_NS` after the first. Turns that never came are filled
+in as silence that was made up, each to be a pass of its own; where more than `FILL_TURNS` are missing, the engine
+tells the network of as many as it would in a live call.
 
 A call that *moves* is answered by the other server meanwhile, so there is no hurry: nothing is forgotten, nobody
 gives up, and it stays here, with or without turns that wait, until it is admitted: its first turn of our own came.
@@ -29,13 +29,17 @@ import numpy as np
 
 from media.chunk import QUARTER_SAMPLES, Chunk, Flags
 from media.ring import chunk_of
-from media.timebase import NS_PER_MS, NS_PER_S, TURN_SAMPLES
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES
 from media.turn_log import LOG_LINES, LOG_TURNS
 from model_server.batch import Batch
 
 SETTLE_NS = 50 * NS_PER_MS
-AIM_NS = 3 * NS_PER_S // 2
-"""With the heir's start, the lease and the next tick, callers hear nothing for less than 2 s."""
+AIM_NS = 14 * NS_PER_S // 10
+"""With the heir's start, the lease, the next tick and what a reply is promised after, callers hear nothing for less
+than 2 s."""
+OVERDUE_PASSES = 2
+"""After `AIM_NS`, of each tick, though who is live may then be answered late: else those that come back last would
+wait until the others leave room."""
 PATIENCE_NS = 5 * NS_PER_S
 """A caller who hears nothing for longer hangs up."""
 FILL_TURNS = 5
@@ -150,9 +154,14 @@ class Rebuilds:
                 continue
             call.is_begun = True
             left_ns = call.leased_ns + AIM_NS - now_ns
-            turns = max(FILL_TURNS, int(left_ns / round_ns)) if round_ns else len(call.waiting)
+            turns = int(left_ns / round_ns - left_ns / TURN_NS) if round_ns else len(call.waiting)
+            turns = max(FILL_TURNS, turns)  # live ones come while these are appended
             forgotten += call.shorten(turns)
         return forgotten
+
+    def is_overdue(self, now_ns: int) -> bool:
+        """Some should be live by now."""
+        return any(now_ns - call.leased_ns >= AIM_NS for call in self._calls.values() if not call.moves)
 
     def next_slots(self, most: int) -> list[int]:
         """Whose turns are to be appended next, together: of so many calls at most, those with most to do."""

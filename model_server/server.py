@@ -102,9 +102,9 @@ class ModelServer:
         self.metrics.lateness.observe(begun_ns - tick_ns)
         self._absent = _NOBODY
         self._group, self._busy_ns[group] = group, 0
+        self.slack.tick()
         if not self.leases.in_group[group]:
             return []
-        self.slack.take_turns()
         return self._step(self._states.group_S == group, tick_ns, begun_ns, looks)
 
     def look_again(self, tick_ns: int, looks: int) -> list[int]:
@@ -235,7 +235,6 @@ class ModelServer:
 
     def stats(self) -> Stats:
         """Counters, gauges and histograms so far."""
-        capacity = -(-self.table.slots // self.table.groups)
         line = self._step_time.line
         gauges = {
             "passes_limit": self.engine.most_passes,
@@ -249,7 +248,7 @@ class ModelServer:
             "slots_resting": self.leases.resting,
             "calls_rebuilding": len(self.slack.rebuilds),
             "leaving": int(self.is_leaving),
-            "step_predicted_full_ns": self._step_time.predict_ns(capacity),
+            "step_predicted_full_ns": self._step_time.predict_ns(self.leases.capacity),
             "step_limit_ns": self.leases.step_limit_ns,
         }
         return Stats(self.metrics.fields(gauges))
@@ -313,7 +312,9 @@ def serve(
     path = config.socket
 
     try:
-        engine = make_engine(config.engine, config.persona, config.checkpoint, config.passes, config.ranks)
+        engine = make_engine(
+            config.engine, config.persona, config.checkpoint, config.passes, config.ranks, config.products
+        )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong

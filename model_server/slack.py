@@ -25,7 +25,7 @@ from model_server.engine import Engine
 from model_server.leases import Leases
 from model_server.metrics import Metrics
 from model_server.priority import stepping_back
-from model_server.rebuild import Rebuilds
+from model_server.rebuild import OVERDUE_PASSES, Rebuilds
 from model_server.scheduler import SlotStates
 from model_server.shedding import Shed
 from model_server.step_time import StepTime
@@ -59,6 +59,8 @@ class Slack:
         self._metrics, self._clock_ns = metrics, clock_ns
         self._calls: dict[int, tuple[int, Leased]] = {}
         """By slot, calls that move: their worker, and what it was told."""
+        self._overdue_passes = 0
+        """Since the last tick."""
 
     def __bool__(self) -> bool:
         """Whether there is something to do between ticks."""
@@ -94,6 +96,11 @@ class Slack:
         self._calls.pop(slot, None)
         self.rebuilds.close(slot)
 
+    def tick(self) -> None:
+        """Before the turns of a tick are taken."""
+        self._overdue_passes = 0
+        self.take_turns()
+
     def take_turns(self) -> None:
         """Of calls that move: turns that are over from their rings; who has one to be answered is admitted."""
         if not self._calls:
@@ -116,7 +123,8 @@ class Slack:
     def append(self, tick_ns: int, group: int, shed: Shed = Shed.NOTHING) -> bool:
         """One pass, if it is over before this next tick, of `group`; False if there is nothing to do, or no time.
 
-        A tick at which nobody who is live waits for an answer may be a little late.
+        A tick at which nobody who is live waits for an answer may be a little late, and so may any by a pass or two
+        when calls should have come back by now.
         """
         now_ns = self._clock_ns()
         self.take_turns()
@@ -130,7 +138,9 @@ class Slack:
             return False
         is_awaited = self._leases.in_group[group] > self.rebuilds.in_group(group)
         if is_awaited and now_ns + self.step_time.predict_ns(len(slots)) + GUARD_NS > tick_ns:
-            return False
+            if self._overdue_passes >= OVERDUE_PASSES or not self.rebuilds.is_overdue(now_ns):
+                return False
+            self._overdue_passes += 1
         nobody_waits = all(self.rebuilds.moves(slot) for slot in slots)
         batch = Batch(
             now_ns, _NOBODY, np.empty(0, META), np.empty((0, TURN_SAMPLES), np.int16),
@@ -158,10 +168,14 @@ class Slack:
         self._metrics.counters.calls_moved_total += 1
 
     def _most(self) -> int:
-        """Of how many calls a pass is over before the next group's tick, at least one."""
+        """Of how many calls a pass is over before the next group's tick, at least one.
+
+        As many as a group may have where nobody is live: most of what a pass of a few costs is per pass.
+        """
         fitting = (
             rows
             for rows in range(len(self.rebuilds), 1, -1)
             if self.step_time.predict_ns(rows) <= self._leases.step_limit_ns
         )
-        return next(fitting, 1)
+        least = self._leases.capacity if len(self.rebuilds) == self._leases.leased else 1
+        return max(least, next(fitting, 1))

@@ -96,13 +96,12 @@ class DigitsEngine:
         self._default = personas.tokens_of(persona)
         loaded = checkpoint.load(path)
         self.config = loaded.config
-        self._model = Interaction(loaded.config)
-        self._flow_head = FlowHead(loaded.config.hidden)
-        loaded.into("interaction", self._model)
+        whole, self._flow_head = Interaction(loaded.config), FlowHead(loaded.config.hidden)
+        loaded.into("interaction", whole)
         loaded.into("flow_head", self._flow_head)
-        for module in (self._model, self._flow_head):
+        for module in (whole, self._flow_head):
             module.eval().requires_grad_(False)
-        serve(self._model.trunk, products)
+        self._model = self._served(whole, products)
         self._vocoder = Vocoder()
         generator = torch.Generator().manual_seed(NOISE_SEED)
         self._noise = torch.randn(NOISE_TURNS, SPEAK_POSITIONS, OUTPUTS, generator=generator)
@@ -113,6 +112,11 @@ class DigitsEngine:
         self._compact_after = compact_after
         self._calls: dict[int, Call] = {}
         self._groups: list[Sequences] = []
+
+    def _served(self, whole: Interaction, products: torch.dtype | None) -> Interaction:
+        """In the form that it answers calls in; a rank keeps a part of it."""
+        serve(whole.trunk, products)
+        return whole
 
     def open(self, slot: int, persona: str) -> None:
         """A new sequence; an empty persona is the server's own. `ValueError` says which there are."""

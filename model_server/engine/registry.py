@@ -16,26 +16,31 @@ NEEDED = ("torch", "safetensors")
 
 
 def make_engine(
-    name: str, persona: str = "", checkpoint: Path | None = None, passes: int | None = None, ranks: int = 1
+    name: str,
+    persona: str = "",
+    checkpoint: Path | None = None,
+    passes: int | None = None,
+    ranks: int = 1,
+    products: str = "auto",
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
     `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one,
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
-    processes it is cut.
+    processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`).
     """
     if name == "echo":
         if ranks > 1:
             raise ValueError(f"ranks = {ranks}: engine = 'echo' has no model to cut; expected 1")
         return EchoEngine()
     if name == "digits":
-        return _digits(persona, checkpoint or CHECKPOINT, passes, ranks)
+        return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
     if name in PLANNED:
         raise ValueError(f"engine = {name!r}: not built yet; expected {' or '.join(BUILT)}")
     raise ValueError(f"engine = {name!r}: there is no such engine; expected {' or '.join(BUILT)}")
 
 
-def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int) -> Engine:
+def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str) -> Engine:
     missing = [package for package in NEEDED if importlib.util.find_spec(package) is None]
     if missing:
         raise ValueError(
@@ -49,11 +54,13 @@ def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int) -> E
         )
     from model_server.engine import personas
 
+    persona = persona or personas.DEFAULT
     if ranks > 1:
         from model_server.ranks.engine import EngineOptions
         from model_server.ranks.leader import RankedEngine
 
-        return RankedEngine(EngineOptions(checkpoint, persona or personas.DEFAULT, passes or 0), ranks)
+        return RankedEngine(EngineOptions(checkpoint, persona, passes or 0, products), ranks)
     from model_server.engine.digits import DigitsEngine
+    from model_server.model.served.products import dtype_of
 
-    return DigitsEngine(checkpoint, persona or personas.DEFAULT, passes=passes)
+    return DigitsEngine(checkpoint, persona, passes=passes, products=dtype_of(products))

@@ -23,6 +23,7 @@ from model_server.training.clip import PCM, Floats
 
 FRAME_SAMPLES = MODEL_HZ * FRAME_MS // 1000
 _SILENT = MODEL_HZ * 60 // 1000
+_COLOUR_TAPS, _OCTAVES = 256, np.array([62.5, 125, 250, 500, 1000, 2000, 4000, 8000])
 _MATCH, _LOW, _HIGH = MODEL_HZ // 50, MODEL_HZ // 400, MODEL_HZ * 15 // 1000
 _BLOCK = 16384
 
@@ -47,6 +48,8 @@ class Line:
     snr_db: float = 60.0
     noise: PCM | None = None
     room: Floats | None = None
+    colour: Floats | None = None
+    """Response of the caller's microphone and telephone; None: flat."""
     loss: float = 0.0
     """Share of 20 ms packets that do not come."""
     burst: float = 1.0
@@ -60,7 +63,8 @@ def drawn(
 ) -> Line:
     """A line as calls have them: a third clean, a third in rooms, half with noise, four in ten lossy.
 
-    Below a hardness of 1 fewer lines have any of it, and noise is fainter; at 0 only codecs and levels differ.
+    Below a hardness of 1 fewer lines have any of it, and noise is fainter; at 0 only codecs, levels and
+    microphones differ.
     """
     noisy, roomy, lossy = rng.random(3) < np.array([0.6, 0.35, 0.4]) * hardness
     codecs = (Codec.MULAW, Codec.ALAW, Codec.OPUS, Codec.OPUS_MEDIUM)
@@ -70,6 +74,7 @@ def drawn(
         snr_db=float(rng.uniform(5 + 20 * (1 - hardness), 40)) if noisy else float(rng.uniform(40, 60)),
         noise=noises[int(rng.integers(len(noises)))] if noises and noisy else None,
         room=rooms[int(rng.integers(len(rooms)))] if rooms and roomy else None,
+        colour=colour(rng, 4.0, 3.0) if rng.random() < 0.8 else None,
         loss=float(rng.uniform(0.005, 0.15)) if lossy else 0.0,
         burst=float(rng.uniform(1.0, 4.0)),
         echo_db=float(rng.uniform(-45, -18)) if rng.random() < 0.3 * hardness else None,
@@ -85,6 +90,7 @@ def heard(
     Returns int16 [n], and int64 [n / 800]: of each 50 ms, how many samples were made up.
     """
     sound = in_room(speech, line.room) if line.room is not None else speech
+    sound = coloured(sound, line.colour) if line.colour is not None else sound
     sound = sound * np.float32(10 ** (line.level_dbfs / 20) * 32768 / SPEECH_RMS)
     if line.echo_db is not None:
         sound = sound + own * np.float32(10 ** (line.echo_db / 20))
@@ -104,6 +110,36 @@ def in_room(speech: Floats, room: Floats) -> Floats:
     spectrum = np.fft.rfft(blocks, axis=1) * np.fft.rfft(room, _BLOCK)
     out = np.fft.irfft(spectrum, axis=1)[:, len(room) - 1 :]
     return out.reshape(-1)[: len(speech)].astype(np.float32)
+
+
+def colour(rng: np.random.Generator, tilt_db: float, spread_db: float) -> Floats:
+    """The response of some microphone: float32 [256], of least phase.
+
+    It rises or falls by `tilt_db` an octave at most, and departs from that by `spread_db` (standard deviation) at
+    each octave; three in ten lose the lows as well, two in ten the highs, by 18 dB an octave. Speakers of the
+    same words are told apart by their recordings more than by their voices: what has met a few microphones only
+    does not hear through others.
+    """
+    gains_db = rng.uniform(-tilt_db, tilt_db) * np.log2(_OCTAVES / 1000) + rng.normal(0, spread_db, 8)
+    hz = np.fft.rfftfreq(4 * _COLOUR_TAPS, 1 / MODEL_HZ)
+    db = np.interp(np.log2(np.maximum(hz, _OCTAVES[0])), np.log2(_OCTAVES), gains_db)
+    if rng.random() < 0.3:
+        db -= 18 * np.maximum(0, np.log2(rng.uniform(120, 450) / np.maximum(hz, _OCTAVES[0])))
+    if rng.random() < 0.2:
+        db -= 18 * np.maximum(0, np.log2(np.maximum(hz, _OCTAVES[0]) / rng.uniform(2500, 6000)))
+    cepstrum = np.fft.irfft(db * (np.log(10) / 20))
+    half = len(cepstrum) // 2
+    cepstrum[1:half] *= 2
+    cepstrum[half + 1 :] = 0
+    response = np.fft.irfft(np.exp(np.fft.rfft(cepstrum)))[:_COLOUR_TAPS]
+    return response.astype(np.float32)
+
+
+def coloured(sound: Floats, response: Floats) -> Floats:
+    """float32 [n] through that response, as loud as before."""
+    out = in_room(sound, response)
+    loud, before = float(np.sqrt(np.mean(out * out))), float(np.sqrt(np.mean(sound * sound)))
+    return out * np.float32(before / loud) if loud > 0 else out
 
 
 def coded(pcm: PCM, codec: Codec) -> PCM:

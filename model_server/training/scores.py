@@ -3,8 +3,11 @@
 accuracy            1 - (words changed, left out and put in) / words that ought to be said: word error rate
 latency             first sound of the answer - end of the caller's last word, of calls that were answered after it;
                     negative ones are 0: Full-Duplex-Bench V1, smooth turn taking (arXiv 2503.04721)
-take-over           share of calls in which the model says a word inside the string, pauses included: the same,
-                    pause handling, but stricter (there up to three words within a second are forgiven)
+take-over           share of calls in which the model says a word inside the string, its pauses included, before the
+                    last word begins: the same, pause handling, but stricter (there up to three words within a
+                    second are forgiven)
+early               share of calls in which its first word comes while the caller's last one still sounds: it was
+                    understood before its end, and the answer's latency is 0
 stop latency        last sound before 0.6 s of silence - end of the word stop, where the voice was speaking
 false stop          share of disturbed calls in which the string was broken off
 interruption        first sound of `no` - end of the wrong digit; right: `no` and the right digit
@@ -73,20 +76,27 @@ def accuracy(calls: Sequence[Read]) -> float | None:
 
 
 def latencies_s(calls: Sequence[Read]) -> list[float]:
-    """Of calls whose answer begins after the string."""
+    """Of calls that were answered, and not taken over."""
     found = []
     for call in calls:
-        end_s = call.heard.case.end_s
-        after = [spoken for spoken in call.spoken if spoken.end_s > end_s]
+        last = call.heard.case.words[-1]
+        after = [spoken for spoken in call.spoken if spoken.start_s >= last.start_s]
         if after and not took_over(call):
-            found.append(max(0.0, call.onset_s(after[0]) - end_s))
+            found.append(max(0.0, call.onset_s(after[0]) - last.end_s))
     return found
 
 
 def took_over(call: Read) -> bool:
-    """A word inside the string."""
+    """A word before the caller's last one."""
     words = call.heard.case.words
-    return any(words[0].start_s < spoken.start_s < words[-1].end_s - INSIDE_S for spoken in call.spoken)
+    return any(words[0].start_s < spoken.start_s < words[-1].start_s for spoken in call.spoken)
+
+
+def came_early(call: Read) -> bool:
+    """The first word over the caller's last one."""
+    last = call.heard.case.words[-1]
+    first_s = call.spoken[0].start_s if call.spoken else np.inf
+    return last.start_s <= first_s < last.end_s - INSIDE_S
 
 
 def read_back(calls: Sequence[Read]) -> Figures:
@@ -96,6 +106,7 @@ def read_back(calls: Sequence[Read]) -> Figures:
         "accuracy": accuracy(calls),
         "exact": share(sum(call.words == call.heard.case.expected for call in calls), len(calls)),
         "take_over": share(sum(map(took_over, calls)), len(calls)),
+        "early": share(sum(map(came_early, calls)), len(calls)),
         "answered": share(len(seconds), len(calls)),
         "latency_p50_s": quantile(seconds, 0.5),
         "latency_mean_s": round(float(np.mean(seconds)), 3) if seconds else None,

@@ -109,7 +109,7 @@ class Plan:
 
     def conversations(self, lesson: Lesson) -> int:
         """In one of its batches: as many turns in every lesson."""
-        return self.batch * self.turns // lesson.length.longest
+        return max(1, self.batch * self.turns // lesson.length.longest)
 
     def rate_at(self, step: int) -> float:
         """Learning rate of that step, from 0."""

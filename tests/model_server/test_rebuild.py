@@ -12,7 +12,7 @@ from media.leases import Lease, Leased
 from media.timebase import NS_PER_MS, TURN_NS, TURN_SAMPLES
 from media.turn_log import TurnLog
 from model_server.batch import Batch, Results
-from model_server.rebuild import AIM_NS, PATIENCE_NS, SETTLE_NS
+from model_server.rebuild import AIM_NS, FILL_TURNS, OVERDUE_PASSES, PATIENCE_NS, SETTLE_NS
 from model_server.step_time import StepTime
 from tests.model_server.test_server import Node
 
@@ -143,11 +143,59 @@ def test_what_there_is_no_time_for_is_forgotten_oldest_first(node: Heard) -> Non
     node.server.slack.pass_ns = lambda rows: 4 * STEP_NS  # type: ignore[method-assign]
     lease = node.come_back(range(60))
     node.slack(node.now_ns + AIM_NS)
-    kept = (AIM_NS - SETTLE_NS) // (4 * STEP_NS)
+    left_ns = AIM_NS - SETTLE_NS
+    kept = int(left_ns / (4 * STEP_NS) - left_ns / TURN_NS)
     assert [turn for _, turn, _ in node.heard] == list(
         range(60 - kept, 60)
     ) and lease.slot not in node.server.slack.rebuilds
     assert node.counters.turns_not_rebuilt_total == 60 - kept
+
+
+def test_who_should_be_live_by_now_gets_a_pass_or_two_a_tick_though_others_wait(node: Heard) -> None:
+    live = node.lease("live")
+    node.come_back(range(20))
+    tick_ns = node.now_ns + STEP_NS
+    assert not node.server.rebuild(tick_ns, 0), "no slack"
+    node.now_ns += AIM_NS
+    for turn in range(3):
+        before, tick_ns = len(node.heard), node.now_ns + STEP_NS
+        while node.server.rebuild(tick_ns, 0):
+            tick_ns = node.now_ns + STEP_NS
+        assert len(node.heard) == before + OVERDUE_PASSES
+        node.send(live, turn)
+        node.tick()
+        assert node.heard[-1] == (live.slot, turn, True)
+
+
+def test_there_is_time_for_the_live_turns_that_come_meanwhile(node: Heard) -> None:
+    """A pass of all calls takes a third of a turn: a third of what can be appended are turns that come."""
+    pass_ns = TURN_NS // 3
+    node.server.slack.pass_ns = lambda rows: pass_ns  # type: ignore[method-assign]
+    leased_ns = node.now_ns
+    lease = node.come_back(range(60))
+    turn, tick_ns = 60, node.now_ns + TURN_NS
+    while node.server.slack.rebuilds:
+        assert node.server.rebuild(tick_ns, 0)
+        node.now_ns += pass_ns - STEP_NS
+        if node.now_ns >= tick_ns:
+            node.send(lease, turn)
+            node.server.tick(0, tick_ns)
+            turn, tick_ns = turn + 1, tick_ns + TURN_NS
+    assert leased_ns + AIM_NS - TURN_NS < node.now_ns <= leased_ns + AIM_NS + pass_ns
+    turns = [turn for _, turn, _ in node.heard]
+    assert turns == list(range(turns[0], turn)) and turn > 60 + 3
+
+
+def test_where_nobody_is_live_a_pass_has_as_many_calls_as_a_group_may_have(node: Heard) -> None:
+    node.server.slack.step_time.predict_ns = lambda rows, _=None: TURN_NS * (rows > 1)  # type: ignore
+    for call in range(3):
+        node.come_back(range(60), f"old {call}")
+    assert node.server.rebuild(node.now_ns + TURN_NS, 0)
+    assert len(node.heard) == 3
+    live = node.lease("live")
+    node.send(live, 0)
+    assert node.server.rebuild(node.now_ns + 2 * TURN_NS, 0)
+    assert len(node.heard) == 4, "now somebody would wait: one at a time"
 
 
 def test_what_was_typed_is_not_forgotten_for_want_of_time(node: Heard) -> None:
@@ -160,7 +208,7 @@ def test_what_was_typed_is_not_forgotten_for_want_of_time(node: Heard) -> None:
     assert isinstance(node.server.lease(1, Lease("old"), log.pack()), Leased)
     node.now_ns += SETTLE_NS
     node.slack(node.now_ns + AIM_NS)
-    assert [turn for _, turn, _ in node.heard] == [2, *range(51, 60)]
+    assert [turn for _, turn, _ in node.heard] == [2, *range(60 - FILL_TURNS, 60)]
 
 
 def test_a_call_that_ends_meanwhile_leaves_nothing(node: Heard) -> None:

@@ -15,6 +15,8 @@ from model_server.training.channel import (
     Codec,
     Line,
     coded,
+    colour,
+    coloured,
     companded,
     concealed,
     drawn,
@@ -129,3 +131,26 @@ def test_lines_differ_and_are_the_same_from_the_same_seed() -> None:
     assert 8 <= sum(line.loss > 0 for line in lines) <= 26
     again = drawn(np.random.default_rng(7), [], [])
     assert (again.codec, again.level_dbfs, again.loss) == (lines[7].codec, lines[7].level_dbfs, lines[7].loss)
+
+
+def test_microphones_tilt_the_spectrum_or_lose_an_end_of_it_and_answer_at_once() -> None:
+    rng = np.random.default_rng(4)
+    tilts, lows, highs = [], [], []
+    for _ in range(60):
+        response = colour(rng, 4.0, 0.0)
+        db = 20 * np.log10(np.abs(np.fft.rfft(response, 1024)))
+        tilts.append((db[128] - db[32]) / 2)
+        lows.append(db[8] - db[32])
+        highs.append(db[448] - db[128])
+        assert np.sum(response[:64] ** 2) > 0.9 * np.sum(response**2)
+    assert -4.5 < min(tilts) < -3 and 3 < max(tilts) < 4.5
+    assert sum(low < -13 for low in lows) >= 3 and sum(low > -9 for low in lows) > 30
+    assert sum(high < -16 for high in highs) >= 3 and sum(high > -9 for high in highs) > 30
+
+
+def test_a_coloured_voice_is_as_loud_as_before() -> None:
+    rng = np.random.default_rng(5)
+    sound = rng.standard_normal(40_000).astype(np.float32) * np.float32(900)
+    out = coloured(sound, colour(rng, 4.0, 3.0))
+    assert out.std() == pytest.approx(sound.std(), rel=0.01) and not np.allclose(out, sound, atol=100)
+    assert not coloured(np.zeros(4000, np.float32), colour(rng, 4.0, 3.0)).any()

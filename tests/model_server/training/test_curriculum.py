@@ -21,3 +21,8 @@ def test_conversations_become_whole_ones() -> None:
     first, second = lesson(0, 100, 96), lesson(100, 100, 96)
     assert first.shares is HEARING and (first.length.shortest, first.length.longest) == (40, 48)
     assert second.shares is SHARES and (second.length.shortest, second.length.longest) == (80, 96)
+
+
+def test_every_fourth_batch_has_long_conversations() -> None:
+    lengths = [lesson(batch, 0, 96).length.longest for batch in range(8)]
+    assert lengths == [96, 96, 96, 192] * 2

@@ -183,8 +183,15 @@ def test_a_word_inside_the_string_is_a_take_over_and_has_no_latency() -> None:
     case = case_of("paused", ("1", "1", "1"))
     early, late = call(words(("1", 2.6)), case), call(words(("1", 3.7)), case)
     figures = scores.read_back([early, late])
-    assert (figures["take_over"], figures["answered"]) == (0.5, 0.5)
+    assert (figures["take_over"], figures["early"], figures["answered"]) == (0.5, 0.0, 0.5)
     assert figures["latency_p50_s"] == pytest.approx(0.3, abs=0.011)
+
+
+def test_a_word_over_the_last_one_is_early_and_no_take_over() -> None:
+    case = case_of("paused", ("1", "1", "1"))
+    figures = scores.read_back([call(words(("1", 3.2)), case), call(words(("1", 3.7)), case)])
+    assert (figures["take_over"], figures["early"], figures["answered"]) == (0.0, 0.5, 1.0)
+    assert scores.latencies_s([call(words(("1", 3.2)), case)]) == [0.0]
 
 
 def test_stop_is_from_the_end_of_the_word_to_the_last_sound() -> None:

@@ -154,6 +154,15 @@ def test_changes_are_counted_in_their_turns_and_not_after_stop(perform: Perform)
     }
 
 
+def test_a_count_is_noted_while_nothing_changes(perform: Perform) -> None:
+    changes = dict.fromkeys(range(0, 50, 5), 1)
+    done = perform([Count()], [], 85, pictures=_pictures(changes, 85))
+    notes = {turn: tokens for turn, tokens in done.items() if not tokens[-1].startswith("say:")}
+    assert len(notes) == 2 and set(notes.values()) == {("<number:10>",)}
+    first, second = notes
+    assert 45 + 15 < first <= 45 + 18 and second == first + 15
+
+
 def test_a_sum_is_delegated_and_its_result_said_when_nobody_speaks(perform: Perform) -> None:
     strings = ReadBack()
     times = [("three", 0.2, 0.5), ("plus", 0.6, 0.9), ("four", 1.0, 1.3), ("happy", 3.0, 3.5)]
