@@ -261,7 +261,7 @@ class DigitsEngine:
             inputs = self._inputs(ordered, sees=shed < Shed.VIDEO)
             spoken = self._model.turn(group.trunk, rows, inputs, say_limit=self.most_passes - 1)
             self._passes += spoken.passes
-            sound = self._speak(group, rows, spoken.hidden, [due.call.turns for due in ordered])
+            sound = self._speak(group, rows, spoken.hidden, [due.turn for due in ordered])
             for due, pcm, tokens in zip(ordered, sound, spoken.tokens, strict=True):
                 due.call.past.extend(token for token in tokens if token in _WORDS)
                 if _DELEGATE in tokens:

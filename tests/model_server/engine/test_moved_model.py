@@ -86,7 +86,7 @@ def test_no_sample_is_another_when_the_log_goes_back_to_the_first_turn() -> None
 
 
 def test_an_older_call_says_the_same_in_the_same_turns() -> None:
-    """Not with the same wave form: its noise and the phase of its pulses count from where its log begins."""
+    """Not with the same wave form: the phase of its pulses counts from where its log begins."""
     pcm, persona = caller(LOG_TURNS)
     stayed, written, _ = heard(pcm, persona)
     speech = speaking_turns(stayed)
