@@ -1,4 +1,4 @@
-"""A worker's hold on its model server: attach, lease, publish, be rung; and come back after a restart.
+"""A worker's hold on one model server: attach, lease, publish, be rung, until the server is gone.
 
 It knows slots, generations and doorbells, and nothing of calls. `media/leases.py` has the conversation.
 Its one rule: everything returns at once; what cannot be done now is refused, and the caller is told.
@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,14 @@ import structlog
 from media.chunk import Chunk, Reply
 from media.leases import (
     MAX_BYTES,
+    PROTOCOL,
     Attached,
     BadMessage,
+    CaughtUp,
     Hello,
     Lease,
     Leased,
+    Leave,
     Message,
     Refused,
     Release,
@@ -34,31 +37,35 @@ from media.slots import SlotTable, TableMismatch
 
 log = structlog.get_logger()
 
-RETRY_S = 0.05
-"""Between two attempts to reach a model server that is away: a connect to a missing socket costs 20 us."""
-PATIENCE_S = 20.0
-"""With a server that is starting, before it is missed aloud: it measures itself first."""
+CannotAttach = (OSError, BadMessage, TableMismatch)
+
+
+@dataclass(slots=True)
+class RowCounters:
+    """Of all model servers that one worker was attached to."""
+
+    rings_full: int = 0
+    rows_stale: int = 0
+    rows_torn: int = 0
 
 
 class Attachment:
-    """One worker's mapping of the slot table, for as long as one model server lives; then of the next."""
+    """One worker's mapping of one slot table, for as long as its model server lives."""
 
     def __init__(
         self,
         worker: str,
         path: Path,
+        counters: RowCounters,
         *,
-        attached: Callable[[], None],
-        detached: Callable[[], None],
-        replied: Callable[[list[tuple[int, Reply]]], None],
+        replied: Callable[[Attachment, list[tuple[int, Reply]]], None],
+        told: Callable[[Attachment, CaughtUp | Leave], None],
     ) -> None:
-        self.worker, self.path = worker, path
+        """`told` gets what the server says that nobody has asked for."""
+        self.worker, self.path, self.counters = worker, path, counters
         self.epoch = 0
         self.engine = ""
-        self.full_rings = 0
-        self.stale_rows = 0
-        self.torn_rows = 0
-        self._attached, self._detached, self._replied = attached, detached, replied
+        self._replied, self._told = replied, told
         self._table: SlotTable | None = None
         self._socket: socket.socket | None = None
         self._to_server = self._to_worker = -1
@@ -67,37 +74,17 @@ class Attachment:
 
     @property
     def table(self) -> SlotTable | None:
-        """The table that is mapped now; None while no model server answers."""
+        """The table that is mapped now; None before `open` and when the server is gone."""
         return self._table
 
-    async def keep(self) -> None:
-        """Attach, and attach again whenever the server comes back; until cancelled."""
-        loop = asyncio.get_running_loop()
-        told, patient_until_s = False, loop.time() + PATIENCE_S
-        while True:
-            try:
-                await self._attach(loop)
-            except (OSError, BadMessage, TableMismatch) as wrong:
-                if not told and loop.time() >= patient_until_s:
-                    log.warning("no model server", socket=str(self.path), reason=str(wrong))
-                    told = True
-                await asyncio.sleep(RETRY_S)
-                continue
-            told, patient_until_s = False, loop.time()
-            try:
-                await self._listen(loop)
-                log.warning("model server gone", socket=str(self.path))
-            finally:
-                self._let_go(loop)
-
     async def lease(self, wish: Lease, past: bytes = b"", timeout_s: float = 1.0) -> Leased | Refused:
-        """A slot for a call. Refused, too, while there is no server and when it does not answer in time.
+        """A slot for a call. Refused, too, when the server is gone and when it does not answer in time.
 
         `past` has the turns that the call had with another server, packed (`media.turn_log`).
         """
         call = wish.call
         if self._socket is None:
-            return Refused(call, "no model server", 2)
+            return Refused(call, "the model server is gone", 2)
         answer: asyncio.Future[Leased | Refused] = asyncio.get_running_loop().create_future()
         self._leases[call] = answer
         try:
@@ -126,12 +113,17 @@ class Attachment:
         """By the model, a chunk of that slot; 0 while there is none."""
         return int(self._table.pictures[slot]) if self._table is not None else 0
 
-    def publish(self, slot: int, chunk: Chunk) -> None:
-        """A chunk into its slot, for the server's next tick; a full ring drops it and counts."""
-        if self._table is not None and not self._table.put_chunk(slot, chunk):
-            self.full_rings += 1
+    def publish(self, slot: int, chunk: Chunk) -> bool:
+        """A chunk into its slot, for the server's next tick; False, and counted, when a full ring drops it."""
+        if self._table is None:
+            return False
+        taken = self._table.put_chunk(slot, chunk)
+        self.counters.rings_full += not taken
+        return taken
 
-    async def _attach(self, loop: asyncio.AbstractEventLoop) -> None:
+    async def open(self) -> None:
+        """Attach. One of `CannotAttach` when nobody answers there, or one that we do not understand."""
+        loop = asyncio.get_running_loop()
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.setblocking(False)
         descriptors: list[int] = []
@@ -143,6 +135,8 @@ class Attachment:
             message = decode(packet)
             if not isinstance(message, Attached) or len(descriptors) != 3:
                 raise BadMessage(f"expected Attached with 3 descriptors, got {message}")
+            if message.protocol != PROTOCOL:
+                raise BadMessage(f"it speaks protocol {message.protocol}, we speak {PROTOCOL}")
             self._table = SlotTable.attach(descriptors[0])
         except (OSError, ValueError):
             for descriptor in descriptors:
@@ -153,10 +147,15 @@ class Attachment:
         self._to_server, self._to_worker = descriptors[1:]
         loop.add_reader(self._to_worker, self._rung)
         log.debug("attached", epoch=f"{self.epoch:014x}", engine=message.engine, slots=self._table.slots)
-        self._attached()
 
-    async def _listen(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Answers to leases, until the end of file that says that the server is gone."""
+    async def listen(self) -> None:
+        """What the server says, until the end of file: it is gone, and nothing is mapped any more."""
+        try:
+            await self._hear(asyncio.get_running_loop())
+        finally:
+            self.close()
+
+    async def _hear(self, loop: asyncio.AbstractEventLoop) -> None:
         assert self._socket is not None
         while True:
             try:
@@ -170,7 +169,9 @@ class Attachment:
             except BadMessage as wrong:
                 log.error("model server speaks nonsense", reason=str(wrong))
                 return
-            if isinstance(message, Leased | Refused):
+            if isinstance(message, CaughtUp | Leave):
+                self._told(self, message)
+            elif isinstance(message, Leased | Refused):
                 answer = self._leases.get(message.call)
                 if answer is not None and not answer.done():
                     answer.set_result(message)
@@ -178,9 +179,11 @@ class Attachment:
                     self._mine[message.slot] = message.call
                     self.release(message.call, message.slot, message.generation)
 
-    def _let_go(self, loop: asyncio.AbstractEventLoop) -> None:
-        assert self._socket is not None and self._table is not None
-        loop.remove_reader(self._to_worker)
+    def close(self) -> None:
+        """Hang up: the server frees all slots that are ours."""
+        if self._socket is None or self._table is None:
+            return
+        asyncio.get_running_loop().remove_reader(self._to_worker)
         self._socket.close()
         self._table.close()
         os.close(self._to_server)
@@ -190,7 +193,6 @@ class Attachment:
         for answer in self._leases.values():
             if not answer.done():
                 answer.set_exception(ConnectionError("it is gone"))
-        self._detached()
 
     def _rung(self) -> None:
         """Take every reply of our slots; a slot of another worker is none of our business."""
@@ -206,11 +208,11 @@ class Attachment:
             if not len(ready):
                 return
             rows = table.outbound.gather(ready)
-            self.stale_rows += rows.stale
-            self.torn_rows += rows.torn
+            self.counters.rows_stale += rows.stale
+            self.counters.rows_torn += rows.torn
             replies = list(zip((int(s) for s in rows.slots), table.replies(rows), strict=True))
             table.outbound.advance(ready)
-            self._replied(replies)
+            self._replied(self, replies)
 
 
 def _send(connection: socket.socket, wish: Lease, past: bytes) -> None:

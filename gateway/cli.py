@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,8 +18,11 @@ from gateway.config import GatewaySettings, load
 from gateway.engines import choose
 from gateway.log import set_up_logging
 from gateway.model_servers import ModelServers
+from gateway.operator import Operator, Outcome, Tell, ask
 from gateway.state import embedded
 from gateway.supervise import Child, command
+from gateway.tasks import Tasks
+from gateway.upgrade import Upgrade, UpgradeFailed
 
 log = structlog.get_logger()
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -110,9 +114,13 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     ]
     here = [sys.executable, "-m", "gateway"]
     servers = ModelServers(
-        [*here, "model", *_model_flags(settings)], with_spare=settings.spare_model_server != "off"
+        [*here, "model", *_model_flags(settings)],
+        settings.model_socket,
+        with_spare=settings.spare_model_server != "off",
     )
     model = Child("model-server", servers.start)
+    tasks = Tasks(lambda wrong: log.error("operator's line broken", exc_info=wrong))
+    operator = Operator(settings.run_dir, lambda tell: _upgrade(servers, model, flags, tell), tasks)
     gateway = Child("gateway", command([*here, "gateway", *given]))
     workers = _background_workers(settings, flags, log_level=settings.log_level)
     children = [*([state] if state is not None else []), model, gateway, *workers]
@@ -120,6 +128,8 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
     await _end(gateway, settings.drain_s, at_once)
+    tasks.cancel()
+    operator.close()
     servers.close()
     await model.stop(3.0)
     await asyncio.gather(*(worker.stop(3.0) for worker in workers))
@@ -129,6 +139,24 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     for task in (*keepers, stopped):
         task.cancel()
     return 0
+
+
+async def _upgrade(servers: ModelServers, serving: Child, flags: dict[str, Any], tell: Tell) -> Outcome:
+    """With the flags that `up` was started with, and what file and code are now."""
+    try:
+        settings = load(**flags)
+        if settings.model_socket != servers.path:
+            raise UpgradeFailed(f"run_dir is now {settings.run_dir}: it stays as it is in a live upgrade")
+        argv = [sys.executable, "-m", "gateway", "model", *_model_flags(settings)]
+        done = await Upgrade(servers, serving, argv, tell).run()
+    except (UpgradeFailed, ValueError, OSError) as wrong:
+        log.error("live upgrade failed: the model server goes on", reason=str(wrong))
+        return Outcome(False, f"{wrong}. The model server goes on as it was")
+    log.info("live upgrade done", pid=serving.pid, **asdict(done))
+    how = "the old one died, and the new one serves" if done.inherited else "the new model server serves"
+    return Outcome(
+        True, f"{how}: loaded in {done.load_s} s, {done.calls} calls moved in {done.move_s} s", asdict(done)
+    )
 
 
 async def _end(gateway: Child, drain_s: int, at_once: asyncio.Event) -> None:
@@ -211,6 +239,22 @@ def worker(redis: Redis = None, run_dir: RunDir = None, log_level: LogLevel = No
     from gateway.background.worker import run
 
     _run("worker", settings, lambda: run(settings))
+
+
+@app.command()
+def upgrade(run_dir: RunDir = None) -> None:
+    """A new model server, with today's code, settings and checkpoint, takes over in a running `microturn up`.
+
+    Calls go on, and nobody hears of it. Exit status 1 when the old one goes on instead; it says why.
+    """
+    settings = _settings(run_dir=run_dir)
+    try:
+        outcome = asyncio.run(ask(settings.run_dir, typer.echo))
+    except (ValueError, OSError) as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(outcome.said, err=not outcome.done)
+    raise typer.Exit(0 if outcome.done else 1)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})

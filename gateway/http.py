@@ -8,14 +8,12 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from gateway import control
 from gateway.api import console
 from gateway.api.door import Door
 from gateway.api.guard import Guard, GuardCounters
@@ -26,8 +24,8 @@ from gateway.api.whip import MOST_BYTES, Whip
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.metrics import Metrics
+from gateway.model_control import ask_model
 from gateway.webrtc.pool import WebrtcPool
-from media.leases import MAX_BYTES, BadMessage, Stats, StatsRequest, decode, encode
 
 KEEPALIVE_S = 30.0
 """A page that rests keeps its connection for so long."""
@@ -47,19 +45,6 @@ class Served(Protocol):
     def is_ready(self) -> bool: ...
     def gauges(self) -> dict[str, float]: ...
     def counters(self) -> dict[str, Any]: ...
-
-
-async def ask_model(path: Path, timeout_s: float = 1.0) -> dict[str, Any] | None:
-    """The model server's `Stats`; None when it does not answer."""
-    loop = asyncio.get_running_loop()
-    try:
-        with control.connect(path) as connection:
-            await loop.sock_sendall(connection, encode(StatsRequest()))
-            async with asyncio.timeout(timeout_s):
-                message = decode(await loop.sock_recv(connection, MAX_BYTES))
-    except (OSError, TimeoutError, BadMessage):
-        return None
-    return message.fields if isinstance(message, Stats) else None
 
 
 def make_whip(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | None = None) -> Whip:

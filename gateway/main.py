@@ -22,8 +22,9 @@ from gateway.background.office import Office
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet, Kind
-from gateway.http import ask_model, serve_http
+from gateway.http import serve_http
 from gateway.metrics import Metrics
+from gateway.model_control import ask_model
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.tls import server_context

@@ -51,6 +51,15 @@ class Child:
         self._stopping = False
 
     @property
+    def process(self) -> Process | None:
+        """The one that runs now; None between two."""
+        return self._process
+
+    def replace(self, process: Process) -> None:
+        """From now on another process is kept alive, which runs already; the one before it may end."""
+        self._process = process
+
+    @property
     def pid(self) -> int:
         """Of the process that runs now; 0 when none does."""
         return self._process.pid if self._process is not None else 0
@@ -60,8 +69,11 @@ class Child:
         young_deaths = 0
         while not self._stopping:
             born = time.monotonic()
-            self._process = await self._start()
-            status = await self._process.wait()
+            process = self._process = await self._start()
+            status = await process.wait()
+            while self._process is not process:  # replaced: that was not its death
+                process = self._process
+                status = await process.wait()
             self._process = None
             if self._stopping:
                 return

@@ -8,7 +8,7 @@ between this is the driving rule of its leg:
     doorbell                      replies to their playouts
 
 `gateway/cut_time.py` says how long before. When the model server goes, the calls live on without slots; when one is
-back, each leases again.
+back, each leases again. When it says that it leaves, they move to another one: `gateway/departure.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -24,9 +24,12 @@ import structlog
 
 from gateway.attachment import Attachment
 from gateway.cut_time import CutTime
+from gateway.departure import Departure
+from gateway.servers import Servers
 from media.chunk import Reply, VideoFrame
-from media.leases import Lease, Leased
+from media.leases import Lease, Leased, Refused
 from media.leg import Leg, Tenancy
+from media.slots import SlotTable
 from media.timebase import NS_PER_S, TURN_NS, phase_offset_ns
 from media.turn_log import TurnLog
 
@@ -50,6 +53,7 @@ class TurnCounters:
     events_dropped: int = 0
     texts_dropped: int = 0
     video_frames: int = 0
+    calls_moved: int = 0
 
 
 class Pulls(NamedTuple):
@@ -112,9 +116,15 @@ class Turns:
     ) -> None:
         """`between` is called when replies have been handed out: the cuts of the next group are far away."""
         self.counters = TurnCounters()
-        self.attachment = Attachment(
-            worker, model, attached=self._attached, detached=self._detached, replied=self._replied
+        self._servers = Servers(
+            worker,
+            model,
+            came=self._came,
+            went=self._went,
+            replied=self._replied,
+            told=lambda server, message: self._departure.told(server, message),
         )
+        self._departure = Departure(worker, self._servers, self, self._start)
         self._attachable = attachable
         self._between = between
         self._calls: dict[Call, int] = {}
@@ -122,7 +132,9 @@ class Turns:
         self._logs: dict[Call, TurnLog] = {}
         self._settled: dict[Call, tuple[int, ...]] = {}
         self._groups: list[dict[Call, None]] = []
-        self._tenants: dict[int, Call] = {}
+        self._server_of: dict[Call, Attachment] = {}
+        """Of those that have a slot."""
+        self._tenants: dict[tuple[Attachment, int], Call] = {}
         self._ticking: list[asyncio.Task[None]] = []
         self._leasing: set[asyncio.Task[None]] = set()
         self._broken: asyncio.Future[None] | None = None
@@ -131,7 +143,17 @@ class Turns:
     @property
     def is_attached(self) -> bool:
         """Whether a model server is there for new calls."""
-        return self.attachment.table is not None
+        return bool(self._servers.attached)
+
+    @property
+    def table(self) -> SlotTable | None:
+        """Of the model server that new calls go to; None while there is none."""
+        return self._departure.by_choice[0].table if self.is_attached else None
+
+    @property
+    def engine(self) -> str:
+        """What answers new calls; empty while there is no model server."""
+        return self._departure.by_choice[0].engine if self.is_attached else ""
 
     @property
     def is_empty(self) -> bool:
@@ -141,29 +163,33 @@ class Turns:
     async def keep(self) -> None:
         """Stay attached until cancelled; raises what broke a tick, which is a bug of ours."""
         self._broken = asyncio.get_running_loop().create_future()
-        attaching = asyncio.create_task(self.attachment.keep())
+        attaching = asyncio.create_task(self._servers.keep())
         try:
             await asyncio.wait([attaching, self._broken], return_when=asyncio.FIRST_COMPLETED)
             (attaching if attaching.done() else self._broken).result()
         finally:
+            self._departure.stop()
             for task in (attaching, *self._ticking, *self._leasing):
                 task.cancel()
 
     async def lease(self, call: Call) -> bool:
         """A slot for a call, which takes part in turns from now on; False when there is none."""
-        generation = self._calls.get(call, 0)
-        wish = Lease(call.name, floor=generation, turn=call.leg.turn, persona=call.persona)
+        wish = self.wish_of(call)
         turns = self._logs.get(call) or TurnLog()
-        answer = await self.attachment.lease(wish, turns.pack())
+        answer: Leased | Refused = Refused(call.name, "no model server", 2)
+        for server in self._departure.by_choice:
+            answer = await server.lease(wish, turns.pack())
+            if isinstance(answer, Leased):
+                break
         if not isinstance(answer, Leased):
             log.info("no slot", call=call.name, reason=answer.reason)
             return False
-        if call.is_over or not self.is_attached:
-            self.attachment.release(call.name, answer.slot, answer.generation)
+        if call.is_over or server.table is None:
+            server.release(call.name, answer.slot, answer.generation)
             return False
-        self._calls[call], self._logs[call] = answer.generation, turns
-        call.leg.lease(Tenancy(answer.slot, answer.generation, answer.group, answer.budget_ns))
-        self._tenants[answer.slot] = call
+        self._logs[call] = turns
+        self._seat(call, server, answer)
+        call.leg.lease(_tenancy(answer))
         self._groups[answer.group][call] = None
         return True
 
@@ -173,12 +199,10 @@ class Turns:
         self._calls.pop(call, None)
         self._logs.pop(call, None)
         self._settled.pop(call, None)
-        tenancy = call.leg.tenancy
-        if tenancy is None:
-            return
-        self._tenants.pop(tenancy.slot, None)
-        self._groups[tenancy.group].pop(call, None)
-        self.attachment.release(call.name, tenancy.slot, tenancy.generation)
+        self._departure.drop(call)
+        if call.leg.tenancy is not None:
+            self._groups[call.leg.tenancy.group].pop(call, None)
+        self._unseat(call)
 
     def settle(self, call: Call) -> None:
         """What the leg has counted since last time, into the worker's counters."""
@@ -201,38 +225,93 @@ class Turns:
             self.settle(call)
         names = TurnCounters.__slots__
         counters = {name: int(getattr(self.counters, name)) for name in names}
-        counters["rings_full"] = self.attachment.full_rings
-        counters["rows_stale"] = self.attachment.stale_rows
-        counters["rows_torn"] = self.attachment.torn_rows
-        return counters
+        counters["moves_given_up"] = self._departure.given_up
+        return counters | asdict(self._servers.counters)
 
-    # -- the model server comes and goes
+    # -- model servers come and go
 
-    def _attached(self) -> None:
-        """A model server is there: every call that lives on gets a slot of it."""
-        table = self.attachment.table
+    def _came(self, server: Attachment) -> None:
+        """A model server is there: every call without a slot gets one of it."""
+        table = server.table
         assert table is not None
+        if len(self._servers.attached) > 1:
+            return
         self._groups = [{} for _ in range(table.groups)]
         self._attachable(True)
         self._ticking = [self._start(self._tick(group, table.groups)) for group in range(table.groups)]
         for call in self._calls:
-            task = self._start(self._lease_again(call))
-            self._leasing.add(task)
-            task.add_done_callback(self._leasing.discard)
+            self._lease_soon(call)
 
-    def _detached(self) -> None:
-        """It is gone: the calls live on with a soft comfort sound, new ones are refused."""
-        self._attachable(False)
-        for task in self._ticking:
-            task.cancel()
-        self._tenants.clear()
-        self._groups = []
-        for call in self._calls:
+    def _went(self, server: Attachment) -> None:
+        """It is gone: its calls go on with another one if there is one, else with a soft comfort sound."""
+        struck = self.calls_at(server)
+        inherited = {call: self._departure.inherit(call, server) for call in struck}
+        self._departure.stop()
+        for call in struck:
+            assert call.leg.tenancy is not None
+            group = call.leg.tenancy.group
+            self._unseat(call)
+            if (heir := inherited[call]) is not None:
+                self._seat(call, *heir)
+                call.leg.move(_tenancy(heir[1]))
+                continue
+            self._groups[group].pop(call, None)
             call.leg.vacate()
+            if self.is_attached:
+                self._lease_soon(call)
+        log.warning("model server gone", socket=str(server.path), calls=len(struck))
+        if not self.is_attached:
+            self._attachable(False)
+            for task in self._ticking:
+                task.cancel()
+            self._groups = []
+
+    def _seat(self, call: Call, server: Attachment, leased: Leased) -> None:
+        self._calls[call] = leased.generation
+        self._server_of[call] = server
+        self._tenants[server, leased.slot] = call
+
+    def _unseat(self, call: Call) -> None:
+        """Give its slot back, if it has one."""
+        server, tenancy = self._server_of.pop(call, None), call.leg.tenancy
+        if server is not None and tenancy is not None:
+            self._tenants.pop((server, tenancy.slot), None)
+            server.release(call.name, tenancy.slot, tenancy.generation)
+
+    def _lease_soon(self, call: Call) -> None:
+        task = self._start(self._lease_again(call))
+        self._leasing.add(task)
+        task.add_done_callback(self._leasing.discard)
 
     async def _lease_again(self, call: Call) -> None:
         while not call.is_over and self.is_attached and not await self.lease(call):
             await asyncio.sleep(LEASE_AGAIN_S)
+
+    # -- calls move: what a handover asks of us
+
+    def calls_at(self, server: Attachment) -> list[Call]:
+        """By phase group: those of one group are appended together."""
+        calls = [call for call, its in self._server_of.items() if its is server]
+        return sorted(calls, key=lambda call: call.leg.tenancy.group if call.leg.tenancy else 0)
+
+    def wish_of(self, call: Call) -> Lease:
+        """For its next lease; if it has a slot, with the group and the budget that it has."""
+        leg, tenancy = call.leg, call.leg.tenancy
+        wish = Lease(call.name, self._calls.get(call, 0), leg.turn, call.persona)
+        if tenancy is None:
+            return wish
+        return replace(wish, group=tenancy.group, budget_ns=tenancy.budget_ns)
+
+    def log_of(self, call: Call) -> TurnLog:
+        """Of its turns until now."""
+        return self._logs[call]
+
+    def move(self, call: Call, server: Attachment, leased: Leased) -> None:
+        """Between two turns: the next one is that server's."""
+        self._unseat(call)
+        self._seat(call, server, leased)
+        call.leg.move(_tenancy(leased))
+        self.counters.calls_moved += 1
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
@@ -288,10 +367,11 @@ class Turns:
             return
         counters = self.counters
         counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
-        pictures = call.pictures(now_ns, self.attachment.pictures_wanted(leg.tenancy.slot))
+        server, slot = self._server_of[call], leg.tenancy.slot
+        pictures = call.pictures(now_ns, server.pictures_wanted(slot))
         chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, pictures)
         if chunk is not None:
-            self.attachment.publish(leg.tenancy.slot, chunk)
+            server.publish(slot, chunk)
             self._logs[call].add(chunk)
             counters.turns_cut += 1
             counters.samples_concealed += chunk.concealed_samples
@@ -300,9 +380,9 @@ class Turns:
             counters.video_frames += len(chunk.video)
             call.turned(chunk)
 
-    def _replied(self, replies: list[tuple[int, Reply]]) -> None:
+    def _replied(self, server: Attachment, replies: list[tuple[int, Reply]]) -> None:
         for slot, reply in replies:
-            call = self._tenants.get(slot)
+            call = self._tenants.get((server, slot))
             if call is None:
                 self.counters.replies_stale += 1
                 continue
@@ -311,4 +391,9 @@ class Turns:
                 call.replied(reply, call.leg.receive_reply(reply))
             except Exception as wrong:  # the edge of a call
                 call.fail(wrong)
+            self._departure.answered(server, call, reply.pcm)
         self._between()
+
+
+def _tenancy(leased: Leased) -> Tenancy:
+    return Tenancy(leased.slot, leased.generation, leased.group, leased.budget_ns)

@@ -45,6 +45,8 @@ class Flags(enum.IntFlag):
     """Text or events did not fit and were cut at a character or event; what is here is whole."""
     ANSWERED = 32
     """Chunk of a log only (`media.turn_log`): a model server before this one replied to it."""
+    PAST = 64
+    """Chunk of a call that moves to this model server (`media.leases`): its turn is over, another one had it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

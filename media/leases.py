@@ -9,12 +9,21 @@ A unix SOCK_SEQPACKET connection, one JSON object a packet, at most `MAX_BYTES`:
     Lease            ------------------->   one per call; again for every live call after a restart, then with
                                             a descriptor: the log of its turns (memfd)
                      <-------------------   Leased or Refused, naming the same call
-    Release          ------------------->   the call is over
+    Release          ------------------->   the call is over, or it has moved to another server
+                     <-------------------   CaughtUp, of a call that moves here (below)
+                     <-------------------   Leave: move your calls to another server, or do not after all
     StatsRequest     ------------------->   also before, or without, Hello
                      <-------------------   Stats
+    Leave            ------------------->   also before, or without, Hello: told to all workers
+                     <-------------------   Leave, the same
 
 End of file in either direction is the liveness signal: the server frees the slots of a worker that is gone,
 the worker keeps its calls and comes back with `Hello` until a server answers.
+
+A call moves while the server that it has goes on to answer it (a live upgrade). Its worker leases at the other
+one with `moves`, and passes on each turn once it is over, marked `Flags.PAST`. The other server appends them in
+its slack, and says `CaughtUp` whenever none waits. If no turn is under way then, the worker gives it all later
+ones: the first chunk without `Flags.PAST` is the first that it answers. Both must speak the same `PROTOCOL`.
 """
 
 from __future__ import annotations
@@ -25,7 +34,7 @@ from dataclasses import dataclass
 from typing import Any
 
 MAX_BYTES = 4096
-PROTOCOL = 2
+PROTOCOL = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,12 @@ class Lease:
     persona: str = ""
     log: int = 0
     """Bytes of the call's turns so far, see `media.turn_log`; not 0, and its memfd comes along, after a restart."""
+    moves: bool = False
+    """Another server still answers it; rows marked `Flags.PAST` follow."""
+    group: int = -1
+    """The phase group that it keeps; -1 is any."""
+    budget_ns: int = 0
+    """What it was promised by the other server, and keeps: its playout point is set by it. 0 is what we promise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,22 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    call: str
+    slot: int
+    generation: int
+    turn: int
+    """The newest that is appended; nothing that came after it waits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    to: str = ""
+    """Control socket of the server that the calls are to move to, while this one goes on to answer those that have
+    not; empty: they stay here after all."""
+
+
+@dataclass(frozen=True, slots=True)
 class StatsRequest:
     """What has been counted so far? Needs no lease and no descriptor."""
 
@@ -90,9 +121,10 @@ class Stats:
     """`counters` and `gauges` (name -> number) and `histograms` (name -> `le_ns`, `counts`, `sum_ns`)."""
 
 
-Message = Hello | Attached | Lease | Leased | Refused | Release | StatsRequest | Stats
+Message = Hello | Attached | Lease | Leased | Refused | Release | CaughtUp | Leave | StatsRequest | Stats
 _KINDS: dict[str, type[Any]] = {
-    k.__name__: k for k in (Hello, Attached, Lease, Leased, Refused, Release, StatsRequest, Stats)
+    k.__name__: k
+    for k in (Hello, Attached, Lease, Leased, Refused, Release, CaughtUp, Leave, StatsRequest, Stats)
 }
 
 

@@ -98,6 +98,13 @@ class Leg(Generic[IntakeT]):
         self._playing_since = None
         self.intake.choose_phase()
 
+    def move(self, tenancy: Tenancy) -> None:
+        """Between two turns another model server goes on with the call, in the same phase group.
+
+        The playout point stays where it is, so nobody hears of it.
+        """
+        self._tenancy = tenancy
+
     def vacate(self) -> None:
         """The model server is gone: turns go on without it, and nothing of it is played any more."""
         self._tenancy = None

@@ -50,9 +50,29 @@ class TurnLog:
         if self._turns and self._turns[0].turn <= turn <= self._turns[-1].turn:
             self._answered.add(turn)
 
-    def pack(self) -> bytes:
-        """All of it, oldest first."""
-        return b"".join(_packed(chunk) for chunk in (*self._lines, *map(self._marked, self._turns)))
+    @property
+    def oldest(self) -> int:
+        """The oldest turn of which all is kept; -1 without any."""
+        return self._turns[0].turn if self._turns else -1
+
+    @property
+    def newest(self) -> int:
+        """The newest turn that was published; -1 without any."""
+        return self._turns[-1].turn if self._turns else -1
+
+    @property
+    def newest_answered(self) -> int:
+        """The newest turn that was answered, of those that are kept; -1 without any."""
+        return max(self._answered, default=-1)
+
+    def pack(self, until: int | None = None) -> bytes:
+        """All of it, oldest first; or up to that turn, which is among them."""
+        turns = (chunk for chunk in self._turns if until is None or chunk.turn <= until)
+        return b"".join(_packed(chunk) for chunk in (*self._lines, *map(self._marked, turns)))
+
+    def past(self, after: int, until: int) -> list[Chunk]:
+        """What is kept of the turns after the first and up to the second one, oldest first, marked as answered."""
+        return [self._marked(chunk) for chunk in self._turns if after < chunk.turn <= until]
 
     def _marked(self, chunk: Chunk) -> Chunk:
         answered = chunk.turn in self._answered

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import setproctitle
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         ("ranks", "processes that the model is cut over"),
     ):
         parser.add_argument(f"--{name}", metavar="N", help=told)
+    parser.add_argument("--products", help="what matrices are multiplied in: auto, bfloat16 or float32")
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")
     parser.add_argument("--log-level", help="debug, info, warning or error")
     parser.add_argument("--realtime-priority", action="store_const", const=True, help="ask for SCHED_FIFO")
@@ -42,18 +44,23 @@ def main(argv: list[str] | None = None) -> int:
         config = load(**given)
     except ValueError as wrong:
         print(wrong, file=sys.stderr)
+        if is_spare:
+            print(str(wrong).replace("\n", "; "), flush=True)
         return 2
     setproctitle.setproctitle(f"microturn: {'loading ' * is_spare}model-server")
-    return run(config, wanted=_wanted if is_spare else None)
+    return run(config, wanted=(lambda: _wanted(config.socket)) if is_spare else None)
 
 
-def _wanted() -> bool:
-    """Wait for the line of whoever keeps us; False at the end of file: nobody does any more."""
+def _wanted(socket: Path) -> Path | None:
+    """Wait for the line of whoever keeps us, and serve at this socket, or, where a live one has it, at the one that
+    the line names (`serve PATH`); None at the end of file: nobody wants us any more."""
     setproctitle.setproctitle("microturn: spare model-server")
-    if not sys.stdin.buffer.readline():
-        return False
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return None
     setproctitle.setproctitle("microturn: model-server")
-    return True
+    _, _, path = line.decode().strip().partition(" ")
+    return Path(path) if path else socket
 
 
 if __name__ == "__main__":

@@ -57,6 +57,8 @@ class ModelServerConfig(BaseSettings):
     goes out, one more for each token. Fewer than 1 + the model's own `say_limit` cut what it may write."""
     ranks: int = 1
     """Processes that the model is cut over; a core or a GPU each. `digits` has 1 or 2."""
+    products: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What the matrices of `digits` are multiplied in; auto is what this CPU is fastest in."""
     engine: str = "echo"
     persona: str = ""
     """Of calls that name none; empty is the engine's own. See `engine/personas.py`."""

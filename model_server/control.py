@@ -31,6 +31,7 @@ from media.leases import (
     Hello,
     Lease,
     Leased,
+    Leave,
     Message,
     Refused,
     Release,
@@ -62,6 +63,8 @@ class Desk(Protocol):
 
     def gone(self, worker: int) -> None: ...
 
+    def leave(self, to: str) -> None: ...
+
     def stats(self) -> Stats: ...
 
 
@@ -81,9 +84,20 @@ class _Peer:
 class Control:
     """Listens from birth until `close`. `ValueError` (such as `AlreadyServing`) when it cannot."""
 
-    def __init__(self, path: Path, table: SlotTable, engine: str, desk: Desk, counters: Counters) -> None:
-        self._path, self._table, self._engine = path, table, engine
+    def __init__(
+        self,
+        path: Path,
+        table: SlotTable,
+        engine: str,
+        desk: Desk,
+        counters: Counters,
+        *,
+        later: Path | None = None,
+    ) -> None:
+        """`later` is the name that others may give to the socket while we serve."""
+        self._paths, self._table, self._engine = {path, later or path}, table, engine
         self._desk, self._counters = desk, counters
+        self._leaving = Leave()
         self._listener = listen(path)
         self._inode = os.stat(path).st_ino
         self._epoll = select.epoll()
@@ -117,11 +131,18 @@ class Control:
                 with contextlib.suppress(BlockingIOError):  # 2**64 - 2 rings unheard
                     os.eventfd_write(peer.outbound_bell, 1)
 
+    def tell(self, worker: int, message: Message) -> None:
+        """To that worker, if it is there; one that does not read what we say is closed."""
+        for peer in list(self._peers.values()):
+            if peer.number == worker and peer.attached:
+                self._send(peer, message)
+
     def close(self) -> None:
         """Stop listening, take the socket file away if it is still ours, hang up on everybody."""
-        with contextlib.suppress(OSError):
-            if os.stat(self._path).st_ino == self._inode:
-                self._path.unlink()
+        for path in self._paths:
+            with contextlib.suppress(OSError):
+                if os.stat(path).st_ino == self._inode:
+                    path.unlink()
         self._listener.close()
         for peer in list(self._peers.values()):
             self._forget(peer)
@@ -175,8 +196,14 @@ class Control:
                 peer.sock.send(encode(self._desk.lease(peer.number, message, past)))
             case Release() if peer.attached:
                 self._desk.release(peer.number, message)
+            case Leave():
+                self._leave(peer, message)
             case _:
-                expected = "Lease, Release or StatsRequest" if peer.attached else "Hello or StatsRequest"
+                expected = (
+                    "Lease, Release, Leave or StatsRequest"
+                    if peer.attached
+                    else "Hello, Leave or StatsRequest"
+                )
                 raise BadMessage(f"{type(message).__name__} is out of place: expected {expected}")
 
     def _attach(self, peer: _Peer, hello: Hello) -> None:
@@ -193,7 +220,23 @@ class Control:
         answer = encode(Attached(self._table.epoch, self._engine))
         socket.send_fds(peer.sock, [answer], [self._table.fd, peer.inbound_bell, peer.outbound_bell])
         self._counters.workers_attached_total += 1
+        if self._leaving.to:
+            peer.sock.send(encode(self._leaving))
         log.debug("worker attached", worker=peer.name)
+
+    def _leave(self, asker: _Peer, message: Leave) -> None:
+        """All workers shall move their calls, also those that attach later; the asker hears it, too."""
+        self._leaving = message
+        self._desk.leave(message.to)
+        for peer in list(self._peers.values()):
+            if peer.attached or peer is asker:
+                self._send(peer, message)
+
+    def _send(self, peer: _Peer, message: Message) -> None:
+        try:
+            peer.sock.send(encode(message))
+        except OSError as error:
+            self._hang_up(peer, f"does not take what we say: {error}")
 
     def _hang_up(self, peer: _Peer, reason: str) -> None:
         if peer.attached:

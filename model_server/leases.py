@@ -29,6 +29,8 @@ then fewer groups are used, and the next one may begin late."""
 MIN_BUDGET_NS = 5 * NS_PER_MS
 """No worker is promised less: a wake-up of this process may take so long on a busy machine."""
 
+MAX_BUDGET_NS = 2 * TURN_NS
+"""That a call may have been promised elsewhere: a step of a whole turn, and as much again."""
 SLACK_NS = 20 * NS_PER_MS
 """Of a budget, at most: for the wake-up, and for a step before ours that took too long."""
 
@@ -49,7 +51,8 @@ class Leases:
         self._call_of: dict[int, tuple[int, str]] = {}
         self.in_group = [0] * table.groups
         """Slots with a tenant, per phase group."""
-        self._capacity = -(-table.slots // table.groups)
+        self.capacity = -(-table.slots // table.groups)
+        """Slots of a group."""
         self.turn_limit_ns = int(TURN_NS * STEP_SHARE)
         """All steps of a turn, as predicted."""
         self.step_limit_ns = min(self.turn_limit_ns, max(self.turn_limit_ns // table.groups, LEAST_LIMIT_NS))
@@ -78,13 +81,18 @@ class Leases:
         if not 0 <= wish.floor < MAX_GENERATION:
             reason = f"floor = {wish.floor}: a generation is from 0 to {MAX_GENERATION - 1}; start at 0"
             return Refused(wish.call, reason, 0)
+        if not -1 <= wish.group < self._table.groups or not 0 <= wish.budget_ns <= MAX_BUDGET_NS:
+            reason = (
+                f"group = {wish.group}, budget_ns = {wish.budget_ns}: there are {self._table.groups} groups, "
+            )
+            return Refused(wish.call, f"{reason}and {MAX_BUDGET_NS} ns at most", 0)
         if not self._free:
             reason = f"no free slot: {self.leased} leased, {self.resting} resting"
             return Refused(wish.call, reason, 1 if self._resting else 5)
         is_new = not wish.floor  # else a server before us admitted it: it goes on
         if is_new and self.is_shedding and self.leased:
             return Refused(wish.call, "overloaded: steps take longer than they may", 5)
-        group = self._group_of_next(must=not is_new)
+        group = wish.group if wish.group >= 0 else self._group_of_next(must=not is_new)
         if group is None:
             return Refused(wish.call, self._why_full(), 5)
         slot = self._free.popleft()
@@ -97,7 +105,7 @@ class Leases:
         self._calls[worker, wish.call] = slot
         self._call_of[slot] = worker, wish.call
         self.worker_S[slot] = worker
-        self.budget_S[slot] = budget_ns = self._budget_ns()
+        self.budget_S[slot] = budget_ns = wish.budget_ns or self._budget_ns()
         return Leased(wish.call, slot, generation, group, budget_ns)
 
     def release(self, worker: int, notice: Release, now_ns: int) -> bool:
@@ -162,5 +170,5 @@ class Leases:
 
     def _budget_ns(self) -> int:
         """What holds for the whole call: a step of a full group, and `SLACK_NS` or as much again."""
-        full_ns = min(self._predict_ns(self._capacity), self.step_limit_ns)
+        full_ns = min(self._predict_ns(self.capacity), self.step_limit_ns)
         return max(MIN_BUDGET_NS, full_ns + min(full_ns, SLACK_NS))

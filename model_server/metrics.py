@@ -52,6 +52,8 @@ class Counters:
     """Turns of calls of a server before us, appended from their logs (`rebuild.py`); no reply."""
     turns_not_rebuilt_total: int = 0
     """Of these, forgotten: time was over."""
+    calls_moved_total: int = 0
+    """Calls that another server answered until we did, without a turn in between (`slack.py`)."""
     passes_total: int = 0
     """Of the network, one after another, over all steps."""
     checks_failed_total: int = 0

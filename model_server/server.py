@@ -11,12 +11,12 @@ import contextlib
 import dataclasses
 import gc
 import logging
-import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -24,10 +24,8 @@ import structlog
 
 from media.chunk import Chunk
 from media.leases import Lease, Leased, Refused, Release, Stats
-from media.ring import META
 from media.slots import SlotTable
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES
-from media.turn_log import unpack
 from model_server.batch import Batch
 from model_server.config import ModelServerConfig
 from model_server.control import Control
@@ -37,21 +35,20 @@ from model_server.exchange import collect, publish
 from model_server.late_turns import LateTurn, LateTurns
 from model_server.leases import Leases
 from model_server.metrics import Metrics
-from model_server.rebuild import Rebuilds
+from model_server.priority import ask_for_priority, make_way, stepping_back
 from model_server.scheduler import NOBODY, SlotStates
 from model_server.shedding import Shed, Shedding
+from model_server.slack import GUARD_NS, Slack
 from model_server.step_time import StepTime
 from model_server.turn_clock import TurnClock
 
-GUARD_NS = 1 * NS_PER_MS
-"""epoll sleeps whole milliseconds, rounded up: the last one before a tick is slept exactly."""
 LOOKS_NS = (4 * NS_PER_MS, 8 * NS_PER_MS)
 """After a tick, when chunks that were not there are looked for again: the machine may have held up their worker.
 A reply that is published within `media.leg.WAKE_NS` (8 ms) after its budget is still played."""
 REBUILD_LOOKS_NS = 10 * NS_PER_MS
-"""Between looks whether calls that are to be rebuilt have settled."""
-FIFO_PRIORITY = 10
-"""Above every ordinary process, below the kernel's own threads."""
+"""Between looks whether calls that are to be rebuilt have settled, and whether those that move have new turns."""
+LEASE_NS = 5 * NS_PER_MS
+"""What a lease with a log may take: while some come, no message is looked at so shortly before a tick."""
 COLLECT_EVERY_NS = 10 * NS_PER_S
 COLLECT_NEEDS_NS = 20 * NS_PER_MS
 """Slack that a collection and a check must have: after `gc.freeze` they take well below 1 ms and a few ms."""
@@ -88,7 +85,8 @@ class ModelServer:
         self.shedding, self.late_turns = Shedding(), LateTurns()
         self._states = SlotStates.of(table.slots)
         self.leases = Leases(table, self._step_time.predict_ns)
-        self.rebuilds = Rebuilds()
+        self.slack = Slack(table, engine, self._states, self.leases, self._step_time, self.metrics, clock_ns)
+        self.is_leaving = False
         self._absent = _NOBODY
         self._group = 0
         self._busy_ns = [0] * table.groups
@@ -104,6 +102,7 @@ class ModelServer:
         self.metrics.lateness.observe(begun_ns - tick_ns)
         self._absent = _NOBODY
         self._group, self._busy_ns[group] = group, 0
+        self.slack.tick()
         if not self.leases.in_group[group]:
             return []
         return self._step(self._states.group_S == group, tick_ns, begun_ns, looks)
@@ -128,8 +127,8 @@ class ModelServer:
         taken = collect(self.table, self._states, ours_S, tick_ns, is_last=not looks)
         gathered_ns = self._clock_ns()
         batch, plan = dataclasses.replace(taken.batch, shed=self.shedding.level), taken.plan
-        if self.rebuilds:
-            batch = self.rebuilds.put_behind(batch)
+        if self.slack:
+            batch = self.slack.rebuilds.put_behind(batch)
         self._absent = plan.absent if looks else _NOBODY
         self._states.commit(plan)
         counters.turns_missed_total += len(plan.missing)
@@ -196,7 +195,7 @@ class ModelServer:
 
     def lease(self, worker: int, wish: Lease, past: bytes = b"") -> Leased | Refused:
         """Admit a call, open its sequence; one that comes with a packed log of its turns is rebuilt first."""
-        answer = self.leases.lease(worker, wish, self._clock_ns())
+        answer = self.slack.refuses(wish) or self.leases.lease(worker, wish, self._clock_ns())
         if isinstance(answer, Leased):
             try:
                 self.engine.open(answer.slot, wish.persona)
@@ -205,61 +204,22 @@ class ModelServer:
                 self.leases.release(worker, released, self._clock_ns())
                 answer = Refused(wish.call, str(wrong), 0)
         if isinstance(answer, Leased):
-            self._states.open(answer.slot, answer.group)
-            self._rebuild_from(answer, past)
+            with stepping_back(wish.moves):
+                self.slack.open(worker, wish, answer, past)
             self._ask_for_pictures([answer.slot])
             self.metrics.counters.leases_total += 1
         else:
             self.metrics.counters.leases_refused_total += 1  # the worker says why: it knows the call
         return answer
 
-    def _rebuild_from(self, leased: Leased, past: bytes) -> None:
-        try:
-            turns = unpack(past, leased.generation)
-        except ValueError as wrong:  # a bug of ours: better a call that has forgotten than none
-            log.error("a call's log is of no use", slot=leased.slot, reason=str(wrong))
-            return
-        if turns:
-            self.rebuilds.open(leased.slot, leased.group, turns, self._clock_ns())
-
     def rebuild(self, tick_ns: int, group: int) -> bool:
-        """One pass of calls that are rebuilt, if it is over before this next tick, of `group`; False if not.
+        """One pass in the slack before this next tick, of `group`; see `Slack.append`."""
+        return self.slack.append(tick_ns, group, self.shedding.level)
 
-        A tick at which nobody who is live waits for an answer may be a little late.
-        """
-        now_ns = self._clock_ns()
-        for slot, turns in self.rebuilds.give_up(now_ns).items():
-            self.metrics.counters.turns_not_rebuilt_total += turns
-            log.warning("rebuilding took too long", slot=slot, turns_forgotten=turns)
-        self.metrics.counters.turns_not_rebuilt_total += self.rebuilds.begin(
-            now_ns, most := self._pass_limit(), self._pass_ns
-        )
-        slots = self.rebuilds.next_slots(most)
-        if not slots:
-            return False
-        is_awaited = self.leases.in_group[group] > self.rebuilds.in_group(group)
-        if is_awaited and now_ns + self._step_time.predict_ns(len(slots)) + GUARD_NS > tick_ns:
-            return False
-        batch = Batch(
-            now_ns, _NOBODY, np.empty(0, META), np.empty((0, TURN_SAMPLES), np.int16),
-            earlier=self.rebuilds.take(slots), shed=self.shedding.level,
-        )  # fmt: skip
-        self.metrics.counters.passes_total += self.engine.step(batch).passes
-        self.metrics.counters.turns_rebuilt_total += len(slots)
-        return True
-
-    def _pass_limit(self) -> int:
-        """Of how many calls a pass is over before the next group's tick, at least one."""
-        fitting = (
-            rows
-            for rows in range(len(self.rebuilds), 1, -1)
-            if self._step_time.predict_ns(rows) <= self.leases.step_limit_ns
-        )
-        return next(fitting, 1)
-
-    def _pass_ns(self, rows: int) -> float:
-        """What a pass of so many calls usually takes."""
-        return self._step_time.line.ns(rows, rows * self.engine.most_positions)
+    def leave(self, to: str) -> None:
+        """Workers are told to move their calls to another server; or, without one, not any more."""
+        self.is_leaving = bool(to)
+        log.info("leaving" if to else "staying", socket=to, calls=self.leases.leased)
 
     def release(self, worker: int, notice: Release) -> None:
         """The call is over; a release of what the worker does not hold is logged and changes nothing."""
@@ -275,7 +235,6 @@ class ModelServer:
 
     def stats(self) -> Stats:
         """Counters, gauges and histograms so far."""
-        capacity = -(-self.table.slots // self.table.groups)
         line = self._step_time.line
         gauges = {
             "passes_limit": self.engine.most_passes,
@@ -287,8 +246,9 @@ class ModelServer:
             "slots": self.table.slots,
             "slots_leased": self.leases.leased,
             "slots_resting": self.leases.resting,
-            "calls_rebuilding": len(self.rebuilds),
-            "step_predicted_full_ns": self._step_time.predict_ns(capacity),
+            "calls_rebuilding": len(self.slack.rebuilds),
+            "leaving": int(self.is_leaving),
+            "step_predicted_full_ns": self._step_time.predict_ns(self.leases.capacity),
             "step_limit_ns": self.leases.step_limit_ns,
             **self.engine.gauges,
         }
@@ -304,7 +264,7 @@ class ModelServer:
 
     def _close(self, slot: int) -> None:
         self._states.close(slot)
-        self.rebuilds.close(slot)
+        self.slack.close(slot)
         self.engine.close(slot)
 
 
@@ -342,16 +302,25 @@ def calibrate(
 
 
 def serve(
-    config: ModelServerConfig, stopping: Callable[[], bool], wanted: Callable[[], bool] | None = None
+    config: ModelServerConfig, stopping: Callable[[], bool], wanted: Callable[[], Path | None] | None = None
 ) -> None:
     """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start.
 
-    A spare has `wanted`, which returns when it is to serve; False when it never is. Until then everything is made
-    ready but the control socket. It measures its steps by CPU time: others are served meanwhile, before it.
+    A spare has `wanted`, which returns when it is to serve, and at which socket; None when it never is. Until then
+    everything is made ready but the control socket. It measures its steps by CPU time: others are served meanwhile,
+    before it.
     """
+    path = config.socket
+
     try:
         engine = make_engine(
-            config.engine, config.persona, config.checkpoint, config.passes, config.ranks, slots=config.slots
+            config.engine,
+            config.persona,
+            config.checkpoint,
+            config.passes,
+            config.ranks,
+            config.products,
+            config.slots,
         )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
@@ -367,18 +336,22 @@ def serve(
         held.callback(table.close)
         held.enter_context(_garbage_collected_by_hand())
         if wanted is not None:
-            if not wanted():
+            at = wanted()
+            if at is None:
                 return
+            path = at
             if config.realtime_priority:
                 ask_for_priority()
         try:
-            control = Control(config.socket, table, engine.name, server, server.metrics.counters)
+            control = Control(path, table, engine.name, server, server.metrics.counters, later=config.socket)
         except (ValueError, OSError) as wrong:
             raise CannotServe(str(wrong)) from wrong
         held.callback(control.close)
-        log.info("serving", socket=str(config.socket), engine=engine.name, slots=config.slots)
-        print(f"ready {config.socket}", flush=True)
+        log.info("serving", socket=str(path), engine=engine.name, slots=config.slots)
+        print(f"ready {path}", flush=True)
         _keep_time(server, control, config.groups, stopping)
+        if config.realtime_priority:
+            make_way()  # another one may serve already: to take this one apart takes a tenth of a second
 
 
 def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Callable[[], bool]) -> None:
@@ -393,10 +366,14 @@ def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Cal
             collected_ns = now_ns
         control.serve(0)  # busy to the brim, we still hear one message a tick
         while (left_ns := tick_ns - time.monotonic_ns()) > GUARD_NS and not stopping():
-            if server.rebuilds and (control.serve(0) or server.rebuild(tick_ns, group)):
+            if server.slack and left_ns < LEASE_NS:
+                break
+            if server.slack and (control.serve(0) or server.rebuild(tick_ns, group)):
+                for worker, told in server.slack.news():
+                    control.tell(worker, told)
                 continue  # leases before passes: calls of a group are rebuilt together
             wait_ns = left_ns - GUARD_NS
-            control.serve((min(wait_ns, REBUILD_LOOKS_NS) if server.rebuilds else wait_ns) / NS_PER_S)
+            control.serve((min(wait_ns, REBUILD_LOOKS_NS) if server.slack else wait_ns) / NS_PER_S)
         if stopping():
             return
         if left_ns > 0:
@@ -424,26 +401,13 @@ def _garbage_collected_by_hand() -> Iterator[None]:
         gc.unfreeze()
 
 
-def ask_for_priority() -> None:
-    """SCHED_FIFO, or else nice -10; what came of it is logged, and neither is needed to serve."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
-        log.info("real-time priority", policy="SCHED_FIFO", priority=FIFO_PRIORITY)
-        return
-    except OSError as refused:
-        fifo = str(refused)
-    try:
-        log.info("real-time priority", policy="nice", nice=os.nice(-10), fifo=fifo)
-    except OSError as refused:
-        log.warning("no real-time priority", fifo=fifo, nice=str(refused), hint="grant CAP_SYS_NICE")
-
-
-def run(config: ModelServerConfig, *, wanted: Callable[[], bool] | None = None) -> int:
+def run(config: ModelServerConfig, *, wanted: Callable[[], Path | None] | None = None) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of the process.
 
     0 after a signal, 1 when the engine raised, 2 when it could not start (the log says why). Signals are
     taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
-    `wanted` makes it a spare, see `serve`: 0 when it never is, and signals end it at once as long as it is not.
+    `wanted` makes it a spare, see `serve`: 0 when it never is, and signals end it at once as long as it is not. Its
+    line says why it is not ready, too.
     """
     if not structlog.is_configured():
         structlog.configure(
@@ -452,23 +416,36 @@ def run(config: ModelServerConfig, *, wanted: Callable[[], bool] | None = None) 
         )
     stop = threading.Event()
 
-    def heed_signals() -> bool:
+    def heed_signals() -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: stop.set())
-        return True
+
+    def heeding_signals(wanted: Callable[[], Path | None]) -> Path | None:
+        at = wanted()
+        if at is not None:
+            heed_signals()
+        return at
 
     try:
         if wanted is None:
             heed_signals()
             serve(config, stop.is_set)
         else:
-            serve(config, stop.is_set, lambda: wanted() and heed_signals())
+            serve(config, stop.is_set, lambda: heeding_signals(wanted))
     except CannotServe as wrong:
         log.error("cannot serve", reason=str(wrong))
+        _say_why(wanted is not None, str(wrong))
         return 2
-    except Exception:
+    except Exception as wrong:
         log.exception("the engine raised: this process ends")
+        _say_why(wanted is not None, f"{type(wrong).__name__}: {wrong}")
         return 1
     log.info("stopped")
     return 0
+
+
+def _say_why(is_spare: bool, reason: str) -> None:
+    """Who keeps a spare reads its standard output; for others the log is enough."""
+    if is_spare:
+        print(reason.replace("\n", " "), flush=True)

@@ -297,7 +297,7 @@ class Worker:
         if not call.answer_with(180):
             return
         leased = await self.turns.lease(session)
-        session.conversation.engine = self.turns.attachment.engine
+        session.conversation.engine = self.turns.engine
         if call.over:
             return
         if not leased:

@@ -164,10 +164,10 @@ class Worker:
 
     async def _carry(self, number: int, call: BrowserCall, offer: Offer) -> control.Answered:
         """Give the call a peer; it begins, or goes on, when media flows."""
-        table = self.turns.attachment.table
+        table = self.turns.table
         if table is not None:
             call.video_size = table.video_size
-        call.conversation.engine = self.turns.attachment.engine
+        call.conversation.engine = self.turns.engine
         sight = None
         if offer.video is not None and self.options.video:
             sight = Sight(offer.video, self.decoder, self.options.video_frames_per_chunk)
@@ -204,7 +204,7 @@ class Worker:
 
     def _live(self, call: BrowserCall) -> None:
         """Media flows for the first time: its ear is served where its replies are ready."""
-        tenancy, table = call.leg.tenancy, self.turns.attachment.table
+        tenancy, table = call.leg.tenancy, self.turns.table
         ready_ns = 0
         if tenancy is not None and table is not None:
             ready_ns = phase_offset_ns(tenancy.group, table.groups) + tenancy.budget_ns + WAKE_NS

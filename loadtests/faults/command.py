@@ -15,9 +15,11 @@ from loadtests.faults.churn import churn
 from loadtests.faults.hostile import hostile, worker_struck
 from loadtests.faults.killed import gateway_killed, model_server_killed, sip_worker_killed
 from loadtests.faults.outcome import Outcome, Plan
+from loadtests.faults.upgraded import model_server_upgraded
 
 CASES: dict[str, Callable[[Plan], Awaitable[Outcome]]] = {
     "model-server-killed": model_server_killed,
+    "model-server-upgraded": model_server_upgraded,
     "sip-worker-killed": sip_worker_killed,
     "gateway-killed": gateway_killed,
     "hostile": hostile,
@@ -34,7 +36,9 @@ def parse_arguments(argv: Sequence[str]) -> tuple[Plan, bool]:
     """The plan, and whether only JSON is wanted. Raises ValueError with what to do instead."""
     parser = argparse.ArgumentParser(prog="python -m loadtests faults")
     parser.add_argument("--cases", default=",".join(CASES), help="of " + ", ".join(CASES))
-    parser.add_argument("--calls", type=int, default=20, help="live when the model server is killed")
+    parser.add_argument(
+        "--calls", type=int, default=20, help="live when the model server is killed or upgraded"
+    )
     parser.add_argument("--churn-calls", type=int, default=200)
     parser.add_argument("--hostile-sip", type=int, default=2000, help="mutated SIP messages")
     parser.add_argument("--hostile-rtp", type=int, default=2000, help="mutated RTP packets at live calls")

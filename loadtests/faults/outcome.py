@@ -31,7 +31,7 @@ class Plan:
     """What is to be run, checked."""
 
     cases: tuple[str, ...]
-    calls: int  # live ones in model-server-killed
+    calls: int  # live ones in model-server-killed and -upgraded
     churn_calls: int
     hostile_sip: int
     hostile_rtp: int

@@ -1,4 +1,4 @@
-"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild`."""
+"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild|killed`."""
 
 from __future__ import annotations
 
@@ -23,12 +23,15 @@ def main(argv: list[str] | None = None) -> int:
     )
     curve.add_argument("--calls", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32, 48, 64], metavar="N")
     curve.add_argument("--steps", type=int, default=12, help="measured at each point (12)")
+    curve.add_argument("--speech", type=int, default=100, help="measured of each size among people (100)")
+    curve.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     hours = kinds.add_parser("four-hours", help="one call of hours: memory, step time, answers")
     hours.add_argument("--hours", type=float, default=4.0)
     hours.add_argument(
         "--minute", type=float, default=60.0, help="seconds heard at the beginning and at the end"
     )
-    hours.add_argument("--calls", type=int, default=4, help="of that length at once (4)")
+    hours.add_argument("--calls", type=int, default=16, help="of that length at once (16)")
+    hours.add_argument("--whole", action="store_true", help="hear all of it, some 10 times as fast as a call")
     hours.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     many = kinds.add_parser("many-calls", help="a real server on one core, in real time: steps and deadlines")
     many.add_argument("--calls", type=int, default=60)
@@ -39,10 +42,16 @@ def main(argv: list[str] | None = None) -> int:
         "rebuild", help="seconds of calls that are rebuilt from their logs in a second"
     )
     rebuild.add_argument("--calls", type=int, nargs="+", default=[1, 16], metavar="N")
-    for each in (curve, hours, many, rebuild):
+    killed = kinds.add_parser("killed", help="calls through SIGKILL of their server, in real time")
+    killed.add_argument("--calls", type=int, default=60)
+    killed.add_argument("--groups", type=int, default=4, help="phase groups of its turn clock (4)")
+    killed.add_argument("--must", action="store_true", help="all of them, whatever admission predicts")
+    killed.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
+    for each in (curve, hours, many, rebuild, killed):
         each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
         each.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and plots")
     given = parser.parse_args(argv)
+    given.out.mkdir(parents=True, exist_ok=True)
     result = _measured(given)
     append_row(given.out / f"{given.kind}.csv", result)
     print(json.dumps(result))
@@ -53,7 +62,8 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
     if given.kind == "cost-curve":
         from model_server.bench.cost_curve import measure
 
-        return measure(given.checkpoint, given.calls, given.steps, given.out / "cost-curve.png")
+        plot = given.out / "cost-curve.png"
+        return measure(given.checkpoint, given.data, given.calls, given.steps, given.speech, plot)
     if given.kind == "many-calls":
         from model_server.bench.many_calls import measure as measure_calls
 
@@ -62,9 +72,16 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         from model_server.bench.rebuild import measure as measure_rebuild
 
         return measure_rebuild(given.checkpoint, given.calls)
+    if given.kind == "killed":
+        from model_server.bench.killed import measure as measure_killed
+
+        plot = given.out / f"killed-{given.calls}.png"
+        many = (given.checkpoint, given.data, given.calls, given.groups)
+        return measure_killed(*many, must=given.must, plot=plot)
     from model_server.bench.four_hours import measure as measure_hours
 
-    return measure_hours(given.checkpoint, given.data, given.hours, given.minute, given.calls)
+    told = (given.checkpoint, given.data, given.hours, given.minute, given.calls)
+    return measure_hours(*told, whole=given.whole, plot=given.out / "four-hours.png")
 
 
 if __name__ == "__main__":

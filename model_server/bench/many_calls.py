@@ -25,12 +25,10 @@ from media.chunk import PCM, Chunk
 from media.leases import MAX_BYTES, Attached, Hello, Lease, Leased, Stats, StatsRequest, decode, encode
 from media.slots import SlotTable
 from media.timebase import MODEL_HZ, NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
+from model_server.bench.worker import CUT_NS, START_S
 
-CUT_NS = 5 * NS_PER_MS
-"""Before a tick: when its chunks are put."""
 PAUSE_S = 4.0
 """Between two recordings: the model answers in it."""
-START_S = 120.0
 SETTLE_TURNS = 75
 """15 s: the memory of every call is full, and code has met every size; not counted."""
 
@@ -157,7 +155,7 @@ def serving(checkpoint: Path, groups: int) -> Iterator[Feeder]:
             str(checkpoint),
         ]
         command += ["--socket", str(path), "--groups", str(groups), "--realtime-priority"]
-        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_one_core)
+        server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=one_core)
         try:
             assert server.stdout is not None
             if not server.stdout.readline().startswith("ready"):
@@ -176,7 +174,8 @@ def serving(checkpoint: Path, groups: int) -> Iterator[Feeder]:
             server.wait(START_S)
 
 
-def _one_core() -> None:
+def one_core() -> None:
+    """For a process that is to measure one: the last that we may use."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 

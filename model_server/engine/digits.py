@@ -346,7 +346,7 @@ class DigitsEngine:
 
     def _speak(self, voice: VocoderState, rows: list[int], hidden: Tensor, dues: Sequence[Due]) -> list[PCM]:
         """Hidden rows [B, 4, d] to int16 [3200] each. What the vocoder would make nothing of is not given to it."""
-        turns = torch.tensor([due.call.turns for due in dues])
+        turns = torch.tensor([due.turn for due in dues])
         noise = self._noise.index_select(0, turns % NOISE_TURNS).flatten(0, 1)
         vectors = self._flow_head.sample(hidden.flatten(0, 1), noise, FLOW_STEPS)
         features = vectors.unflatten(0, (len(rows), -1)).flatten(1, 2)

@@ -22,20 +22,22 @@ def make_engine(
     checkpoint: Path | None = None,
     passes: int | None = None,
     ranks: int = 1,
+    products: str = "auto",
     slots: int = 1,
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
     `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one,
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
-    processes it is cut, `slots` how many calls there are at once at most.
+    processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`), `slots` how many
+    calls there are at once at most.
     """
     if name == "echo":
         if ranks > 1:
             raise ValueError(f"ranks = {ranks}: engine = 'echo' has no model to cut; expected 1")
         return EchoEngine()
     if name == "digits":
-        return _digits(persona, checkpoint or CHECKPOINT, passes, ranks)
+        return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
     if name == "sglang":
         return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, slots)
     if name in PLANNED:
@@ -67,15 +69,17 @@ def _sglang(persona: str, checkpoint: Path, passes: int | None, ranks: int, slot
     return SglangEngine(checkpoint, persona or personas.DEFAULT, calls=slots, passes=passes)
 
 
-def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int) -> Engine:
+def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str) -> Engine:
     _look_for("digits", NEEDED, "pip install 'microturn[torch]'", checkpoint)
     from model_server.engine import personas
 
+    persona = persona or personas.DEFAULT
     if ranks > 1:
         from model_server.ranks.engine import EngineOptions
         from model_server.ranks.leader import RankedEngine
 
-        return RankedEngine(EngineOptions(checkpoint, persona or personas.DEFAULT, passes or 0), ranks)
+        return RankedEngine(EngineOptions(checkpoint, persona, passes or 0, products), ranks)
     from model_server.engine.digits import DigitsEngine
+    from model_server.model.served.products import dtype_of
 
-    return DigitsEngine(checkpoint, persona or personas.DEFAULT, passes=passes)
+    return DigitsEngine(checkpoint, persona, passes=passes, products=dtype_of(products))

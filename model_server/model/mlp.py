@@ -45,6 +45,8 @@ class Experts(nn.Module):
         super().__init__()
         width, hidden = config.expert_width, config.hidden
         self.router = Router(config)
+        self.local = range(config.experts)
+        """The routed ones that are here; a rank has some of them."""
         self.gate_up = nn.Parameter(torch.empty(config.experts, 2 * width, hidden))
         self.down = nn.Parameter(torch.empty(config.experts, hidden, width))
         self.shared_gate_up = nn.Parameter(torch.empty(config.shared_experts, 2 * width, hidden))

@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("rank", "ranks", "memory", "socket", "leader", "passes"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--persona", required=True)
+    for name in ("persona", "products"):
+        parser.add_argument(f"--{name}", required=True)
     told = parser.parse_args(argv)
     setproctitle.setproctitle(f"microturn: model-server rank {told.rank}")
     structlog.configure(
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
     log = structlog.get_logger()
     try:
         end_with_parent(told.leader)
-        options = EngineOptions(told.checkpoint, told.persona, told.passes)
+        options = EngineOptions(told.checkpoint, told.persona, told.passes, told.products)
         memory = RankMemory(told.memory, told.rank, told.ranks)
         with socket.socket(fileno=told.socket) as connection:
             follow(memory, connection, options, told.leader)

@@ -21,6 +21,7 @@ import structlog
 
 from media.timebase import NS_PER_S
 from model_server.batch import Batch, Results
+from model_server.model.served.products import dtype_of
 from model_server.ranks.collectives import Meter, collectives_of
 from model_server.ranks.engine import EngineOptions, RankEngine
 from model_server.ranks.memory import RankMemory
@@ -55,7 +56,9 @@ class RankedEngine:
 
     def __init__(self, options: EngineOptions, ranks: int) -> None:
         """`ValueError` says what cannot be had, before or while the others start."""
-        self._memory, self._options = RankMemory.create(ranks), options
+        products = str(dtype_of(options.products)).removeprefix("torch.")
+        self._options = options = dataclasses.replace(options, products=products)
+        self._memory = RankMemory.create(ranks)
         self._engine = RankEngine(options, 0, ranks, collectives := collectives_of(self._memory))
         self.config, self._meter = self._engine.config, collectives.meter
         self.most_passes, self.most_positions = self._engine.most_passes, self._engine.most_positions
@@ -72,7 +75,7 @@ class RankedEngine:
             self._end_all()
             raise
         self._watch = Watch(self._memory, self._processes)
-        log.info("ranks ready", ranks=ranks, sums_a_pass=self._engine.plan.sums_a_pass)
+        log.info("ranks ready", ranks=ranks, products=products, sums_a_pass=self._engine.plan.sums_a_pass)
 
     def __enter__(self) -> Self:
         return self

@@ -7,7 +7,7 @@
 | grouped | as fluent within groups of 2..4, the same pause between them, 0.35 .. 1.15 s, +-10 % |
 | uneven | anything up to 1.2 s: only where the model knows how many digits there will be |
 
-Recorded callers said one digit at a time, and slowly. In one breath people say them up to 1.6 times as fast, and
+Recorded callers said one digit at a time. In one breath people say them 0.8 to 1.6 times as fast, and
 without their ends: a *joined* digit loses up to a sixth of itself at either end and fades into the next one.
 """
 
@@ -43,7 +43,7 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
     chances = [0.35, 0.15, 0.3, 0.2] if counted else [0.4, 0.25, 0.35, 0.0]
     rhythm = RHYTHMS[int(rng.choice(4, p=chances))]
     in_one_breath = rhythm in {"fluent", "grouped"}
-    pace = float(rng.uniform(1.0, 1.6)) if in_one_breath and rng.random() < 0.7 else 1.0
+    pace = float(rng.uniform(0.8, 1.6) if in_one_breath else rng.uniform(0.7, 1.1))
     pause, group, left = float(rng.uniform(0.35, 1.15)), int(rng.integers(2, 5)), count
     in_group = group
     while left > 0:
@@ -72,10 +72,10 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
 
 
 def hurried(clip: Clip, pace: float) -> Clip:
-    """The clip said that much faster, where its words are long enough for it."""
+    """The clip said that much faster, as far as its words are long enough for it, or slower."""
     spoken = clip.words[-1].end_samples - clip.words[0].start_samples
-    pace = min(pace, spoken / len(clip.words) / _SLOW_SAMPLES)
-    return perturbed(clip, Change(pace=pace)) if pace > 1.05 else clip
+    pace = min(pace, max(1.0, spoken / len(clip.words) / _SLOW_SAMPLES))
+    return perturbed(clip, Change(pace=pace)) if abs(pace - 1) > 0.05 else clip
 
 
 def joined(clip: Clip, before: float, after: float) -> Clip:

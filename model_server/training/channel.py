@@ -116,12 +116,17 @@ def colour(rng: np.random.Generator, tilt_db: float, spread_db: float) -> Floats
     """The response of some microphone: float32 [256], of least phase.
 
     It rises or falls by `tilt_db` an octave at most, and departs from that by `spread_db` (standard deviation) at
-    each octave. Speakers of the same words are told apart by their recordings more than by their voices: what has
-    met a few microphones only does not hear through others.
+    each octave; three in ten lose the lows as well, two in ten the highs, by 18 dB an octave. Speakers of the
+    same words are told apart by their recordings more than by their voices: what has met a few microphones only
+    does not hear through others.
     """
     gains_db = rng.uniform(-tilt_db, tilt_db) * np.log2(_OCTAVES / 1000) + rng.normal(0, spread_db, 8)
     hz = np.fft.rfftfreq(4 * _COLOUR_TAPS, 1 / MODEL_HZ)
     db = np.interp(np.log2(np.maximum(hz, _OCTAVES[0])), np.log2(_OCTAVES), gains_db)
+    if rng.random() < 0.3:
+        db -= 18 * np.maximum(0, np.log2(rng.uniform(120, 450) / np.maximum(hz, _OCTAVES[0])))
+    if rng.random() < 0.2:
+        db -= 18 * np.maximum(0, np.log2(np.maximum(hz, _OCTAVES[0]) / rng.uniform(2500, 6000)))
     cepstrum = np.fft.irfft(db * (np.log(10) / 20))
     half = len(cepstrum) // 2
     cepstrum[1:half] *= 2

@@ -55,9 +55,10 @@ def orthogonal(matrices: Tensor) -> Tensor:
     """[..., m, n] -> the same with all singular values near 1 (0.7 to 1.2), by Newton-Schulz iteration."""
     a, b, c = COEFFICIENTS
     wide = matrices.shape[-2] <= matrices.shape[-1]
-    x = (matrices if wide else matrices.mT).bfloat16()
-    x = x / (x.flatten(-2).norm(dim=-1)[..., None, None] + 1e-7)
+    x = (matrices if wide else matrices.mT).float()
+    x = x.reshape(-1, *x.shape[-2:])
+    x = x / (x.flatten(-2).norm(dim=-1)[:, None, None] + 1e-7)
     for _ in range(ITERATIONS):
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x if wide else x.mT).to(matrices.dtype)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return (x if wide else x.mT).reshape(matrices.shape).to(matrices.dtype)

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.processes
 
 def servers(path: Path, *, with_spare: bool = True) -> ModelServers:
     flags = ["--engine=echo", f"--socket={path}", "--slots=8"]
-    return ModelServers([sys.executable, "-m", "model_server", *flags], with_spare=with_spare)
+    return ModelServers([sys.executable, "-m", "model_server", *flags], path, with_spare=with_spare)
 
 
 def title_of(pid: int) -> str:

@@ -29,3 +29,27 @@ def test_a_killed_child_comes_back_and_a_stopped_one_does_not() -> None:
 
     restarts, pid, done = asyncio.run(story())
     assert restarts >= 1 and pid == 0 and done == 1
+
+
+@pytest.mark.processes
+def test_one_that_was_replaced_may_end_and_the_other_is_kept_alive() -> None:
+    async def story() -> None:
+        sleeper = command([sys.executable, "-c", "import time; time.sleep(60)"], quiet=True)
+        child = Child("sleeper", sleeper)
+        keeper = asyncio.create_task(child.keep())
+        while child.process is None:
+            await asyncio.sleep(0.01)
+        first, second = child.process, await sleeper()
+        child.replace(second)
+        first.kill()
+        await first.wait()
+        await asyncio.sleep(0.05)
+        assert child.process is second and child.restarts == 0
+        second.kill()
+        while child.process is second or child.process is None:
+            await asyncio.sleep(0.01)
+        assert child.restarts == 1
+        await child.stop(5)
+        await keeper
+
+    asyncio.run(asyncio.wait_for(story(), 20))

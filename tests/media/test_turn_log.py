@@ -33,6 +33,21 @@ def test_what_is_read_back_is_what_was_published_but_for_pictures() -> None:
     assert first == wanted and (second.turn, second.flags, second.generation) == (6, Flags.NONE, 9)
 
 
+def test_of_a_call_that_moves_what_is_over_goes_first_and_the_rest_when_it_is() -> None:
+    log = TurnLog()
+    assert (log.oldest, log.newest, log.newest_answered) == (-1, -1, -1)
+    for turn in range(4, 9):
+        log.add(chunk(turn))
+    log.answer(4)
+    log.answer(6)
+    assert (log.oldest, log.newest, log.newest_answered) == (4, 8, 6)
+    assert [c.turn for c in unpack(log.pack(until=6), 1)] == [4, 5, 6]
+    log.answer(7)
+    past = log.past(5, 7)
+    assert [(c.turn, Flags.ANSWERED in c.flags) for c in past] == [(6, True), (7, True)]
+    assert [Flags.ANSWERED in c.flags for c in log.past(4, 8)] == [False, True, True, False]
+
+
 def test_the_newest_turns_are_kept_and_of_older_ones_the_newest_lines() -> None:
     log = TurnLog()
     for turn in range(3 * LOG_TURNS):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +68,14 @@ class Worker:
 
     def ask(self, message: Message) -> Message:
         self.sock.send(encode(message))
+        return decode(self.sock.recv(MAX_BYTES))
+
+    def ask_with_log(self, wish: Lease, past: bytes) -> Message:
+        """A lease that brings the packed log of the call's turns."""
+        memory = os.memfd_create("log")
+        os.write(memory, past)
+        socket.send_fds(self.sock, [encode(replace(wish, log=len(past)))], [memory])
+        os.close(memory)
         return decode(self.sock.recv(MAX_BYTES))
 
     def lease(self, call: str, floor: int = 0) -> Leased:

@@ -11,9 +11,11 @@ import pytest
 from media.leases import (
     MAX_BYTES,
     Attached,
+    CaughtUp,
     Hello,
     Lease,
     Leased,
+    Leave,
     Refused,
     Release,
     Stats,
@@ -42,6 +44,9 @@ class Desk:
 
     def gone(self, worker: int) -> None:
         self.heard.append((worker, "gone"))
+
+    def leave(self, to: str) -> None:
+        self.heard.append(to)
 
     def stats(self) -> Stats:
         return Stats({"counters": {}})
@@ -240,3 +245,42 @@ def test_what_is_no_socket_is_left_alone(tmp_path):
         Control(tmp_path / "s", table, "echo", Desk(), Counters())
     assert (tmp_path / "s").read_text() == "precious"
     table.close()
+
+
+def test_to_leave_is_told_to_all_workers_and_to_those_that_come_later(office):
+    first, asker = office.connect(), office.connect()
+    office.hello(first)
+    assert decode(office.say(asker, encode(Leave("/else/where")))) == Leave("/else/where")
+    assert decode(first.recv(MAX_BYTES)) == Leave("/else/where") and office.desk.heard == ["/else/where"]
+    later = office.connect()
+    office.hello(later)
+    assert decode(later.recv(MAX_BYTES)) == Leave("/else/where")
+    office.say(asker, encode(Leave()))
+    assert decode(first.recv(MAX_BYTES)) == decode(later.recv(MAX_BYTES)) == Leave()
+    office.hello(last := office.connect())
+    last.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        last.recv(MAX_BYTES)
+
+
+def test_a_socket_that_was_given_another_name_is_taken_away_under_that(tmp_path):
+    table = SlotTable.create(2)
+    now, later = tmp_path / "s.next", tmp_path / "s"
+    control = Control(now, table, "echo", Desk(), Counters(), later=later)
+    now.rename(later)
+    control.close()
+    assert not list(tmp_path.iterdir())
+    table.close()
+
+
+def test_one_worker_is_told_and_the_others_are_not(office):
+    first, second = office.connect(), office.connect()
+    office.hello(first)
+    office.hello(second)
+    told = CaughtUp("a", 3, 1, 7)
+    office.control.tell(2, told)
+    office.control.tell(9, told)
+    assert decode(second.recv(MAX_BYTES)) == told
+    first.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        first.recv(MAX_BYTES)

@@ -6,5 +6,7 @@
     mlp.py          gated MLPs; experts with the shared ones among them
     layer.py        a layer of these; `serve` puts them in place of a trunk's own
 
-Norms' weights are folded into the matrices behind them. For inference: there is no `whole`, and no gradient.
+A trunk that is cut over ranks (`sharding/parallel.py`) has the same form: its parts of the matrices, and the sum
+over ranks behind each branch. Norms' weights are folded into the matrices behind them. For inference: there is no
+`whole`, and no gradient.
 """

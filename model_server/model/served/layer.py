@@ -1,7 +1,8 @@
-"""One layer of the trunk for inference on a CPU."""
+"""One layer of the trunk for inference on a CPU; of a rank's trunk, with the sum over ranks behind each branch."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -22,8 +23,10 @@ class ServedLayer(nn.Module):
     """`Layer.append`, with weights of its own in the form that they are used in."""
 
     @torch.no_grad()
-    def __init__(self, plain: Layer, dtype: torch.dtype) -> None:
+    def __init__(self, plain: Layer, dtype: torch.dtype, add: Callable[[Tensor], Tensor] | None) -> None:
+        """`add`: see `serve`."""
         super().__init__()
+        self._add = add
         self._eps, self._dtype = plain.attention_norm.eps, dtype
         self._attention = ServedAttention(plain.attention, plain.attention_norm.weight, dtype)
         self._attention_convolution = ServedConvolution(plain.attention_convolution)
@@ -36,15 +39,18 @@ class ServedLayer(nn.Module):
 
     def append(self, x_BTD: Tensor, piece: Piece, state: LayerState) -> Tensor:
         """New positions of the piece's calls."""
-        branch = self._attention.append(self._normed(x_BTD).to(self._dtype), piece, state)
+        branch = self._added(self._attention.append(self._normed(x_BTD).to(self._dtype), piece, state))
         x_BTD = self._attention_convolution.onto(x_BTD, branch.view(x_BTD.shape), piece, state.attention_rows)
-        branch = self._mlp(self._normed(x_BTD))
+        branch = self._added(self._mlp(self._normed(x_BTD)))
         return self._mlp_convolution.onto(x_BTD, branch.view(x_BTD.shape), piece, state.mlp_rows)
 
     def warm(self, rows: int) -> None:
         """Meet all numbers of rows up to this one."""
         self._attention.warm(rows)
         self._mlp.warm(rows)
+
+    def _added(self, branch_ND: Tensor) -> Tensor:
+        return branch_ND if self._add is None else self._add(branch_ND)
 
     def _normed(self, x_BTD: Tensor) -> Tensor:
         """float32 [N, d], without the norm's weight."""
@@ -58,7 +64,12 @@ def warm(trunk: Trunk, rows: int) -> None:
             layer.warm(rows)
 
 
-def serve(trunk: Trunk, dtype: torch.dtype | None = None) -> None:
-    """Put layers for inference in place of the trunk's own; None: products in what this CPU is fastest in."""
+def serve(
+    trunk: Trunk, dtype: torch.dtype | None = None, add: Callable[[Tensor], Tensor] | None = None
+) -> None:
+    """Put layers for inference in place of the trunk's own; None: products in what this CPU is fastest in.
+
+    `add`: for the trunk of one rank, the sum over all ranks of a tensor that it may overwrite.
+    """
     for place, layer in enumerate(trunk.layers):
-        trunk.layers[place] = ServedLayer(cast("Layer", layer), dtype or product_dtype())
+        trunk.layers[place] = ServedLayer(cast("Layer", layer), dtype or product_dtype(), add)

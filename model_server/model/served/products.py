@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -72,6 +72,12 @@ def product_dtype() -> torch.dtype:
     return torch.bfloat16 if halved < _CLEARLY * exact else torch.float32
 
 
+def dtype_of(name: str) -> torch.dtype:
+    """`bfloat16`, `float32`, or `auto`: what this CPU is fastest in."""
+    named = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+    return product_dtype() if name == "auto" else named[name]
+
+
 @torch.inference_mode()
 def _fastest_ns(dtype: torch.dtype) -> int:
     weight, x = (
@@ -95,25 +101,49 @@ class Gated:
     """`down (SiLU(gate x) * up x)`: weights gate_up [2f, d] with the gate's rows first, down [d, f]."""
 
     def __init__(self, gate_up: Tensor, down: Tensor, dtype: torch.dtype) -> None:
-        self._gate, self._up = (part.to(dtype).contiguous() for part in gate_up.chunk(2))
-        self._down = down.to(dtype).contiguous()
-        self._fused = is_fused(dtype)
+        self.gate, self.up = (part.to(dtype).contiguous() for part in gate_up.chunk(2))
+        self.down = down.to(dtype).contiguous()
 
     def warm(self, rows: int) -> None:
         """Meet all numbers of rows up to this one."""
         for count in buckets(rows):
-            self(self._gate.new_zeros(count, self._gate.shape[1]))
+            self(self.gate.new_zeros(count, self.gate.shape[1]))
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """[N, d] -> [N, d] in the dtype of the weights, which is that of x."""
-        x = filled_up(x_ND)
-        if self._fused:
-            fused = torch.ops.mkldnn._linear_pointwise
-            gate = fused(x, self._gate, None, "swish", [], "")
-            inner = fused.binary(x, gate, self._up, None, "mul")
-        else:
-            inner = F.silu(F.linear(x, self._gate)) * F.linear(x, self._up)
+        return F.linear(_inner(filled_up(x_ND), self.gate, self.up), self.down)[: len(x_ND)]
+
+
+class AllExperts:
+    """X of them at once, each with a weight for each row: the sum of what they give."""
+
+    def __init__(self, experts: Sequence[Gated]) -> None:
+        self._gate, self._up = (torch.cat(of) for of in zip(*((e.gate, e.up) for e in experts), strict=True))
+        self._down = torch.cat([expert.down for expert in experts], 1)
+        widths = torch.tensor([expert.gate.shape[0] for expert in experts])
+        self._expert_of = torch.arange(len(experts)).repeat_interleave(widths)
+        """Of each column between the products: the widths may differ."""
+
+    def warm(self, rows: int) -> None:
+        """Meet all numbers of rows up to this one."""
+        for count in buckets(rows):
+            self(self._gate.new_zeros(count, self._gate.shape[1]), torch.zeros(count, self._gate.shape[0]))
+
+    def __call__(self, x_ND: Tensor, weights_NX: Tensor) -> Tensor:
+        """[N, d] -> [N, d] in the dtype of the experts, which is that of x."""
+        inner = _inner(filled_up(x_ND), self._gate, self._up)
+        inner[: len(x_ND)].mul_(weights_NX.index_select(1, self._expert_of))
         return F.linear(inner, self._down)[: len(x_ND)]
+
+
+def _inner(x_ND: Tensor, gate: Tensor, up: Tensor) -> Tensor:
+    """`SiLU(gate x) * up x`."""
+    if not is_fused(x_ND.dtype):
+        return F.silu(F.linear(x_ND, gate), inplace=True).mul_(F.linear(x_ND, up))
+    fused = torch.ops.mkldnn._linear_pointwise
+    gated = fused(x_ND, gate, None, "swish", [], "")
+    inner: Tensor = fused.binary(x_ND, gated, up, None, "mul")
+    return inner
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:

@@ -46,7 +46,7 @@ def texts(results: Results) -> str:
 
 def main(checkpoint: Path, ranks: int, turns: int) -> None:
     structlog.configure(logger_factory=structlog.WriteLoggerFactory(sys.stderr))
-    engine = RankedEngine(EngineOptions(checkpoint, personas.DEFAULT), ranks)
+    engine = RankedEngine(EngineOptions(checkpoint, personas.DEFAULT, products="float32"), ranks)
     for slot in range(CALLS):
         engine.open(slot, "")
     print(json.dumps(engine.processes), flush=True)

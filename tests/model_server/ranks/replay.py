@@ -95,7 +95,9 @@ def rank_main(checkpoint: Path, descriptor: int, rank: int, directory: Path) -> 
     torch.set_num_threads(1)
     memory = RankMemory(descriptor, rank, 2)
     collectives: Collectives = collectives_of(memory)
-    engine = RankEngine(EngineOptions(checkpoint, personas.DEFAULT), rank, memory.ranks, collectives)
+    engine = RankEngine(
+        EngineOptions(checkpoint, personas.DEFAULT, products="float32"), rank, memory.ranks, collectives
+    )
     record = pickle.loads((directory / "record").read_bytes())
     (directory / f"seen-{rank}").write_text(json.dumps(replayed(engine, record)))
 

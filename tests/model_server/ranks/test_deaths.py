@@ -127,7 +127,7 @@ def rebuilt(two: Path) -> list[str]:
     from tests.model_server.ranks.lead import CALLS, batch, chunks, texts
 
     said = []
-    with RankedEngine(EngineOptions(two, personas.DEFAULT), 2) as engine:
+    with RankedEngine(EngineOptions(two, personas.DEFAULT, products="float32"), 2) as engine:
         for slot in range(CALLS):
             engine.open(slot, "")
         for turn in range(12, 20):
@@ -157,7 +157,7 @@ def test_a_rank_that_is_stuck_in_a_step_ends_all(two: Path, start: Callable[...,
 
 def test_a_rank_that_cannot_start_is_told_by_rank_0(two: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="kv_heads = 2, expected a multiple of the ranks"):
-        RankedEngine(EngineOptions(two, personas.DEFAULT), 4)
+        RankedEngine(EngineOptions(two, personas.DEFAULT, products="float32"), 4)
     missing = tmp_path / "none.safetensors"
     with pytest.raises(ValueError, match="expected a safetensors file"):
-        RankedEngine(EngineOptions(missing, personas.DEFAULT), 2)
+        RankedEngine(EngineOptions(missing, personas.DEFAULT, products="float32"), 2)

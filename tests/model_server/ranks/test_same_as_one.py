@@ -32,7 +32,7 @@ SKILLS = ("connected", "isolated", "stop", "correct", "every", "interpret", "cou
 
 def test_a_leader_and_its_follower_answer_as_one_engine_does(two: Path) -> None:
     alone = DigitsEngine(two, products=torch.float32)
-    with RankedEngine(EngineOptions(two, personas.DEFAULT), 2) as ranked:
+    with RankedEngine(EngineOptions(two, personas.DEFAULT, products="float32"), 2) as ranked:
         for engine in (alone, ranked):
             for slot in range(CALLS):
                 engine.open(slot, "")

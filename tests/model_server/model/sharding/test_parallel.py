@@ -16,6 +16,7 @@ from torch import Tensor
 
 from model_server.model.config import DIGITS, ModelConfig
 from model_server.model.interaction import Interaction
+from model_server.model.served.layer import serve
 from model_server.model.sharding.parallel import RankExperts, rank_of
 from model_server.model.sharding.plan import plan_of
 from turn_kernels.all_reduce.shared_memory import SharedMemory, region_bytes
@@ -42,15 +43,20 @@ def model_of(config: ModelConfig) -> Interaction:
     return model.eval().requires_grad_(False)
 
 
-def as_ranks(config: ModelConfig, ranks: int, run: Callable[[Interaction], Tensor]) -> list[Tensor]:
-    """What each rank's model gives."""
+def as_ranks(
+    config: ModelConfig, ranks: int, run: Callable[[Interaction], Tensor], *, served: bool = False
+) -> list[Tensor]:
+    """What each rank's model gives; `served`: in the form for inference, in float32."""
     plan, whole = plan_of(config, ranks), model_of(config)
     memory = mmap.mmap(-1, region_bytes(ranks, HALF_BYTES))
 
     def rank(number: int) -> Tensor:
         collectives = SharedMemory(memory, number, ranks, HALF_BYTES)
         with torch.inference_mode():
-            return run(rank_of(whole, plan, number, collectives))
+            model = rank_of(whole, plan, number, collectives)
+            if served:
+                serve(model.trunk, torch.float32, collectives.all_reduce)
+            return run(model)
 
     with ThreadPoolExecutor(ranks) as pool:
         return list(pool.map(rank, range(ranks)))
@@ -72,6 +78,16 @@ def streamed(counts: Sequence[int]) -> Callable[[Interaction], Tensor]:
         return torch.cat(out)
 
     return run
+
+
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_so_are_those_in_the_form_for_inference(ranks: int) -> None:
+    config = replace(SMALL, log_floor=30, log_alpha=0.3)
+    run = streamed((8, 1, 16, 3) * 5)
+    with torch.inference_mode():
+        wanted = run(model_of(config))
+    for found in as_ranks(config, ranks, run, served=True):
+        torch.testing.assert_close(found, wanted, **CLOSE)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
