@@ -102,7 +102,7 @@ def test_two_ranks_serve_calls_and_one_that_is_killed_costs_no_call(
     path, checkpoint = tmp_path / "model.sock", random_checkpoint(tmp_path, kv_heads=2)
     flags = {"engine": "digits", "checkpoint": checkpoint, "ranks": 2, "products": "float32", "groups": 1}
     told = [f"--{name}={value}" for name, value in (flags | {"socket": path, "slots": 4}).items()]
-    kept = ModelServers([sys.executable, "-m", "model_server", *told], with_spare=True)
+    kept = ModelServers([sys.executable, "-m", "model_server", *told], path, with_spare=True)
     calls = Calls(checkpoint)
     started: list[Process] = []
 
