@@ -1,7 +1,7 @@
 """The model servers that a worker is attached to: one at its path, and, while calls move, another one.
 
 It attaches to the one at its path whenever there is none, for as long as it takes. Its one rule: who is attached is
-listened to until it is gone., or until all of its calls have moved.
+listened to until it is gone, or until all of its calls have moved.
 """
 
 from __future__ import annotations
@@ -53,7 +53,10 @@ class Servers:
             while True:
                 if not self._listening:
                     await self._reach()
-                await asyncio.wait(self._listening.values(), return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(self._listening.values(), return_when=asyncio.FIRST_COMPLETED)
+                for listening in done:
+                    if not listening.cancelled():
+                        listening.result()  # what is broken in here ends the worker
         finally:
             for server, listening in self._listening.items():
                 listening.cancel()

@@ -319,8 +319,8 @@ def serve(
             config.checkpoint,
             config.passes,
             config.ranks,
-            config.products,
-            config.slots,
+            products=config.products,
+            slots=config.slots,
         )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:

@@ -60,8 +60,8 @@ INSTRUCTIONS = (
     *(f"<dtmf:{key}>" for key in (*DIGITS, "*", "#")),
 )
 """What the model is told: its persona at the start of a call, results of the background model (`<result>` and what
-it found, or `<failed>`), typed text and keys pressed. `<expect:n>` and `<digit:d>` it writes, too, as notes of
-where it is (`training/skills/read_back.py`, `correct.py`)."""
+it found, or `<failed>`), typed text and keys pressed. `<expect:n>`, `<digit:d>` and `<number:n>` it writes, too, as
+notes of where it is (`training/skills/read_back.py`, `correct.py`, `count.py`)."""
 
 _USED = (END_TOKENS, *SAID, *HEARD, *ACTIONS, *INSTRUCTIONS)
 NAMES = (*_USED, *(f"<spare:{number}>" for number in range(SIZE - len(_USED))))

@@ -1,4 +1,4 @@
-"""What lies between a caller's mouth and the model: room, noise, level, codec and a network that loses packets.
+"""What lies between mouth and model: room, microphone, noise, level, codec and a network that loses packets.
 
 G.711 and the concealment of lost packets are written here once more, in short, for the model server may not import
 the codecs and organs of the gateway; tests hold them to those. All sound is float32 or int16 at 16 kHz, of a whole
