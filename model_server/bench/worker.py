@@ -30,7 +30,6 @@ from media.leases import (
     decode,
     encode,
 )
-from media.leg import WAKE_NS
 from media.slots import SlotTable
 from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
 from media.turn_log import TurnLog
@@ -38,6 +37,8 @@ from model_server.training.cases import Case
 
 CUT_NS = 5 * NS_PER_MS
 """Before a tick: when its chunks are put."""
+WAKE_NS = 8 * NS_PER_MS
+"""As in `media/leg.py`: between a reply's publishing and its first frame."""
 START_S = 120.0
 RETRY_S, AGAIN_S = 0.05, 0.1
 """As the gateway's workers: between attempts to attach, and to lease."""
