@@ -27,6 +27,7 @@ from model_server.training.bank import WordBank
 from model_server.training.channel import Line
 from model_server.training.conversation import Conversation, Scene, Surroundings, play, rendered
 from model_server.training.corpus import DATA, Part
+from model_server.training.masks import masked
 from model_server.training.mouth import VoiceTable
 from model_server.training.skills import (
     ask_for_help,
@@ -67,6 +68,8 @@ PADDED_TO = 32
 """Conversations are filled up to a multiple of so many positions: the same shapes come again and again."""
 HALVES = 2
 NOTHING, OTHER_WORD = 0, 1
+_MASKS = 1
+"""Tells the generator of masks from that of the conversation."""
 FRAME_CLASSES = 2 + HALVES * len(HEARD)
 """What may be said in 50 ms: nothing, a word that means nothing to us, or half of one that does."""
 _FRAME_DELAY = POSITION_SAMPLES
@@ -88,6 +91,8 @@ class Lesson:
     shares: Mapping[str, float]
     length: Length
     hardness: float = 1.0
+    masks: bool = True
+    """Whether parts of what is heard are taken away (`masks.py`)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,7 +149,9 @@ class Source:
 
     def example(self, seed: int, number: int, lesson: Lesson) -> Example:
         """The same, as positions."""
-        return example_of(self.conversation(seed, number, lesson), self._config)
+        conversation = self.conversation(seed, number, lesson)
+        rng = np.random.default_rng([seed, number, _MASKS]) if lesson.masks else None
+        return example_of(conversation, self._config, rng)
 
     def batch(self, seed: int, number: int, size: int, lesson: Lesson) -> Batch:
         """Batch `number` of a seed, of `size` conversations."""
@@ -163,10 +170,13 @@ def source_of(part: Part, table: VoiceTable, config: ModelConfig, data: Path = D
     return Source(bank, table, surroundings, config)
 
 
-def example_of(conversation: Conversation, config: ModelConfig) -> Example:
-    """Sound to dMel levels, pictures to patches, tokens to ids."""
+def example_of(
+    conversation: Conversation, config: ModelConfig, rng: np.random.Generator | None = None
+) -> Example:
+    """Sound to dMel levels, pictures to patches, tokens to ids; with a generator what is heard is masked."""
     count = len(conversation.turns)
-    heard = levels_of(conversation.caller).reshape(count, HEAR_POSITIONS, -1)
+    levels = levels_of(conversation.caller)
+    heard = (levels if rng is None else masked(levels, rng)).reshape(count, HEAR_POSITIONS, -1)
     own = levels_of(conversation.own).reshape(count, HEAR_POSITIONS, -1)
     truth = truth_of(conversation.made_up).reshape(count, HEAR_POSITIONS)
     pictures = _patches(conversation, config)
@@ -216,17 +226,22 @@ def _drawn(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
 
 def _seen(conversation: Conversation) -> tuple[np.ndarray[tuple[int], np.dtype[np.int64]], ...]:
     """Whether a picture completes something, and whether anything moved in it."""
-    pictures, count = conversation.pictures, len(conversation.turns)
+    pictures = conversation.pictures
     if pictures is None:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    scenes = pictures.scenes
+    scenes = pictures.scenes[: len(conversation.turns)]
+    count = len(scenes)
     moved = [turn > 0 and scenes[turn] != scenes[turn - 1] for turn in range(count)]
     return np.array([turn in pictures.changes for turn in range(count)], np.int64), np.array(moved, np.int64)
 
 
 def _patches(conversation: Conversation, config: ModelConfig) -> list[Rows | None]:
+    """Of each turn; None where the camera is off."""
+    count = len(conversation.turns)
     if conversation.pictures is None:
-        return [None] * len(conversation.turns)
-    pictures = [conversation.pictures.picture(turn) for turn in range(len(conversation.turns))]
+        return [None] * count
+    shown = range(min(count, len(conversation.pictures.scenes)))
+    pictures = [conversation.pictures.picture(turn) for turn in shown]
     before = [None, *pictures[:-1]]
-    return [patches_of(a, b, config).numpy() for a, b in zip(before, pictures, strict=True)]
+    seen = [patches_of(a, b, config).numpy() for a, b in zip(before, pictures, strict=True)]
+    return [*seen, *([None] * (count - len(seen)))]

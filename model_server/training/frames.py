@@ -1,11 +1,14 @@
 """Simple camera pictures with changes or repetitions to count: 320x240, one a turn, drawn when asked for.
 
 Changes: things on a table appear, vanish or move from one picture to the next, and then stand still. Repetitions: a
-weight swings, or a bar goes up and down; one is complete each time it is back where it began.
+weight swings, or a bar goes up and down; one is complete when it has come three quarters of its way back: that can
+be seen. In which picture it is where it began cannot, for it is slow there, by less than a pixel from one to the
+next; who is to tell it goes by the rhythm, and counts on when the weight has come to rest.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +19,8 @@ from media.timebase import TURN_MS
 
 WIDTH, HEIGHT = VIDEO_SIZE
 MAX_COUNT = 20
+_BACK = 5 / 6
+"""Of a period: (1 - cos) / 2 is a quarter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,7 @@ class Pictures:
     """The camera of one conversation: one picture a turn."""
 
     scenes: Sequence[tuple[Thing, ...]]
-    """What stands in the picture of each turn."""
+    """What stands in the picture of each turn; then the camera is off."""
     changes: dict[int, int]
     """Turn -> changes or repetitions that its picture completes."""
     background: RGB
@@ -97,8 +102,9 @@ def _swing(rng: np.random.Generator, turns: int) -> tuple[list[tuple[Thing, ...]
             last = turn + round(period)
             for at in range(turn, min(last, turns)):
                 phases[at] = (at - turn + 1) / (last - turn)
-            if last - 1 < turns:
-                changes[last - 1] = 1
+            complete = turn + math.ceil(_BACK * (last - turn)) - 1
+            if complete < turns:
+                changes[complete] = 1
             turn = last
         turn += int(rng.integers(10, 26))
     for phase in phases:

@@ -26,7 +26,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -329,7 +329,7 @@ class Stopped:
 
 def _held_out(plan: Plan, source: Source) -> list[Batch]:
     """Conversations of the last lesson with speakers that are never trained on."""
-    lesson = curriculum.lesson(plan.hearing, plan.hearing, plan.turns)
+    lesson = replace(curriculum.lesson(plan.hearing, plan.hearing, plan.turns), masks=False)
     return [
         source.batch(VALIDATION_SEED, number, plan.batch, lesson) for number in range(plan.validate_batches)
     ]

@@ -25,6 +25,8 @@ from model_server.training.partner import Ear
 from model_server.training.stage import Stage
 
 _NOTE_TURNS = 3000 // TURN_MS
+_OFF = 0.35
+"""Of the cameras are switched off before the call is over."""
 
 
 class Count:
@@ -55,8 +57,8 @@ class Count:
 
 
 def scene(rng: np.random.Generator, turns: int = 120) -> Scene:
-    """A camera for so many turns, and a caller who hardly speaks."""
-    pictures = frames.drawn(rng, turns)
+    """A camera for so many turns, or switched off before, and a caller who hardly speaks."""
+    pictures = frames.drawn(rng, turns if rng.random() >= _OFF else round(turns * rng.uniform(0.4, 0.95)))
     return Scene("count", ("<persona>", "<count>"), [Count()], _watches, pictures)
 
 
