@@ -22,6 +22,8 @@ from model_server.training.clip import Clip, Floats, Word, faded
 from model_server.training.perturb import Change, perturbed
 from model_server.training.stage import Stage
 
+FLUENT = "fluent"
+"""The family of the voices that say several digits in one breath and nothing else."""
 RHYTHMS = ("fluent", "steady", "grouped", "uneven")
 JOINED = 0.6
 """Of the digits in one breath."""
@@ -41,6 +43,8 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
     """Places so many digits of the stage's voice from sample `at` on; returns where the last one ends."""
     rng = stage.rng
     chances = [0.35, 0.15, 0.3, 0.2] if counted else [0.4, 0.25, 0.35, 0.0]
+    if stage.voice.family == FLUENT:
+        chances = [0.6, 0.0, 0.4, 0.0]
     rhythm = RHYTHMS[int(rng.choice(4, p=chances))]
     in_one_breath = rhythm in {"fluent", "grouped"}
     pace = float(rng.uniform(0.8, 1.6) if in_one_breath else rng.uniform(0.7, 1.1))
@@ -48,7 +52,7 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
     in_group = group
     while left > 0:
         alone = rhythm == "steady"
-        most = 1 if alone else min(left, in_group if rhythm == "grouped" else 4)
+        most = 1 if alone else min(left, in_group if rhythm == "grouped" else 5)
         again = stage.said[-1].label if left < count and rng.random() < REPEATED else None
         drawn = (
             stage.bank.word(rng, again, stage.voice) if again else stage.bank.digits(rng, stage.voice, most)

@@ -23,13 +23,14 @@ from model_server.training.partner import Partner, Skill
 from model_server.training.stage import Said, Stage
 
 FAMILIES = {
-    "sc": 0.3,
-    "fsdd": 0.18,
-    "kokoro": 0.26,
-    "prompt": 0.08,
-    "espeak": 0.1,
-    "flite": 0.05,
-    "festival": 0.03,
+    "sc": 0.28,
+    "fsdd": 0.16,
+    "kokoro": 0.2,
+    "fluent": 0.16,
+    "prompt": 0.07,
+    "espeak": 0.07,
+    "flite": 0.04,
+    "festival": 0.02,
 }
 """How often a caller is of each family of voices."""
 

@@ -4,7 +4,7 @@ A speaker is in one part only, with every clip of his or hers, and which one dep
 
 | source | train | validation | test |
 |---|---|---|---|
-| Speech Commands, who say digits (65) | the rest | 6 | 22: 55 clips of digits, 3 or more of each |
+| Speech Commands, who say digits (65) | the rest | | 22: 55 clips of digits, 3 or more of each |
 | Speech Commands, the others (78) | the rest | 1 in 10 | 1 in 5 |
 | FSDD (5 men) | the other four | yweweler | |
 | amy, allison (prompts of two women) | both | | |
@@ -38,7 +38,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 STOP = "stop"
 
-_TEST_DIGIT_SPEAKERS, _VALIDATION_DIGIT_SPEAKERS = 22, 6
+_TEST_DIGIT_SPEAKERS = 22
 _FSDD_VALIDATION = "fsdd_yweweler"
 _TEST_NOISES, _TEST_ROOMS = {"running_tap", "sb_noise4"}, {"sb_rir4"}
 _NOT_WORDS = {"demo-abouttotry", "demo-congrats", "demo-instruct", "demo-thanks", "star", "pound"}
@@ -78,8 +78,6 @@ def part_of_speakers(rows: list[Row]) -> dict[str, Part]:
     parts = {row.speaker: Part.TRAIN for row in ours}
     ordered = sorted(digit_speakers, key=_shuffle_key)
     parts.update(dict.fromkeys(ordered[:_TEST_DIGIT_SPEAKERS], Part.TEST))
-    later = ordered[_TEST_DIGIT_SPEAKERS:]
-    parts.update(dict.fromkeys(later[:_VALIDATION_DIGIT_SPEAKERS], Part.VALIDATION))
     for at, speaker in enumerate(sorted(commands - digit_speakers, key=_shuffle_key)):
         if at % 5 == 0:
             parts[speaker] = Part.TEST

@@ -71,6 +71,16 @@ def script(rng: np.random.Generator, digits: int, commands: int, others: int) ->
     return lines
 
 
+def strings(rng: np.random.Generator, count: int) -> list[Line]:
+    """So many lines of four or five digits in one breath, as they run into one another. The digits that they
+    begin with are all different, up to ten."""
+    first = rng.permutation(10)
+    return [
+        (DIGITS[int(first[at % 10])], *(_digit(rng) for _ in range(int(rng.integers(3, 5)))))
+        for at in range(count)
+    ]
+
+
 def _groups(rng: np.random.Generator, digits: int) -> list[Line]:
     lines: list[Line] = []
     while digits > 0:

@@ -58,11 +58,13 @@ class Size:
     others: int
     """Settings of each voice of flite and festival."""
     neural: int = 0
-    """Mixtures of Kokoro's voices."""
+    """Mixtures of Kokoro's voices ..."""
+    fluent: int = 0
+    """... and those that say strings of digits only."""
 
 
 SIZES = {
-    Part.TRAIN: Size(pools=40, words=2, speakers=40, espeak=500, others=6, neural=128),
+    Part.TRAIN: Size(pools=40, words=2, speakers=40, espeak=500, others=6, neural=128, fluent=240),
     Part.VALIDATION: Size(pools=1, words=1, speakers=1, espeak=60, others=0),
     Part.TEST: Size(pools=1, words=1, speakers=1, espeak=60, others=0),
 }
@@ -81,14 +83,15 @@ def bank_folder(part: Part, seed: int = 0, data: Path = DATA, cache: Path = CACH
 def make(part: Part, seed: int = 0, data: Path = DATA, cache: Path = CACHE) -> Path:
     """The folder of the bank, made if it is not there: seconds for validation and test.
 
-    Training's takes four minutes, and ten more the first time: what the neural voices say is kept on its own.
+    Training's takes four minutes, and half an hour more the first time: what the neural voices say is kept on its
+    own.
 
     It is made in a process of its own, since espeak-ng's sound depends on all that it said before in its process.
     """
     folder = bank_folder(part, seed, data, cache)
     if not (folder / "index.json").exists():
         manifest(data)
-        synthetic.require(SIZES[part].neural > 0)
+        synthetic.require(SIZES[part].neural + SIZES[part].fluent > 0)
         command = [
             sys.executable,
             "-m",
@@ -124,7 +127,7 @@ def _voices(part: Part, seed: int, data: Path, size: Size) -> _Voices:
     )
     if part is Part.TRAIN:
         yield "phrases", "phrases", list(corpus.phrases(data))
-    for clips in synthetic.voices(part, seed, size.espeak, size.others, size.neural):
+    for clips in synthetic.voices(part, seed, size.espeak, size.others, size.neural, size.fluent):
         family = clips[0].speaker.split(":")[0]
         yield clips[0].speaker, family, clips
         if not keep:

@@ -17,7 +17,7 @@ import numpy as np
 from model_server.training import espeak, festival, flite, kokoro
 from model_server.training.clip import MARGIN_SAMPLES, PCM, Clip, Word, faded, speech_span
 from model_server.training.corpus import Part
-from model_server.training.lines import Line, script
+from model_server.training.lines import Line, script, strings
 
 ACCENTS = (
     *("en", "en-us", "en-gb-scotland", "en-gb-x-gbclan", "en-gb-x-rp", "en-gb-x-gbcwmd", "en-029"),
@@ -57,17 +57,20 @@ def require(neural: bool = False) -> None:
         raise RuntimeError(f"synthetic callers need neural voices: {kokoro.INSTALL}")
 
 
-def voices(part: Part, seed: int, espeak_voices: int, others: int, neural: int) -> Iterator[list[Clip]]:
-    """The clips of one voice after another: `espeak_voices` of espeak-ng, `neural` mixtures of Kokoro's, `others`
-    settings of each other voice.
+def voices(
+    part: Part, seed: int, espeak_voices: int, others: int, neural: int, fluent: int = 0
+) -> Iterator[list[Clip]]:
+    """The clips of one voice after another: `espeak_voices` of espeak-ng, `neural` mixtures of Kokoro's and
+    `fluent` more that say nothing but strings of digits in one breath, `others` settings of each other voice.
 
     A variant of espeak-ng's is in one part only (an eighth each for validation and test).
     """
-    require(neural > 0)
+    require(neural + fluent > 0)
     yield from _espeak_voices(part, np.random.default_rng([seed, 1]), espeak_voices)
     yield from _flite_voices(np.random.default_rng([seed, 2]), others)
     yield from _festival_voices(np.random.default_rng([seed, 3]), others)
     yield from _neural_voices(np.random.default_rng([seed, 4]), neural)
+    yield from _fluent_voices(np.random.default_rng([seed, 5]), fluent)
 
 
 def cut(pcm: PCM, starts: Sequence[int], line: Line, speaker: str) -> Clip | None:
@@ -148,5 +151,17 @@ def _neural_voices(rng: np.random.Generator, count: int) -> Iterator[list[Clip]]
         name, style, accent = kokoro.mixture(network.styles, rng)
         lines, speed = script(rng, 14, 5, 3), float(rng.uniform(0.85, 1.35))
         clips = network.speak(lines, style, accent, speed, f"{name}:{speed:.2f}")
+        if clips:
+            yield clips
+
+
+def _fluent_voices(rng: np.random.Generator, count: int) -> Iterator[list[Clip]]:
+    if count == 0:
+        return
+    network = kokoro.Kokoro()
+    for _ in range(count):
+        name, style, accent = kokoro.mixture(network.styles, rng)
+        lines, speed = strings(rng, 5), float(rng.uniform(0.9, 1.45))
+        clips = network.speak(lines, style, accent, speed, f"{name}:{speed:.2f}".replace("kokoro", "fluent"))
         if clips:
             yield clips

@@ -12,7 +12,7 @@ from model_server.training import synthetic
 from model_server.training.bank import WordBank
 from model_server.training.corpus import Part
 from model_server.training.espeak import Espeak, variants
-from model_server.training.lines import OTHERS, script, token_of
+from model_server.training.lines import OTHERS, SPOKEN_DIGITS, script, strings, token_of
 from model_server.training.synthesise import make
 
 needs_voices = pytest.mark.skipif(
@@ -61,3 +61,9 @@ def test_scripts_cover_the_words_and_others_mean_nothing() -> None:
     assert {"stop", "plus", "how many", "every", "seconds", "oh"} <= labels
     assert not any(token_of(label) for label in OTHERS)
     assert token_of("oh") == "heard:0" and token_of("how many") == "heard:how-many"
+
+
+def test_strings_begin_with_every_digit_and_hold_nothing_else() -> None:
+    lines = strings(np.random.default_rng(0), 10)
+    assert len({line[0] for line in lines}) == 10
+    assert all(len(line) in (4, 5) and set(line) <= set(SPOKEN_DIGITS) for line in lines)
