@@ -29,6 +29,8 @@ EXPECTED_NUMBER = "482913"
 """What the persona of `correct` holds."""
 LEAD_S, READ_BACK_S = 0.6, 0.6
 """Silence before a caller's first word; time for each word of an answer, on average."""
+PHASES_S = (0.0, 0.04, 0.08, 0.12, 0.16)
+"""Added to the silence of one case after another: nobody begins to speak on the 200 ms grid."""
 HISS = 12.0
 STRING = 6
 """Digits of the strings that are put together here."""
@@ -77,11 +79,11 @@ class Case:
 class Track:
     """A caller's sound while it is put together."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, lead_s: float = LEAD_S) -> None:
         self.rng = rng
         self.words: list[Word] = []
         self._parts: list[tuple[int, np.ndarray[tuple[int], np.dtype[np.float32]]]] = []
-        self.now_s = LEAD_S
+        self.now_s = lead_s
 
     def say(self, clip: Clip, pause_s: float = 0.0) -> Word:
         """The clip's speech begins `pause_s` after the end of what was said last; returns its last word."""
@@ -132,18 +134,18 @@ def connected(data: Path, count: int) -> Iterator[Case]:
             rows.setdefault(row["file"], []).append((row["word"], float(row["start_s"]), float(row["end_s"])))
     labels = {Path(r.path).stem: r.label.split() for r in corpus.manifest(data) if r.kind == "digit_string"}
     names = [name for name in sorted(rows) if [w for w, _, _ in rows[name]] == labels[name]]
-    for name in names[:: max(1, len(names) // count)][:count]:
+    for number, name in enumerate(names[:: max(1, len(names) // count)][:count]):
         pcm = corpus.load(folder / f"{name}.flac")
         spoken = rows[name]
         start, end = _whole_span(pcm)
-        rng = np.random.default_rng(len(pcm))
-        track = Track(rng)
+        lead_s = LEAD_S + PHASES_S[number % len(PHASES_S)]
+        track = Track(np.random.default_rng(len(pcm)))
         body = pcm[start:end].astype(np.float32)
         rms = float(np.sqrt(np.mean(body * body)))
-        track.sound(body * np.float32(SPEECH_RMS / rms), LEAD_S)
-        shift = LEAD_S - start / MODEL_HZ
+        track.sound(body * np.float32(SPEECH_RMS / rms), lead_s)
+        shift = lead_s - start / MODEL_HZ
         words = [Word(word, a + shift, b + shift) for word, a, b in spoken]
-        words[-1] = Word(words[-1].label, words[-1].start_s, LEAD_S + (end - start) / MODEL_HZ)
+        words[-1] = Word(words[-1].label, words[-1].start_s, lead_s + (end - start) / MODEL_HZ)
         track.now_s = words[-1].end_s
         digits = tuple(str(DIGITS.index(word)) if word in DIGITS else "0" for word, _, _ in spoken)
         yield Case(
@@ -153,11 +155,15 @@ def connected(data: Path, count: int) -> Iterator[Case]:
 
 
 def isolated(data: Path, count: int) -> Iterator[Case]:
-    """One digit of one unseen speaker; the model knows that it is one."""
+    """One digit of one unseen speaker; the model knows that it is one. Every clip once, then all of them again at
+    other places on the 200 ms grid: 275 cases are all of them at five."""
     clips = [clip for digit in DIGITS for clip in _unseen(data).get(digit, ())]
     order = np.random.default_rng(1).permutation(len(clips))
-    for at in order[:count]:
-        track = Track(np.random.default_rng(int(at)))
+    for number in range(count):
+        around, at = divmod(number, len(clips))
+        phase_s = PHASES_S[(number + around) % len(PHASES_S)]
+        at = int(order[at])
+        track = Track(np.random.default_rng(at), LEAD_S + phase_s)
         word = track.say(clips[at])
         yield Case(
             "isolated", clips[at].source, "read-back expect=1", track.pcm(2.4), tuple(track.words),
