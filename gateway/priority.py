@@ -38,17 +38,20 @@ def ask_for_realtime() -> str:
 
 
 def step_back(pid: int) -> None:
-    """That process shall not be in the way of ours, until `come_forward`; left alone where we could not undo it."""
+    """That process shall not be in the way of ours, until `come_forward`; left alone where we could not undo it.
+
+    It leads a group of its own: its threads, and the processes that it starts, go back and come forward with it.
+    """
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     if _may_take_back(nice):
         with contextlib.suppress(ProcessLookupError):
-            os.setpriority(os.PRIO_PROCESS, pid, min(19, nice + BACK_NICE))
+            os.setpriority(os.PRIO_PGRP, pid, min(19, nice + BACK_NICE))
 
 
 def come_forward(pid: int) -> None:
     """It is as important as we are."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0))
+        os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0))
 
 
 def _may_take_back(nice: int) -> bool:
