@@ -24,7 +24,7 @@ from media.leases import CaughtUp, Leased, Leave
 log = structlog.get_logger()
 
 SPREAD_S = 4.0
-"""Workers are told all at once: each begins at a time of its own."""
+"""Workers are told all at once: each that has calls begins at a time of its own."""
 JOIN_AGAIN_S, JOIN_S = 0.2, 10.0
 """Attempts to reach the server that calls are to move to, for so long."""
 
@@ -46,6 +46,7 @@ class Departure(Generic[CallT]):
         self._handover: Handover[CallT] | None = None
         self._moving: asyncio.Task[None] | None = None
         self._given_up = 0
+        self._leaving: set[Attachment] = set()
 
     @property
     def given_up(self) -> int:
@@ -65,10 +66,20 @@ class Departure(Generic[CallT]):
             if self._handover is not None and self._handover.new is server:
                 self._handover.caught_up(message)
         elif message.to:
+            self._leaving.add(server)
             self.stop()
             self._moving = self._start(self._move_all(server, Path(message.to)))
-        elif self._handover is None or self._handover.old is server:
-            self.stop()
+        else:
+            self._leaving.discard(server)
+            if self._handover is None or self._handover.old is server:
+                self.stop()
+
+    def went(self, server: Attachment) -> bool:
+        """It is gone, and nobody moves any more; whether it had said that it would go."""
+        was_leaving = server in self._leaving
+        self._leaving.discard(server)
+        self.stop()
+        return was_leaving
 
     def answered(self, server: Attachment, call: CallT, pcm: PCM) -> None:
         """That server's reply to a turn of the call, int16 [3200]."""
@@ -102,10 +113,12 @@ class Departure(Generic[CallT]):
         self._handover = Handover(old, new, self._turns, time.monotonic)
         await self._handover.run()
         self._given_up, self._handover = self.given_up, None
+        self._leaving.discard(old)
         self._servers.leave(old)
 
     async def _join(self, old: Attachment, to: Path) -> Attachment | None:
-        await asyncio.sleep(self._after_s)
+        if any(self._turns.calls_at(old)):
+            await asyncio.sleep(self._after_s)
         until_s = time.monotonic() + JOIN_S
         while True:
             try:

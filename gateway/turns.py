@@ -177,7 +177,9 @@ class Turns:
         wish = self.wish_of(call)
         turns = self._logs.get(call) or TurnLog()
         answer: Leased | Refused = Refused(call.name, "no model server", 2)
-        for server in self._departure.by_choice:
+        asked: list[Attachment] = []
+        while others := [server for server in self._departure.by_choice if server not in asked]:
+            asked.append(server := others[0])  # while we wait for it another one may come
             answer = await server.lease(wish, turns.pack())
             if isinstance(answer, Leased):
                 break
@@ -246,7 +248,7 @@ class Turns:
         """It is gone: its calls go on with another one if there is one, else with a soft comfort sound."""
         struck = self.calls_at(server)
         inherited = {call: self._departure.inherit(call, server) for call in struck}
-        self._departure.stop()
+        was_leaving = self._departure.went(server)
         for call in struck:
             assert call.leg.tenancy is not None
             group = call.leg.tenancy.group
@@ -259,7 +261,8 @@ class Turns:
             call.leg.vacate()
             if self.is_attached:
                 self._lease_soon(call)
-        log.warning("model server gone", socket=str(server.path), calls=len(struck))
+        tell = log.debug if was_leaving and not struck else log.warning
+        tell("model server gone", socket=str(server.path), calls=len(struck))
         if not self.is_attached:
             self._attachable(False)
             for task in self._ticking:

@@ -3,10 +3,11 @@
     a new process, with today's code, settings and checkpoint, loads, warms and measures, at low priority
       --> it serves, at a path of its own; workers can use it as they use the old one
       --> the old one is told to leave: it tells its workers, who move their calls (`gateway/handover.py`)
-      --> it has no call left: the new one takes its path, and it is ended
+      --> it has no call left, and no worker: the new one takes its path, and it is ended
 
 Its one rule: until the last step the old one is what it was. Whatever goes wrong before, it is told to stay, calls
-that have moved move back the same way, and the new one is ended. If the old one dies, the new one inherits.
+that have moved move back the same way, and the new one is ended. If the old one dies, the new one inherits. If we
+are killed, each server goes on for as long as workers are attached to it: calls that have been told to move do so.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from pathlib import Path
 import structlog
 
 from gateway.attachment import Attachment, CannotAttach, RowCounters
+from gateway.departure import SPREAD_S
 from gateway.model_control import ask_model, tell_to_leave
 from gateway.model_servers import Heir, ModelServers
 from gateway.priority import come_forward
@@ -34,8 +36,14 @@ LOAD_S = 120.0
 """For libraries, weights and measuring, on cores that calls have first."""
 MOVE_S = 180.0
 """For all calls. What is on the way at a time is bounded by the new server's slack: 12 s of log a call."""
+LET_GO_S = SPREAD_S + 2.0
+"""For workers that have no call there any more; one that is slower finds the new one at its path."""
 BACK_S = 60.0
 """For those that move back."""
+INHERIT_S = 1.0
+"""What fails because the old one has just died has not failed: it is seen, and the new one promoted, by then."""
+ANSWER_S = 60.0
+"""For one that comes after the old one, if that dies while the new one loads."""
 END_S = 5.0
 POLL_S = 0.2
 
@@ -83,11 +91,15 @@ class Upgrade:
             await self._load(heir)
             loaded_s = time.monotonic()
             calls = 0
-            if not self._inherited(heir):
-                await self._compare(heir)
-                calls = await self._leased(self._servers.path)
-                self._tell(f"it is ready; {calls} calls move to it")
-                await self._move(heir)
+            try:
+                if not self._inherited(heir):
+                    await self._compare(heir)
+                    calls, _ = await _held(self._servers.path)
+                    self._tell(f"it is ready; {max(0, calls)} calls move to it")
+                    await self._move(heir)
+            except (UpgradeFailed, OSError):
+                if not await self._inherits(heir):
+                    raise
             inherited = self._inherited(heir)
             if not inherited:
                 await self._end_old()
@@ -101,6 +113,13 @@ class Upgrade:
 
     def _inherited(self, heir: Heir) -> bool:
         return self._servers.heir is not heir
+
+    async def _inherits(self, heir: Heir) -> bool:
+        """As `_inherited`, or it will in a moment."""
+        until_s = time.monotonic() + INHERIT_S
+        while not self._inherited(heir) and heir.process.returncode is None and time.monotonic() < until_s:
+            await asyncio.sleep(POLL_S)
+        return self._inherited(heir)
 
     async def _load(self, heir: Heir) -> None:
         assert heir.process.stdout is not None
@@ -118,6 +137,9 @@ class Upgrade:
 
     async def _compare(self, heir: Heir) -> None:
         """Whether calls can move at all."""
+        until_s = time.monotonic() + ANSWER_S
+        while not await ask_model(self._servers.path) and time.monotonic() < until_s:
+            await asyncio.sleep(POLL_S)
         before, after = await _look_at(self._servers.path), await _look_at(heir.path)
         if before != after:
             raise UpgradeFailed(
@@ -126,19 +148,14 @@ class Upgrade:
             )
 
     async def _move(self, heir: Heir) -> None:
-        """Until the old one has no call left, or is dead."""
+        """Until the old one has no call and no worker left, or is dead."""
         path = self._servers.path
         await tell_to_leave(path, heir.path)
-        until_s = time.monotonic() + MOVE_S
         try:
-            while not self._inherited(heir) and (left := await self._leased(path)) != 0:
-                if heir.process.returncode is not None:
-                    raise UpgradeFailed(
-                        f"the new model server died ({_status(heir.process)}) while calls moved"
-                    )
-                if time.monotonic() > until_s:
-                    raise UpgradeFailed(f"{left} calls did not move within {MOVE_S:.0f} s")
-                await asyncio.sleep(POLL_S)
+            if left := await self._until_left(path, heir, MOVE_S):
+                raise UpgradeFailed(f"{left} calls did not move within {MOVE_S:.0f} s")
+            if not self._inherited(heir) and not await _is_alive(heir):
+                raise UpgradeFailed(f"the new model server died ({_status(heir.process)}) while calls moved")
         except BaseException:
             if not self._inherited(heir):
                 with contextlib.suppress(OSError, TimeoutError, BadMessage):
@@ -148,12 +165,28 @@ class Upgrade:
     async def _move_back(self, heir: Heir) -> None:
         path = self._servers.path
         await tell_to_leave(path, None)
-        if heir.process.returncode is not None:
-            return
-        await tell_to_leave(heir.path, path)
-        until_s = time.monotonic() + BACK_S
-        while time.monotonic() < until_s and not self._inherited(heir) and await self._leased(heir.path):
+        if heir.process.returncode is None:
+            await tell_to_leave(heir.path, path)
+            await self._until_left(heir.path, heir, BACK_S)
+
+    async def _until_left(self, path: Path, heir: Heir, most_s: float) -> int:
+        """Until the server there has no call, and no worker but slow ones, or one of the two is dead.
+
+        Else, after `most_s`, the calls that it still has; -1 when it does not say.
+        """
+        until_s = time.monotonic() + most_s
+        let_go_s = time.monotonic() + LET_GO_S
+        while not self._inherited(heir) and heir.process.returncode is None:
+            calls, workers = await _held(path)
+            now_s = time.monotonic()
+            if calls:
+                let_go_s = now_s + LET_GO_S
+            elif not workers or now_s > let_go_s:
+                return 0
+            if now_s > until_s:
+                return calls
             await asyncio.sleep(POLL_S)
+        return 0
 
     async def _end_old(self) -> None:
         old = self._serving.process
@@ -169,10 +202,20 @@ class Upgrade:
             with contextlib.suppress(ProcessLookupError):
                 old.kill()
 
-    async def _leased(self, path: Path) -> int:
-        """Calls that the server there has; -1 when it does not say so."""
-        stats = await ask_model(path)
-        return int(stats["gauges"]["slots_leased"]) if stats is not None else -1
+
+async def _held(path: Path) -> tuple[int, int]:
+    """Calls and workers that the server there has; -1 when it does not say so."""
+    stats = await ask_model(path)
+    if stats is None:
+        return -1, -1
+    counters = stats["counters"]
+    workers = counters["workers_attached_total"] - counters["workers_gone_total"]
+    return int(stats["gauges"]["slots_leased"]), int(workers)
+
+
+async def _is_alive(heir: Heir) -> bool:
+    """A process that was killed is not always waited for yet."""
+    return heir.process.returncode is None and await ask_model(heir.path, END_S) is not None
 
 
 async def _look_at(path: Path) -> _Served:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -15,52 +12,11 @@ import pytest
 from gateway import upgrade as upgrade_module
 from gateway.attachment import Attachment, RowCounters
 from gateway.model_control import ask_model
-from gateway.model_servers import ModelServers
-from gateway.supervise import Child
-from gateway.upgrade import Upgrade, Upgraded, UpgradeFailed
+from gateway.upgrade import UpgradeFailed
 from media.leases import CaughtUp, Lease, Leased, Leave
+from tests.support.upgrades import running, until
 
 pytestmark = pytest.mark.processes
-
-
-def argv(path: Path, *more: str) -> list[str]:
-    flags = ["--engine=echo", f"--socket={path}", "--slots=8", *more]
-    return [sys.executable, "-m", "model_server", *flags]
-
-
-class Up:
-    """What `microturn up` has of model servers."""
-
-    def __init__(self, path: Path, *, with_spare: bool) -> None:
-        self.path = path
-        self.servers = ModelServers(argv(path), path, with_spare=with_spare)
-        self.child = Child("model-server", self.servers.start)
-        self.said: list[str] = []
-
-    async def upgrade(self, *more: str) -> Upgraded:
-        return await Upgrade(self.servers, self.child, argv(self.path, *more), self.said.append).run()
-
-
-@asynccontextmanager
-async def running(folder: Path, *, with_spare: bool = False) -> AsyncIterator[Up]:
-    up = Up(folder / "model.sock", with_spare=with_spare)
-    keeping = asyncio.create_task(up.child.keep())
-    try:
-        await until(lambda: ask_model(up.path))
-        yield up
-    finally:
-        up.servers.close()
-        await up.child.stop(5.0)
-        keeping.cancel()
-
-
-async def until(holds: Callable[[], object], timeout_s: float = 30.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while True:
-            found = holds()
-            if await found if asyncio.iscoroutine(found) else found:
-                return
-            await asyncio.sleep(0.02)
 
 
 class Holder:
@@ -69,18 +25,20 @@ class Holder:
     def __init__(self, path: Path) -> None:
         self.path, self.obeys = path, asyncio.Event()
         self.heard: list[str] = []
-        self.at = self._attachment(path)
         self._tasks: list[asyncio.Task[None]] = []
-
-    def _attachment(self, path: Path) -> Attachment:
-        return Attachment("w", path, RowCounters(), replied=lambda *_: None, told=self._told)
+        self._listening: dict[Attachment, asyncio.Task[None]] = {}
 
     async def open(self) -> None:
-        await self.at.open()
-        self._tasks.append(asyncio.create_task(self.at.listen()))
+        self.at = await self._attach(self.path)
         leased = await self.at.lease(Lease("call"))
         assert isinstance(leased, Leased)
         self.leased = leased
+
+    async def _attach(self, path: Path) -> Attachment:
+        server = Attachment("w", path, RowCounters(), replied=lambda *_: None, told=self._told)
+        await server.open()
+        self._listening[server] = asyncio.create_task(server.listen())
+        return server
 
     def _told(self, server: Attachment, message: CaughtUp | Leave) -> None:
         assert isinstance(message, Leave)
@@ -90,16 +48,16 @@ class Holder:
 
     async def _move(self, old: Attachment, to: Path) -> None:
         await self.obeys.wait()
-        self.at = self._attachment(to)
-        await self.at.open()
-        self._tasks.append(asyncio.create_task(self.at.listen()))
+        self.at = await self._attach(to)
         answer = await self.at.lease(Lease("call", self.leased.generation, moves=True))
         assert isinstance(answer, Leased)
         old.release("call", self.leased.slot, self.leased.generation)
         self.leased = answer
+        self._listening.pop(old).cancel()
+        old.close()
 
     def close(self) -> None:
-        for task in self._tasks:
+        for task in (*self._tasks, *self._listening.values()):
             task.cancel()
         self.at.close()
 
@@ -195,7 +153,7 @@ def test_calls_that_do_not_move_in_time_stay_and_those_that_have_come_back(
             with pytest.raises(UpgradeFailed, match="1 calls did not move within 1 s"):
                 await up.upgrade()
             assert stays.heard == ["model.sock.next", ""]
-            assert moves.heard == ["model.sock.next", "", "model.sock"] and moves.at.path == up.path
+            assert moves.heard == ["model.sock.next", "model.sock"] and moves.at.path == up.path
             stats = await ask_model(up.path)
             assert stats is not None and stats["gauges"]["slots_leased"] == 2
             stays.close()

@@ -7,10 +7,8 @@ what callers hear is measured by `python -m loadtests faults`, on a machine that
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,23 +19,11 @@ from gateway.caller.report import report_call
 from gateway.engines import choose, shipped_checkpoint
 from loadtests.faults.calls import S, lag_ms, live_calls
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from tests.support.upgrades import upgrade, upgraded
 
 pytestmark = pytest.mark.processes
 
 CALLS = 4
-ROOT = Path(__file__).parents[2]
-
-
-def upgrade(gateway: GatewayUnderTest) -> subprocess.CompletedProcess[str]:
-    """`microturn upgrade`, as an operator types it."""
-    return subprocess.run(
-        [sys.executable, "-m", "gateway", "upgrade", "--run-dir", str(gateway.run_dir)],
-        env={k: v for k, v in os.environ.items() if not k.startswith("MICROTURN_")},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
 
 
 def assert_goes_on(logs: list[CallLog]) -> None:
@@ -56,13 +42,10 @@ def test_a_new_model_server_takes_over_and_another_one_after_it() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with live_calls(gateway) as calls:
             await calls.place(CALLS, 30.0)
-            done = await asyncio.to_thread(upgrade, gateway)
-            assert done.returncode == 0, (done.stdout, done.stderr, list(gateway.lines)[-20:])
-            assert f"{CALLS} calls moved" in done.stdout
+            await upgraded(gateway, CALLS)
             second = gateway.only("model-server")
             assert second.pid != old.pid and not old.alive
-            again = await asyncio.to_thread(upgrade, gateway)
-            assert again.returncode == 0 and f"{CALLS} calls moved" in again.stdout, again
+            await upgraded(gateway, CALLS)
             assert gateway.only("model-server").pid != second.pid and not second.alive
             await calls.until(lambda m: m["microturn_model_slots_leased"] == CALLS)
             return await calls.finish()
@@ -140,8 +123,7 @@ def test_the_model_speaks_through_it_and_a_broken_checkpoint_changes_nothing(tmp
                 caller.place(CallPlan(gateway.uri, "PCMU", silence, RATE_HZ, seconds=SPEECH_S))
             )
             await asyncio.sleep(4.0)
-            done = await asyncio.to_thread(upgrade, gateway)
-            assert done.returncode == 0 and "1 calls moved" in done.stdout, (done.stdout, done.stderr)
+            await upgraded(gateway, 1)
             new = gateway.only("model-server")
             checkpoint.write_bytes(b"no weights")
             failed = await asyncio.to_thread(upgrade, gateway)
