@@ -16,6 +16,7 @@ from setproctitle import setproctitle
 
 from gateway.config import GatewaySettings, load
 from gateway.engines import choose
+from gateway.keeper import heed_keeper
 from gateway.log import set_up_logging
 from gateway.model_servers import ModelServers
 from gateway.operator import Operator, Outcome, Tell, ask
@@ -42,6 +43,8 @@ Redis = Annotated[
 ]
 RunDir = Annotated[Path | None, typer.Option(help="directory of the control sockets")]
 LogLevel = Annotated[str | None, typer.Option(help="debug, info, warning or error")]
+Kept = Annotated[bool, typer.Option("--kept", hidden=True)]
+"""Standard input is a pipe of whoever started us: see `gateway/keeper.py`."""
 
 
 STOP_S = 8.0
@@ -84,6 +87,7 @@ def up(
     redis: Redis = None,
     run_dir: RunDir = None,
     log_level: LogLevel = None,
+    kept: Kept = False,
 ) -> None:
     """Everything on this machine, in one terminal. Ctrl-C ends it; SIGTERM lets live calls end first (drain_s)."""
     flags = dict(
@@ -93,6 +97,8 @@ def up(
     )  # fmt: skip
     settings = _settings(**flags)
     setproctitle("microturn: up")
+    if kept:
+        heed_keeper(signal.SIGINT)
     _run("up", settings, lambda: asyncio.run(_up(settings, flags)))
 
 
@@ -121,7 +127,7 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     model = Child("model-server", servers.start)
     tasks = Tasks(lambda wrong: log.error("operator's line broken", exc_info=wrong))
     operator = Operator(settings.run_dir, lambda tell: _upgrade(servers, model, flags, tell), tasks)
-    gateway = Child("gateway", command([*here, "gateway", *given]))
+    gateway = Child("gateway", command([*here, "gateway", *given], kept=True))
     workers = _background_workers(settings, flags, log_level=settings.log_level)
     children = [*([state] if state is not None else []), model, gateway, *workers]
     keepers = [asyncio.create_task(child.keep()) for child in children]
@@ -188,7 +194,9 @@ def _background_workers(settings: GatewaySettings, flags: dict[str, Any], log_le
     if redis in ("auto", "off"):
         return []
     argv = [sys.executable, "-m", "gateway", "worker", f"--redis={redis}", f"--log-level={log_level}"]
-    return [Child(f"worker-{number}", command(argv)) for number in range(settings.background_workers)]
+    return [
+        Child(f"worker-{number}", command(argv, kept=True)) for number in range(settings.background_workers)
+    ]
 
 
 def _model_flags(settings: GatewaySettings) -> list[str]:
@@ -218,6 +226,7 @@ def gateway(
     redis: Redis = None,
     run_dir: RunDir = None,
     log_level: LogLevel = None,
+    kept: Kept = False,
 ) -> None:
     """The gateway alone: SIP edge, browser calls, their workers, health and metrics. SIGTERM drains it."""
     settings = _settings(
@@ -226,16 +235,22 @@ def gateway(
         run_dir=run_dir, log_level=log_level,
     )  # fmt: skip
     setproctitle("microturn: gateway")
+    if kept:  # nobody would start it again: live calls may end, new ones go elsewhere
+        heed_keeper(signal.SIGTERM)
     from gateway.main import run
 
     _run("gateway", settings, lambda: run(settings))
 
 
 @app.command()
-def worker(redis: Redis = None, run_dir: RunDir = None, log_level: LogLevel = None) -> None:
+def worker(
+    redis: Redis = None, run_dir: RunDir = None, log_level: LogLevel = None, kept: Kept = False
+) -> None:
     """A background worker: does what models hand off while they go on talking. Any number may share a Redis."""
     settings = _settings(redis=redis, run_dir=run_dir, log_level=log_level)
     setproctitle("microturn: worker")
+    if kept:
+        heed_keeper(signal.SIGTERM)
     from gateway.background.worker import run
 
     _run("worker", settings, lambda: run(settings))

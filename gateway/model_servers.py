@@ -2,7 +2,8 @@
 
 A cold start takes seconds (libraries, weights, calibration), of which calls hear every one; a spare opens its
 socket some milliseconds after it is wanted. It waits on its standard input, without CPU: a line says that it is
-wanted, the end of file that nobody wants it any more. It is made when the one that serves is ready, at a lower
+wanted, the end of file that nobody wants it any more. One that serves hears of our end in the same way (`--kept`),
+and goes on for as long as workers are attached to it. A spare is made when the one that serves is ready, at a lower
 priority where we can take that back, and it may die without anybody noticing but the log: the next one is made.
 
 In a live upgrade (`gateway/upgrade.py`) there is an *heir*, too: a new server that serves beside the other one, at
@@ -66,7 +67,7 @@ class ModelServers:
         else:
             out = PIPE if self._with_spare else DEVNULL
             process = await asyncio.create_subprocess_exec(
-                *self._argv, stdin=DEVNULL, stdout=out, start_new_session=True
+                *self._argv, "--kept", stdin=PIPE, stdout=out, start_new_session=True
             )
         if self._with_spare:
             self._keeping = asyncio.create_task(self._keep_spare(process))
@@ -136,9 +137,8 @@ async def _want(spare: Process) -> None:
 
 
 async def _write(process: Process, line: str) -> None:
-    """All that it is ever told."""
+    """All that it is ever told; that we are gone, it hears of the kernel."""
     assert process.stdin is not None
     with contextlib.suppress(ConnectionError):  # it died: whoever keeps it alive will see
         process.stdin.write(line.encode())
         await process.stdin.drain()
-    process.stdin.close()

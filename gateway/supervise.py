@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from asyncio.subprocess import DEVNULL, Process
+from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
@@ -29,12 +29,19 @@ def patience_s(young_deaths: int) -> float:
 Start = Callable[[], Awaitable[Process]]
 
 
-def command(argv: Sequence[str], *, quiet: bool = False) -> Start:
-    """How a process with this command line is started; a quiet one's standard output is dropped."""
+def command(argv: Sequence[str], *, quiet: bool = False, kept: bool = False) -> Start:
+    """How a process with this command line is started; a quiet one's standard output is dropped.
+
+    One that is `kept` has that flag and hears of our end (`gateway/keeper.py`).
+    """
 
     async def start() -> Process:
         return await asyncio.create_subprocess_exec(
-            *argv, stdin=DEVNULL, stdout=DEVNULL if quiet else None, start_new_session=True
+            *argv,
+            *(["--kept"] if kept else []),
+            stdin=PIPE if kept else DEVNULL,
+            stdout=DEVNULL if quiet else None,
+            start_new_session=True,
         )
 
     return start

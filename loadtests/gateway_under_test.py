@@ -138,6 +138,7 @@ class GatewayUnderTest:
                 "-m",
                 "gateway",
                 "up",
+                "--kept",
                 "--engine",
                 wish.engine,
                 "--sip-host",
@@ -167,7 +168,7 @@ class GatewayUnderTest:
                 arguments,
                 env=inherited | own,
                 cwd=Path(__file__).parents[1],
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # its end is that of `up`, also when we are killed
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -325,6 +326,8 @@ class GatewayUnderTest:
                 os.kill(process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
+        assert self._process.stdin is not None
+        self._process.stdin.close()
         self._reader.join(2.0)
 
 

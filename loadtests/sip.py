@@ -160,15 +160,15 @@ async def run(plan: LoadPlan, command: str) -> dict[str, object]:
 
 @contextlib.asynccontextmanager
 async def started_gateway(plan: LoadPlan) -> AsyncIterator[Gateway]:
-    """`microturn up` on free ports in a process group of its own; SIGINT at the end."""
+    """`microturn up` on free ports in a process group of its own; SIGINT at the end, also when we are killed."""
     with tempfile.TemporaryDirectory(prefix="microturn-load-") as run_dir:
-        arguments = ["-m", "gateway", "up", "--engine", plan.engine, "--sip-host", "127.0.0.1"]
+        arguments = ["-m", "gateway", "up", "--kept", "--engine", plan.engine, "--sip-host", "127.0.0.1"]
         arguments += ["--sip-port", "0", "--http-port", "0", "--run-dir", run_dir, "--redis", "off"]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *arguments,
             *shlex.split(plan.gateway_flags),
-            stdin=asyncio.subprocess.DEVNULL,
+            stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             start_new_session=True,

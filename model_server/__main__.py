@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--spare", action="store_true", help="load, then wait for a line on standard input before serving"
     )
+    parser.add_argument("--kept", action="store_true", help=argparse.SUPPRESS)
     given: dict[str, Any] = {k: v for k, v in vars(parser.parse_args(argv)).items() if v is not None}
-    is_spare = given.pop("spare")
+    is_spare, is_kept = given.pop("spare"), given.pop("kept")
     try:
         config = load(**given)
     except ValueError as wrong:
@@ -48,19 +51,35 @@ def main(argv: list[str] | None = None) -> int:
             print(str(wrong).replace("\n", "; "), flush=True)
         return 2
     setproctitle.setproctitle(f"microturn: {'loading ' * is_spare}model-server")
-    return run(config, wanted=(lambda: _wanted(config.socket)) if is_spare else None)
+    is_alone = threading.Event()
+    if is_kept:
+        _await_end(is_alone)
+    wanted = (lambda: _wanted(config.socket, is_alone)) if is_spare else None
+    return run(config, wanted=wanted, is_alone=is_alone.is_set)
 
 
-def _wanted(socket: Path) -> Path | None:
+def _wanted(socket: Path, is_alone: threading.Event) -> Path | None:
     """Wait for the line of whoever keeps us, and serve at this socket, or, where a live one has it, at the one that
-    the line names (`serve PATH`); None at the end of file: nobody wants us any more."""
+    the line names (`serve PATH`); None at the end of file: nobody wants us any more. From then on `is_alone` is."""
     setproctitle.setproctitle("microturn: spare model-server")
     line = sys.stdin.buffer.readline()
     if not line:
         return None
     setproctitle.setproctitle("microturn: model-server")
+    _await_end(is_alone)
     _, _, path = line.decode().strip().partition(" ")
     return Path(path) if path else socket
+
+
+def _await_end(is_alone: threading.Event) -> None:
+    """Set once whoever keeps us, and holds the other end of our standard input, is gone."""
+
+    def wait() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        is_alone.set()
+
+    threading.Thread(target=wait, name="keeper", daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -64,6 +64,9 @@ CALIBRATION_LINE = "5"
 """Typed by one call in every second turn: what is read, and what is written after it, are passes of their own."""
 CALIBRATION_MAX_ROWS = 256
 
+ALONE_NS = 2 * NS_PER_S
+"""Once nobody would start us again: workers whose server has died try to attach 20 times a second."""
+
 _NOBODY = np.empty(0, np.intp)
 
 log = structlog.get_logger()
@@ -302,9 +305,14 @@ def calibrate(
 
 
 def serve(
-    config: ModelServerConfig, stopping: Callable[[], bool], wanted: Callable[[], Path | None] | None = None
+    config: ModelServerConfig,
+    stopping: Callable[[], bool],
+    wanted: Callable[[], Path | None] | None = None,
+    is_alone: Callable[[], bool] = lambda: False,
 ) -> None:
-    """Serve until `stopping`. What an engine raises comes out of here; `CannotServe` when it cannot start.
+    """Serve until `stopping`, or, when whoever kept us is gone (`is_alone`), until nobody is attached any more.
+
+    What an engine raises comes out of here; `CannotServe` when it cannot start.
 
     A spare has `wanted`, which returns when it is to serve, and at which socket; None when it never is. Until then
     everything is made ready but the control socket. It measures its steps by CPU time: others are served meanwhile,
@@ -349,9 +357,26 @@ def serve(
         held.callback(control.close)
         log.info("serving", socket=str(path), engine=engine.name, slots=config.slots)
         print(f"ready {path}", flush=True)
-        _keep_time(server, control, config.groups, stopping)
+        _keep_time(server, control, config.groups, _over(stopping, is_alone, lambda: control.workers))
         if config.realtime_priority:
             make_way()  # another one may serve already: to take this one apart takes a tenth of a second
+
+
+def _over(
+    stopping: Callable[[], bool], is_alone: Callable[[], bool], workers: Callable[[], int]
+) -> Callable[[], bool]:
+    """Whether it is time to end: told so, or alone, and nobody was attached for `ALONE_NS`."""
+    attached_ns = time.monotonic_ns()
+
+    def over() -> bool:
+        nonlocal attached_ns
+        if stopping() or not is_alone():
+            return stopping()
+        if workers():
+            attached_ns = time.monotonic_ns()
+        return time.monotonic_ns() - attached_ns > ALONE_NS
+
+    return over
 
 
 def _keep_time(server: ModelServer, control: Control, groups: int, stopping: Callable[[], bool]) -> None:
@@ -401,13 +426,18 @@ def _garbage_collected_by_hand() -> Iterator[None]:
         gc.unfreeze()
 
 
-def run(config: ModelServerConfig, *, wanted: Callable[[], Path | None] | None = None) -> int:
+def run(
+    config: ModelServerConfig,
+    *,
+    wanted: Callable[[], Path | None] | None = None,
+    is_alone: Callable[[], bool] = lambda: False,
+) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of the process.
 
     0 after a signal, 1 when the engine raised, 2 when it could not start (the log says why). Signals are
     taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
-    `wanted` makes it a spare, see `serve`: 0 when it never is, and signals end it at once as long as it is not. Its
-    line says why it is not ready, too.
+    `is_alone` is as in `serve`; `wanted` makes it a spare, see there: 0 when it never is, and signals end it at
+    once as long as it is not. Its line says why it is not ready, too.
     """
     if not structlog.is_configured():
         structlog.configure(
@@ -430,9 +460,9 @@ def run(config: ModelServerConfig, *, wanted: Callable[[], Path | None] | None =
     try:
         if wanted is None:
             heed_signals()
-            serve(config, stop.is_set)
+            serve(config, stop.is_set, is_alone=is_alone)
         else:
-            serve(config, stop.is_set, lambda: heeding_signals(wanted))
+            serve(config, stop.is_set, lambda: heeding_signals(wanted), is_alone)
     except CannotServe as wrong:
         log.error("cannot serve", reason=str(wrong))
         _say_why(wanted is not None, str(wrong))
