@@ -17,25 +17,13 @@ import pytest
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.report import report_call
 from gateway.engines import choose, shipped_checkpoint
-from loadtests.faults.calls import S, lag_ms, live_calls
+from loadtests.faults.calls import live_calls
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
-from tests.support.upgrades import upgrade, upgraded
+from tests.support.upgrades import assert_goes_on, upgrade, upgraded
 
 pytestmark = pytest.mark.processes
 
 CALLS = 4
-
-
-def assert_goes_on(logs: list[CallLog]) -> None:
-    """All calls were ended by their callers, and heard themselves to the end with the lag of the beginning."""
-    for log in logs:
-        assert log.ended_by == "us"
-        report = report_call(log)
-        first_ns, last_ns = log.sent_ns[0], log.listened_until_ns
-        before = lag_ms(report, first_ns, first_ns + 3 * S)
-        after = lag_ms(report, last_ns - 4 * S, last_ns)
-        assert before is not None and after is not None and abs(after - before) < 25, (before, after)
-        assert report.gap_ms < 2_000, "not a turn here and there, but all that was said while it moved"
 
 
 def test_a_new_model_server_takes_over_and_another_one_after_it() -> None:

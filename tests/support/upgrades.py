@@ -10,10 +10,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from gateway.caller.calls import CallLog
+from gateway.caller.report import report_call
 from gateway.model_control import ask_model
 from gateway.model_servers import ModelServers
 from gateway.supervise import Child
 from gateway.upgrade import Upgrade, Upgraded
+from loadtests.faults.calls import S, lag_ms
 from loadtests.gateway_under_test import GatewayUnderTest
 
 ROOT = Path(__file__).parents[2]
@@ -38,6 +41,18 @@ async def upgraded(gateway: GatewayUnderTest, calls: int) -> str:
     assert done.returncode == 0, (done.stdout, done.stderr, list(gateway.lines)[-20:])
     assert f"{calls} calls moved" in done.stdout, done.stdout
     return done.stdout
+
+
+def assert_goes_on(logs: list[CallLog]) -> None:
+    """All calls were ended by their callers, and heard themselves to the end with the lag of the beginning."""
+    for log in logs:
+        assert log.ended_by == "us"
+        report = report_call(log)
+        first_ns, last_ns = log.sent_ns[0], log.listened_until_ns
+        before = lag_ms(report, first_ns, first_ns + 3 * S)
+        after = lag_ms(report, last_ns - 4 * S, last_ns)
+        assert before is not None and after is not None and abs(after - before) < 25, (before, after)
+        assert report.gap_ms < 2_000, "not a turn here and there, but all that was said while it moved"
 
 
 def model_server(path: Path, *more: str) -> list[str]:

@@ -139,8 +139,9 @@ async def dial(
     resume: str = "",
     headers: dict[str, str] | None = None,
     camera: Filmed | None = None,
+    called: str = "",
 ) -> WebrtcCaller:
-    """Offer, answer; `aiohttp.ClientResponseError` when the gateway refuses."""
+    """Offer, answer; `aiohttp.ClientResponseError` when the gateway refuses. `called` is a number, "" anybody."""
     peer = RTCPeerConnection(RTCConfiguration(iceServers=[]))
     peer.addTransceiver(Spoken(pcm), "sendrecv")
     if camera is not None:
@@ -154,7 +155,8 @@ async def dial(
     asked = {"Content-Type": "application/sdp", **(headers or {})}
     if resume:
         asked["Microturn-Resume"] = resume
-    async with http.post(f"{base}/whip", data=peer.localDescription.sdp, headers=asked) as answer:
+    whip = f"{base}/whip?to={called}" if called else f"{base}/whip"
+    async with http.post(whip, data=peer.localDescription.sdp, headers=asked) as answer:
         if answer.status != 201:
             await peer.close()
         answer.raise_for_status()
@@ -167,11 +169,11 @@ async def dial(
 
 @contextlib.asynccontextmanager
 async def calling(
-    base: str, pcm: npt.NDArray[np.int16], camera: Filmed | None = None
+    base: str, pcm: npt.NDArray[np.int16], camera: Filmed | None = None, called: str = ""
 ) -> AsyncIterator[WebrtcCaller]:
     """One call, deleted at the end."""
     async with aiohttp.ClientSession() as http:
-        caller = await dial(http, base, pcm, camera=camera)
+        caller = await dial(http, base, pcm, camera=camera, called=called)
         try:
             yield caller
         finally:
