@@ -44,13 +44,20 @@ class Worker:
         self.handover: Handover[Call] | None = None
         self.level = 5_000
         self._tasks: list[asyncio.Task[None]] = []
+        self._listening: dict[Attachment, asyncio.Task[None]] = {}
 
     async def attach(self, name: str, path: Path) -> Attachment:
         server = Attachment(name, path, RowCounters(), replied=self._replied, told=self._told)
         await server.open()
         self.servers[name] = server
-        self._tasks.append(asyncio.create_task(server.listen()))
+        self._listening[server] = asyncio.create_task(server.listen())
+        self._tasks.append(self._listening[server])
         return server
+
+    def leave(self, name: str) -> None:
+        server = self.servers.pop(name)
+        self._listening.pop(server).cancel()
+        server.close()
 
     async def call(self, name: str, server: Attachment) -> Call:
         answer = await server.lease(Lease(name))
@@ -100,7 +107,8 @@ class Worker:
     # -- turns
 
     async def _talk(self, call: Call) -> None:
-        offset = phase_offset_ns(call.leased.group, 4) - EARLY_NS
+        assert call.server.table is not None
+        offset = phase_offset_ns(call.leased.group, call.server.table.groups) - EARLY_NS
         while call in self.calls:
             now_ns = time.monotonic_ns()
             await asyncio.sleep(((offset - now_ns) % TURN_NS or TURN_NS) / NS_PER_S)
