@@ -59,8 +59,9 @@ class Worker:
         self._listening.pop(server).cancel()
         server.close()
 
-    async def call(self, name: str, server: Attachment) -> Call:
-        answer = await server.lease(Lease(name))
+    async def call(self, name: str, server: Attachment, *, must: bool = False) -> Call:
+        """One that `must` have a slot comes as a call that goes on, which is taken whatever is predicted."""
+        answer = await server.lease(Lease(name, int(must)))
         assert isinstance(answer, Leased), answer
         self.calls.append(Call(name, server, answer))
         self._tasks.append(asyncio.create_task(self._talk(self.calls[-1])))
