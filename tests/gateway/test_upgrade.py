@@ -14,16 +14,19 @@ from gateway.attachment import Attachment, RowCounters
 from gateway.model_control import ask_model
 from gateway.upgrade import UpgradeFailed
 from media.leases import CaughtUp, Lease, Leased, Leave
-from tests.support.upgrades import running, until
+from tests.support.upgrades import gauge, running, until
 
 pytestmark = pytest.mark.processes
 
 
 class Holder:
-    """A worker with one call, which has no turns: it stays until `obeys`, and then goes where it is told."""
+    """A worker with one call, which has no turns: it stays until `obeys`, and then goes where it is told.
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.obeys = path, asyncio.Event()
+    One that does not let go (`lets_go`) stays attached to where it was.
+    """
+
+    def __init__(self, path: Path, *, lets_go: bool = True) -> None:
+        self.path, self.obeys, self.lets_go = path, asyncio.Event(), lets_go
         self.heard: list[str] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._listening: dict[Attachment, asyncio.Task[None]] = {}
@@ -53,8 +56,9 @@ class Holder:
         assert isinstance(answer, Leased)
         old.release("call", self.leased.slot, self.leased.generation)
         self.leased = answer
-        self._listening.pop(old).cancel()
-        old.close()
+        if self.lets_go:
+            self._listening.pop(old).cancel()
+            old.close()
 
     def close(self) -> None:
         for task in (*self._tasks, *self._listening.values()):
@@ -176,6 +180,45 @@ def test_the_old_one_dies_while_calls_move_and_the_new_one_inherits(tmp_path: Pa
             assert done.inherited and up.child.process is heir.process and up.servers.heir is None
             stats = await ask_model(up.path)
             assert stats is not None and stats["gauges"]["slots_leased"] == 0
+            holder.close()
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
+def test_the_old_one_dies_while_the_new_one_loads_and_calls_move_from_its_successor(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as up:
+            old = up.child.process
+            assert old is not None
+            upgrading = asyncio.create_task(up.upgrade("--slots=6"))
+            await until(lambda: up.servers.heir is not None)
+            heir = up.servers.heir
+            assert heir is not None and not heir.is_ready
+            old.kill()
+            await until(lambda: up.child.process not in (None, old))
+            between = up.child.process
+            done = await upgrading
+            assert not done.inherited and up.child.process is heir.process is not between
+            assert between is not None and await between.wait() == 0
+            assert await gauge(up.path, "slots") == 6
+
+    asyncio.run(asyncio.wait_for(story(), 60))
+
+
+def test_the_new_one_dies_when_all_calls_have_moved_and_does_not_inherit(tmp_path: Path) -> None:
+    async def story() -> None:
+        async with running(tmp_path) as up:
+            old, holder = up.child.process, Holder(up.path, lets_go=False)
+            await holder.open()
+            upgrading = asyncio.create_task(up.upgrade())
+            await until(lambda: holder.heard)
+            holder.obeys.set()
+            await until(lambda: holder.at.path != up.path and holder.leased.generation > 1)
+            assert up.servers.heir is not None
+            up.servers.heir.process.kill()
+            with pytest.raises(UpgradeFailed, match=r"died \(signal 9\) while calls moved"):
+                await upgrading
+            assert up.child.process is old and await gauge(up.path, "leaving") == 0
             holder.close()
 
     asyncio.run(asyncio.wait_for(story(), 60))
