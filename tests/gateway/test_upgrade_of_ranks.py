@@ -47,9 +47,9 @@ async def answered(w: Worker, more: int) -> None:
     await until(lambda: all(len(c.replies) >= n + more for c, n in zip(w.calls, before, strict=True)))
 
 
-async def told_to_move(up: Up, w: Worker) -> asyncio.Task[Upgraded]:
+async def told_to_move(up: Up, w: Worker, ranks: int = 2) -> asyncio.Task[Upgraded]:
     """Both serve, and the worker is attached to both."""
-    upgrading = asyncio.create_task(up.upgrade())
+    upgrading = asyncio.create_task(up.upgrade(f"--ranks={ranks}"))
     await until(lambda: upgrading.done() or any("calls move" in said for said in up.said), 60.0)
     assert not upgrading.done(), upgrading.exception()
     assert up.servers.heir is not None
@@ -57,11 +57,12 @@ async def told_to_move(up: Up, w: Worker) -> asyncio.Task[Upgraded]:
     return upgrading
 
 
-def test_calls_move_from_two_ranks_to_two_others(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [2, 1])
+def test_calls_move_from_two_ranks_to_as_many_as_there_shall_be(tmp_path: Path, ranks: int) -> None:
     async def story() -> None:
         async with talking(tmp_path) as (up, w):
             old = [up.child.pid, *children(up.child.pid)]
-            upgrading = await told_to_move(up, w)
+            upgrading = await told_to_move(up, w, ranks)
             await w.begin("old", "new")
             new = w.servers["new"]
             await until(lambda: all(call.server is new for call in w.calls))
@@ -72,11 +73,11 @@ def test_calls_move_from_two_ranks_to_two_others(tmp_path: Path) -> None:
             for call in w.calls:
                 assert_whole(call, lost=LATE)
             await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in old))
-            (rank,) = children(up.child.pid)
-            assert title_of(rank) == "microturn: model-server rank 1"
+            others = children(up.child.pid)
+            assert [title_of(rank) for rank in others] == ["microturn: model-server rank 1"] * (ranks - 1)
             ours = os.getpriority(os.PRIO_PROCESS, 0)
             threads = [
-                int(t.name) for pid in (up.child.pid, rank) for t in Path(f"/proc/{pid}/task").iterdir()
+                int(t.name) for pid in (up.child.pid, *others) for t in Path(f"/proc/{pid}/task").iterdir()
             ]
             assert {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads} == {ours}, (
                 "all came forward"

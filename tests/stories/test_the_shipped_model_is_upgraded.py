@@ -73,7 +73,7 @@ def test_everybody_goes_on_with_its_own_words() -> None:
     for caller, every_s in zip(callers, BROWSERS, strict=True):
         captions = [message["text"].strip() for message in caller.of_type("caption")]
         assert set(captions) == {WORDS[every_s]}, captions
-        assert not caller.of_type("bye")
+        assert [message["reason"] for message in caller.of_type("bye")] == ["hangup"], "ours"
 
 
 async def _story(gateway: GatewayUnderTest, calls: int) -> tuple[list[CallLog], list[WebrtcCaller]]:
@@ -98,7 +98,7 @@ async def _story(gateway: GatewayUnderTest, calls: int) -> tuple[list[CallLog], 
 
 
 async def _loading(gateway: GatewayUnderTest) -> None:
-    """The new model server is: calls are young when it is ready, and move in the middle of a word."""
+    """The new model server is: calls are young when it is ready, so none waits until the model is silent."""
     while not any(process.kind == "loading" for process in gateway.processes()):
         await asyncio.sleep(0.02)
 
