@@ -31,7 +31,10 @@ class ServerProcess:
         self.path = path
         command = [sys.executable, "-m", "model_server", "--engine", "echo", *more]
         self.popen = subprocess.Popen(
-            [*command, "--socket", str(path), "--slots", str(slots)], cwd=ROOT, stdout=subprocess.PIPE
+            [*command, "--socket", str(path), "--slots", str(slots)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self.popen.stdout
         ready, _, _ = select.select([self.popen.stdout], [], [], PATIENCE_S)
@@ -40,8 +43,18 @@ class ServerProcess:
     def end(self, number: int) -> int:
         """Send the signal, wait, close; the exit status."""
         self.popen.send_signal(number)
+        return self.await_end()
+
+    def lose_keeper(self) -> None:
+        """As the kernel does when it dies."""
+        assert self.popen.stdin
+        self.popen.stdin.close()
+
+    def await_end(self) -> int:
+        """Wait until it ends by itself; the exit status."""
         status = self.popen.wait(PATIENCE_S)
-        assert self.popen.stdout
+        assert self.popen.stdin and self.popen.stdout
+        self.popen.stdin.close()
         self.popen.stdout.close()
         return status
 
@@ -139,8 +152,8 @@ def start_server(tmp_path: Path) -> Iterator[Callable[..., ServerProcess]]:
     for server in servers:
         if server.popen.poll() is None:
             server.end(9)
-        elif server.popen.stdout:
-            server.popen.stdout.close()
+        else:
+            server.await_end()
 
 
 @pytest.fixture

@@ -51,6 +51,21 @@ def test_a_call_is_echoed_turn_by_turn(start_server, attach):
     assert not server.path.exists()
 
 
+def test_without_whoever_kept_it_a_call_goes_on_and_then_it_ends(start_server, attach):
+    server = start_server("--kept")
+    worker = attach(server)
+    leased = worker.lease("a")
+    server.lose_keeper()
+    turns = 2 * server_module.ALONE_NS // TURN_NS
+    assert_echoed(worker.talk(leased, turns), leased.generation, 0, turns)
+    worker.close()
+    begun_ns = time.monotonic_ns()
+    assert server.await_end() == 0 and not server.path.exists()
+    assert time.monotonic_ns() - begun_ns > server_module.ALONE_NS - TURN_NS, (
+        "its worker might have come back"
+    )
+
+
 def test_pictures_reach_the_engine_in_the_size_that_was_asked_for(start_server, attach):
     server = start_server("--video-size", "64x48", "--video", "16")
     worker = attach(server)
