@@ -106,4 +106,4 @@ def test_a_gateway_that_does_not_come_up_is_said_and_gone(
     assert main(["sip", "--calls", "1", "--seconds", "1"]) == 1
     said = capsys.readouterr().err
     assert "ended before it was ready" in said
-    assert "gateway up --engine echo" in said
+    assert "gateway up --kept --engine echo" in said
