@@ -25,6 +25,7 @@ HELP = {
     "samples_concealed": "Samples at 16 kHz that we made up where sound was missing",
     "samples_dropped": "Samples at 16 kHz left out to keep the delay down",
     "packets_lost": "RTP packets that did not come",
+    "model_servers_lost": "Model servers that were gone under a worker; each worker counts for itself",
 }
 
 

@@ -54,6 +54,7 @@ class TurnCounters:
     texts_dropped: int = 0
     video_frames: int = 0
     calls_moved: int = 0
+    model_servers_lost: int = 0
 
 
 class Pulls(NamedTuple):
@@ -261,8 +262,11 @@ class Turns:
             call.leg.vacate()
             if self.is_attached:
                 self._lease_soon(call)
-        tell = log.debug if was_leaving and not struck else log.warning
-        tell("model server gone", socket=str(server.path), calls=len(struck))
+        if was_leaving and not struck:
+            log.debug("model server gone", socket=str(server.path))
+        else:
+            self.counters.model_servers_lost += 1
+            log.warning("model server gone", socket=str(server.path), calls=len(struck))
         if not self.is_attached:
             self._attachable(False)
             for task in self._ticking:

@@ -47,6 +47,7 @@ def test_the_model_server_dies_and_every_call_goes_on_with_the_next() -> None:
         assert still_heard(logs) == CALLS
         assert len(gateway.epochs()) == 2
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
+        gateway.wait_for(lambda m: m["microturn_model_servers_lost_total"] >= 1)
         assert gateway.metrics()["microturn_calls_lost_total"] == 0
 
 
