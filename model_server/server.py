@@ -29,7 +29,7 @@ from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch
 from model_server.config import ModelServerConfig
 from model_server.control import Control
-from model_server.engine import Engine
+from model_server.engine import LOST_STATUS, Engine, EngineLost
 from model_server.engine.registry import make_engine
 from model_server.exchange import collect, publish
 from model_server.late_turns import LateTurn, LateTurns
@@ -434,10 +434,10 @@ def run(
 ) -> int:
     """Serve until SIGINT or SIGTERM; the exit status of the process.
 
-    0 after a signal, 1 when the engine raised, 2 when it could not start (the log says why). Signals are
-    taken only in a process's main thread; elsewhere it serves for ever. Prints one line, `ready PATH`.
-    `is_alone` is as in `serve`; `wanted` makes it a spare, see there: 0 when it never is, and signals end it at
-    once as long as it is not. Its line says why it is not ready, too.
+    0 after a signal, 1 when the engine raised, 2 when it could not start, 70 when a process that the engine needs
+    is lost (the log says why). Signals are taken only in a process's main thread; elsewhere it serves for ever.
+    Prints one line, `ready PATH`. `is_alone` is as in `serve`; `wanted` makes it a spare, see there: 0 when it
+    never is, and signals end it at once as long as it is not. Its line says why it is not ready, too.
     """
     if not structlog.is_configured():
         structlog.configure(
@@ -467,6 +467,10 @@ def run(
         log.error("cannot serve", reason=str(wrong))
         _say_why(wanted is not None, str(wrong))
         return 2
+    except EngineLost as wrong:
+        log.error("the engine is lost: this process ends", reason=str(wrong))
+        _say_why(wanted is not None, str(wrong))
+        return LOST_STATUS
     except Exception as wrong:
         log.exception("the engine raised: this process ends")
         _say_why(wanted is not None, f"{type(wrong).__name__}: {wrong}")

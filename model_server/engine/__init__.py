@@ -10,6 +10,13 @@ from typing import Protocol
 
 from model_server.batch import Batch, Results
 
+LOST_STATUS = 70
+"""Exit status of a process that ends because another one did."""
+
+
+class EngineLost(RuntimeError):
+    """A process that the engine needs is dead or does not answer. The message says which and how: this one ends."""
+
 
 class Engine(Protocol):
     """One model, many sequences: one per open slot."""
@@ -51,7 +58,8 @@ class Engine(Protocol):
         ...
 
     def step(self, batch: Batch) -> Results:
-        """One turn of every row. Every slot in the batch is open; an exception ends the process."""
+        """One turn of every row. Every slot in the batch is open; an exception ends the process, as `EngineLost`
+        does whenever it comes."""
         ...
 
     def close(self, slot: int) -> None:

@@ -39,7 +39,7 @@ def make_engine(
     if name == "digits":
         return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
     if name == "sglang":
-        return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, slots)
+        return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots)
     if name in PLANNED:
         raise ValueError(f"engine = {name!r}: not built yet; expected {' or '.join(BUILT)}")
     raise ValueError(f"engine = {name!r}: there is no such engine; expected {' or '.join(BUILT)}")
@@ -58,15 +58,19 @@ def _look_for(name: str, needed: Sequence[str], install: str, checkpoint: Path) 
         )
 
 
-def _sglang(persona: str, checkpoint: Path, passes: int | None, ranks: int, slots: int) -> Engine:
+def _sglang(
+    persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str, slots: int
+) -> Engine:
     if ranks > 1:
         raise ValueError(f"ranks = {ranks}: engine = 'sglang' divides by SGLang's own means; expected 1")
     install = "it has an environment of its own: make setup-sglang, then .venv-sglang/bin/microturn"
     _look_for("sglang", (*NEEDED, "sglang"), install, checkpoint)
     from model_server.engine import personas
     from model_server.engine.sglang.engine import SglangEngine
+    from model_server.model.served.products import dtype_of
 
-    return SglangEngine(checkpoint, persona or personas.DEFAULT, calls=slots, passes=passes)
+    persona = persona or personas.DEFAULT
+    return SglangEngine(checkpoint, persona, calls=slots, products=dtype_of(products), passes=passes)
 
 
 def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str) -> Engine:

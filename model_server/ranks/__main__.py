@@ -11,10 +11,11 @@ from pathlib import Path
 import setproctitle
 import structlog
 
+from model_server.engine import LOST_STATUS
 from model_server.ranks.engine import EngineOptions
 from model_server.ranks.follower import follow
 from model_server.ranks.memory import RankMemory
-from model_server.ranks.watch import LOST_STATUS, RankLost, end_with_parent
+from model_server.ranks.watch import RankLost, end_with_parent
 
 
 def main(argv: list[str] | None = None) -> int:

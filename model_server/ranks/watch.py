@@ -19,13 +19,12 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from media.timebase import NS_PER_S
+from model_server.engine import LOST_STATUS
 from model_server.ranks.memory import RankMemory
 
 SILENCE_NS = 3 * NS_PER_S
 """For a step: thirty times the longest step that calls bear; the machine may hold a process up for a while."""
 LOOK_EVERY_MS = 200
-LOST_STATUS = 70
-"""Exit status of a rank that ends because another one did."""
 _PR_SET_PDEATHSIG = 1
 
 log = structlog.get_logger()

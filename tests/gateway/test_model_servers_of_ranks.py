@@ -26,8 +26,8 @@ from media.ring import META
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
 from media.turn_log import TurnLog
 from model_server.batch import Batch, Results
+from model_server.engine import LOST_STATUS
 from model_server.engine.digits import DigitsEngine
-from model_server.ranks.watch import LOST_STATUS
 from model_server.rebuild import FILL_TURNS
 from tests.gateway.test_model_servers import answers, title_of, until, waiting_spare
 from tests.model_server.conftest import Worker

@@ -20,11 +20,11 @@ SESSION_TOKENS = 300
 TURN_S = 3.0
 
 
-def scheduler() -> psutil.Process:
-    """SGLang's."""
+def scheduler(of: int = 0) -> psutil.Process:
+    """SGLang's, of an engine in the process `of`, or in this one."""
     found = [
         child
-        for child in psutil.Process(os.getpid()).children(recursive=True)
+        for child in psutil.Process(of or os.getpid()).children(recursive=True)
         if "scheduler" in " ".join(child.cmdline()) or "scheduler" in child.name()
     ]
     assert len(found) == 1, found
@@ -69,6 +69,23 @@ def in_torch() -> Any:
         written: dict[int, list[tuple[int, ...]]] = {}
 
     return Recorded(CHECKPOINT, products=torch.float32)
+
+
+@pytest.fixture
+def calls(under_sglang: Any, in_torch: Any) -> Iterator[Any]:
+    """Begins `Calls`, so many, which have had so many turns; ends them."""
+    from tests.on_sglang.live import Calls
+
+    made: list[Calls] = []
+
+    def begin(count: int, turns: int = 0) -> Calls:
+        made.append(Calls(under_sglang, in_torch, count))
+        made[-1].go_on(turns)
+        return made[-1]
+
+    yield begin
+    for each in made:
+        each.end()
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,8 @@ class SglangEngine(DigitsEngine):
             self._leave([self.rows.close(slot) for slot in slots])
 
     def check(self) -> list[str]:
-        """See `Engine.check`."""
+        """See `Engine.check`; what SGLang says of itself when no call asks it."""
+        self.host.look()
         strangers = [slot for slot in self._calls if slot not in self.rows]
         return [f"slot {slot}: a call without a row" for slot in strangers] + self.rows.check()
 

@@ -2,11 +2,15 @@
 
 Its scheduler is a process of its own; this one has its front, an event loop that runs only while we wait for it.
 What SGLang refuses and what it does not answer in time look the same from here: no answer, a reason in the log.
+
+A process of SGLang's that ended, and a scheduler that says nothing for `Limits.stuck_s`, end this process, too, by
+`EngineLost` out of whatever the main thread does: there is one way to be without SGLang, and it is to start again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import itertools
 import signal
@@ -23,9 +27,11 @@ import structlog
 import torch
 
 from model_server.config import set_environment
+from model_server.engine import EngineLost
 from model_server.engine.sglang.folder import ARCHITECTURE, HIDDEN_KEY, LOST, LOST_KEY
 from model_server.engine.sglang.limits import Limits
 from model_server.engine.sglang.turn_item import TurnItem
+from model_server.engine.sglang.watch import Watch
 from model_server.model.micro_turn import SPEAK_POSITIONS
 from model_server.model.vocabulary import END
 
@@ -126,19 +132,29 @@ class Host:
     def __init__(self, folder: Path, limits: Limits) -> None:
         """Takes some ten seconds. What is wrong ends this process, as SGLang does with its own."""
         set_environment(**environment())
-        import sglang
+        from model_server.engine.sglang.front import GatheringEngine
 
         self.limits = limits
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        self._engine = sglang.Engine(**arguments(folder, limits))
+        self._engine = GatheringEngine(**arguments(folder, limits))
         self._names = itertools.count()
-        self._has_died = False
+        self._lost, self._is_ending = "", False
+        self._running: asyncio.Task[Any] | None = None
+        self._heard_s = time.monotonic()
         self._silent_since_s: float | None = None
-        self._take_signals_back(on_sigterm)
+        self._is_in_main_thread = threading.current_thread() is threading.main_thread()
+        if self._is_in_main_thread:  # else SGLang has taken no signals
+            self._take_signals_back(on_sigterm)
+        self._watch = Watch(self._engine.get_all_child_pids(), self._ended)
+        self._is_closed = False
+        atexit.register(self.close)  # before SGLang's own, which kills what is watched
 
     def close(self) -> None:
         """End SGLang's processes."""
-        self._engine.shutdown()
+        if not self._is_closed:
+            self._is_closed = self._is_ending = True
+            self._watch.stop()
+            self._engine.shutdown()
 
     def open_sessions(self, count: int) -> list[str]:
         """New ones; empty strings for those that SGLang has not opened by the deadline of a turn."""
@@ -163,46 +179,70 @@ class Host:
         )
         return answers
 
+    def look(self) -> None:
+        """Ask SGLang for a word if no call has of late; in idle moments. `EngineLost` when it is long silent."""
+        if time.monotonic() - self._heard_s > self.limits.turn_s:
+            self.close_sessions([session for session in self.open_sessions(1) if session])
+
     def _take_signals_back(self, on_sigterm: Any) -> None:
         """SGLang takes SIGTERM to be for its own event loop, which runs only while we wait for turns; and SIGQUIT,
         which its processes send when they fail, as an order to kill us without a word."""
-        if threading.current_thread() is not threading.main_thread():
-            return  # it took none
         self._run(self._take_loop())
-        for number in (signal.SIGTERM, signal.SIGQUIT):
-            self._engine.loop.remove_signal_handler(number)
         signal.signal(signal.SIGTERM, on_sigterm)
-        signal.signal(signal.SIGQUIT, self._died)
+        signal.signal(signal.SIGQUIT, self._failed)
 
-    def _died(self, *_: Any) -> None:
-        self._has_died = True
+    def _ended(self, how: str) -> None:
+        """In the watch's thread. The main one may sleep, or wait for turns."""
+        self._lost = self._lost or f"SGLang's process {how}"
+        if self._is_in_main_thread:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGQUIT)
+        else:
+            self._wait_no_longer()
+
+    def _failed(self, *_: Any) -> None:
+        """SIGQUIT, from a process of SGLang's or from the watch."""
+        self._lost = self._lost or "a process of SGLang's failed, see above"
+        if not self._wait_no_longer() and not self._is_ending:
+            self._is_ending = True
+            raise EngineLost(self._lost)
+
+    def _wait_no_longer(self) -> bool:
+        """False when nobody waits for SGLang now."""
+        running = self._running
+        if running is not None:
+            self._engine.loop.call_soon_threadsafe(running.cancel)
+        return running is not None
 
     def _heard(self, is_there: bool) -> None:
         """Whether SGLang said anything to what was asked now: what is silent for long is dead."""
         now_s = time.monotonic()
         if is_there:
-            self._silent_since_s = None
+            self._heard_s, self._silent_since_s = now_s, None
         elif self._silent_since_s is None:
             self._silent_since_s = now_s
         elif now_s - self._silent_since_s > self.limits.stuck_s:
             silent_s = now_s - self._silent_since_s
-            raise RuntimeError(f"SGLang has said nothing for {silent_s:.1f} s: this process ends with it")
+            raise EngineLost(f"SGLang has said nothing for {silent_s:.1f} s")
 
     async def _turns(
         self, asked: Sequence[tuple[TurnItem, str]], seconds: float
     ) -> list[Answer | Lost | None]:
+        front = self._engine.tokenizer_manager
         names = [f"turn-{next(self._names)}" for _ in asked]
-        tasks = [
-            asyncio.ensure_future(self._engine.async_generate(**request(item, session), rid=name))
-            for name, (item, session) in zip(names, asked, strict=True)
-        ]
-        done, _ = await asyncio.wait(tasks, timeout=seconds)
+        with front.together(len(asked)) as together:
+            tasks = [
+                asyncio.ensure_future(self._engine.async_generate(**request(item, session), rid=name))
+                for name, (item, session) in zip(names, asked, strict=True)
+            ]
+            for task in tasks:
+                task.add_done_callback(together.over)
+            done, _ = await asyncio.wait(tasks, timeout=seconds)
         self._heard(bool(done))
         answers = []
         for name, task, (item, session) in zip(names, tasks, asked, strict=True):
             about = dict(session=session, row=item.header.row, turn=item.header.turn)
             if not task.done():
-                self._engine.tokenizer_manager.abort_request(rid=name)
+                front.abort_request(rid=name)
                 task.cancel()
                 found: Answer | Lost | str = f"no answer in {seconds:.1f} s"
             elif error := task.exception():
@@ -216,8 +256,10 @@ class Host:
         return answers
 
     async def _take_loop(self) -> None:
-        """SGLang takes the loop that runs, and the signals with it."""
+        """SGLang takes the loop that runs, and the signals with it. uvloop gives them back only while it runs."""
         self._engine.tokenizer_manager.auto_create_handle_loop()
+        for number in (signal.SIGTERM, signal.SIGQUIT):
+            self._engine.loop.remove_signal_handler(number)
 
     async def _open_sessions(self, count: int) -> list[str]:
         from sglang.srt.managers.io_struct import OpenSessionReqInput
@@ -247,7 +289,16 @@ class Host:
 
     def _run(self, wanted: Coroutine[Any, Any, Any]) -> Any:
         """On SGLang's loop; what waits has a deadline of its own."""
-        result = self._engine.loop.run_until_complete(wanted)
-        if self._has_died:
-            raise RuntimeError("a process of SGLang has died, see above: this one ends with it")
+        self._running = self._engine.loop.create_task(wanted)
+        result = None
+        try:
+            result = self._engine.loop.run_until_complete(self._running)
+        except asyncio.CancelledError:
+            if not self._lost:
+                raise
+        finally:
+            self._running = None
+        if self._lost:
+            self._is_ending = True
+            raise EngineLost(self._lost)
         return result

@@ -17,10 +17,10 @@ import pytest
 
 pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
 
-from model_server.engine import personas
+from model_server.engine import LOST_STATUS, personas
 from model_server.ranks.engine import EngineOptions
 from model_server.ranks.leader import RankedEngine
-from model_server.ranks.watch import LOST_STATUS, SILENCE_NS
+from model_server.ranks.watch import SILENCE_NS
 
 pytestmark = pytest.mark.processes
 
