@@ -32,21 +32,23 @@ def test_digits_come_back_over_sip(tmp_path: Path, data: Path) -> None:
     reader = Reader(table_of(dict(zip(voice.words, voice.sounds, strict=True))))
     settings = {"slots": "2", "webrtc_calls": "0", "persona": chosen[0].persona, "spare_model_server": "off"}
     wish = GatewayWish(2, "sglang", settings=settings, ready_timeout_s=READY_S)
-    right = 0
+    right = silent = 0
     with GatewayUnderTest.start(wish) as gateway:
         for number, case in enumerate(chosen):
             play, record = tmp_path / f"{number}.wav", tmp_path / f"{number}-heard.wav"
             soundfile.write(play, case.caller, MODEL_HZ, subtype="PCM_16")
-            assert run_call(gateway.uri, play, record, None, WAIT_S, "PCMU", False) == 0
+            run_call(gateway.uri, play, record, None, WAIT_S, "PCMU", False)
             heard, rate_hz = soundfile.read(record, dtype="int16")
             heard = soxr.resample(heard, rate_hz, MODEL_HZ)
-            assert np.abs(heard).max() > 1_000
             said = [spoken.word for spoken in reader.read(heard)]
             print(case.name, case.expected, said)
             right += list(case.expected) == said
+            silent += np.abs(heard).max() < 1_000
         gateway.wait_for(lambda found: found["microturn_model_sglang_sessions_opened_total"] >= TRIES)
         gateway.wait_for(lambda found: found["microturn_model_sglang_tokens_held"] == 0)
         figures = gateway.metrics()
     assert figures["microturn_model_sglang_turns_unanswered_total"] == 0
     assert figures["microturn_model_sglang_tokens_limit"] > 0
+    missed = figures["microturn_turns_missed_total"]
+    assert not silent or missed, "a call got no answer, and no turn was missed"
     assert right, "no call of these was read back right"

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from structlog.testing import capture_logs
 
+from model_server.engine import EngineLost
 from model_server.engine.sglang.host import Answer
 from model_server.engine.sglang.turn_item import TurnItem
-from tests.model_server.engine.conftest import batch_of, voice
 from tests.on_sglang.conftest import CALLS, SESSION_TOKENS, TURN_S, scheduler
+from tests.on_sglang.live import NO_ANSWER, Calls, assert_unanswered, held
 from tests.support.sglang_here import needs_sglang
 
 pytestmark = needs_sglang
@@ -23,59 +25,6 @@ STRANGER = CALLS - 1
 MOST_LEFT = 120
 ONE_TURN = 9
 """Tokens that an empty turn adds: its positions, and the end of the turn before."""
-PERSONA = "every 2"
-"""Says a word every two seconds, whatever it hears."""
-
-
-class Calls:
-    """Calls that go on turn by turn, in SGLang and in `digits`; how they differ is what is asserted."""
-
-    def __init__(self, ours: Any, theirs: Any, slots: range) -> None:
-        self.ours, self.theirs, self.slots = ours, theirs, slots
-        self.turn, self.missed, self.words = 0, 0, 0
-        self.pcm = {slot: voice(50 + slot, 400) for slot in slots}
-        for engine in (ours, theirs):
-            for slot in slots:
-                engine.open(slot, PERSONA)
-
-    def go_on(self, turns: int) -> None:
-        """So many turns, and the same answers."""
-        for _ in range(turns):
-            ours, theirs = self.step(self.ours, self.turn), self.step(self.theirs, self.turn - self.missed)
-            assert ours.said == theirs.said, self.turn
-            self.words += sum(bool(said.text) for said in ours.said.values())
-            self.turn += 1
-
-    def miss(self) -> tuple[Any, list[Any], float]:
-        """A turn that SGLang does not answer, and that `digits` is not given: results, log, seconds."""
-        begun_s = time.monotonic()
-        with capture_logs() as logs:
-            results = self.step(self.ours, self.turn)
-        self.turn += 1
-        self.missed += 1
-        return results, logs, time.monotonic() - begun_s
-
-    def step(self, engine: Any, turn: int) -> Any:
-        pcm = {slot: self.pcm[slot][self.turn] for slot in self.slots}
-        return engine.step(batch_of(dict.fromkeys(self.slots, turn), pcm, played=0))
-
-    def end(self) -> None:
-        for engine in (self.ours, self.theirs):
-            for slot in self.slots:
-                engine.close(slot)
-
-
-@pytest.fixture
-def calls(under_sglang: Any, in_torch: Any) -> Iterator[Callable[[int], Calls]]:
-    made: list[Calls] = []
-
-    def make(count: int) -> Calls:
-        made.append(Calls(under_sglang, in_torch, range(count)))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.end()
 
 
 def strangers(engine: Any, count: int) -> list[str]:
@@ -112,16 +61,15 @@ def appended(engine: Any, session: str, number: int, turn: int) -> bool:
 
 
 def test_one_call_too_many_is_refused_and_the_others_go_on(
-    calls: Callable[[int], Calls], under_sglang: Any
+    calls: Callable[..., Calls], under_sglang: Any
 ) -> None:
-    live = calls(CALLS)
-    live.go_on(2)
+    live = calls(CALLS, turns=2)
     with pytest.raises(ValueError, match=f"engine = 'sglang': {CALLS} calls hold all sessions.*--slots"):
         under_sglang.open(CALLS, "")
     live.go_on(2)
 
 
-def test_a_session_never_outgrows_its_share(calls: Callable[[int], Calls], under_sglang: Any) -> None:
+def test_a_session_never_outgrows_its_share(calls: Callable[..., Calls], under_sglang: Any) -> None:
     live, rolled = calls(2), under_sglang.rows.counts.sessions_rolled_total
     for _ in range(10):
         live.go_on(8)
@@ -132,96 +80,104 @@ def test_a_session_never_outgrows_its_share(calls: Callable[[int], Calls], under
 
 
 def test_a_scheduler_that_stands_still_costs_turns_and_no_call(
-    calls: Callable[[int], Calls], under_sglang: Any
+    calls: Callable[..., Calls], under_sglang: Any
 ) -> None:
-    live = calls(2)
-    live.go_on(6)
-    before = under_sglang.rows.counts.turns_unanswered_total
+    live = calls(2, turns=6)
+    before = dataclasses.replace(under_sglang.rows.counts)
     stopped = scheduler()
     stopped.suspend()
     try:
-        silent, logs, seconds = live.miss()
+        live.miss_for(NO_ANSWER)
     finally:
         stopped.resume()
-    assert TURN_S <= seconds < TURN_S + 2
-    assert not silent.pcm_BS.any() and not silent.said
-    assert [line["reason"] for line in logs] == [f"no answer in {TURN_S:.1f} s"] * 2
-    assert under_sglang.rows.counts.turns_unanswered_total == before + 2
-    live.go_on(25)
-    assert live.words > 2
-    assert under_sglang.rows.counts.sequences_lost_total == 0
+    assert under_sglang.rows.counts.turns_unanswered_total == before.turns_unanswered_total + 2
+    assert under_sglang.rows.counts.sessions_given_up_total == before.sessions_given_up_total + 2
+    live.are_well_again()
+
+
+def test_a_scheduler_that_goes_silent_when_nobody_calls_is_noticed(under_sglang: Any) -> None:
+    host = under_sglang.host
+    usual, host.limits = host.limits, dataclasses.replace(host.limits, turn_s=0.6, stuck_s=0.5)
+    stopped = scheduler()
+    stopped.suspend()
+    try:
+        time.sleep(host.limits.turn_s)  # in which no call asks it anything
+        assert under_sglang.check() == [], "once is not for long"
+        with pytest.raises(EngineLost, match="SGLang has said nothing for "):
+            under_sglang.check()
+    finally:
+        stopped.resume()
+        host.limits = usual
+    host.close_sessions(answered := host.open_sessions(1))
+    assert answered != [""]
+
+
+def test_an_order_to_end_in_the_middle_of_a_turn_is_ours_and_not_sglangs(
+    calls: Callable[..., Calls], under_sglang: Any
+) -> None:
+    """SGLang would drain its requests and kill the process; the model server ends after the turn."""
+    live, heard = calls(1, turns=4), list[int]()
+    usual = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    stopped = scheduler()
+    stopped.suspend()
+    order = threading.Timer(TURN_S / 2, signal.pthread_kill, (threading.get_ident(), signal.SIGTERM))
+    order.start()
+    try:
+        live.miss_for(NO_ANSWER)
+    finally:
+        stopped.resume()
+        order.join()
+        signal.signal(signal.SIGTERM, usual)
+    assert heard == [signal.SIGTERM]
+    assert not under_sglang.host._engine.tokenizer_manager.gracefully_exit
+    live.are_well_again()
 
 
 def test_a_session_that_sglang_has_closed_for_idleness_is_opened_anew(
-    calls: Callable[[int], Calls], under_sglang: Any
+    calls: Callable[..., Calls], under_sglang: Any
 ) -> None:
     host = under_sglang.host
     usual, host.limits = host.limits, dataclasses.replace(host.limits, idle_s=TURN_S + 1)
     try:
-        live = calls(1)
-        live.go_on(4)
+        live = calls(1, turns=4)
     finally:
         host.limits = usual
     time.sleep(TURN_S + 4.0)  # SGLang's own clock: it looks every second
-    silent, logs, _ = live.miss()
-    assert not silent.pcm_BS.any()
-    assert "does not exist" in logs[0]["reason"]
-    live.go_on(25)
-    assert live.words > 1
+    live.miss_for("does not exist")
+    live.are_well_again()
 
 
-def test_rows_that_others_hold_hang_no_call_for_good(
-    calls: Callable[[int], Calls], under_sglang: Any
-) -> None:
+def test_rows_that_others_hold_hang_no_call_for_good(calls: Callable[..., Calls], under_sglang: Any) -> None:
     """More sessions than SGLang has rows, past the guard rails: the hang is there, and ends with its cause."""
-    live = calls(1)
-    live.go_on(4)
-    rows = under_sglang.rows.limits.running_requests
-    held = strangers(under_sglang, rows + 2)
-    try:
-        silent, logs, seconds = live.miss()
-        assert seconds < TURN_S + 2
-    finally:
-        under_sglang.host.close_sessions(held)
-    assert not silent.pcm_BS.any()
-    assert logs[0]["reason"] == f"no answer in {TURN_S:.1f} s"
-    live.go_on(25)
-    assert live.words > 1
+    live = calls(1, turns=4)
+    with held(under_sglang, strangers(under_sglang, under_sglang.rows.limits.running_requests + 2)):
+        live.miss_for(NO_ANSWER)
+    live.are_well_again()
 
 
 def test_a_pool_that_others_fill_hangs_no_call_for_good(
-    calls: Callable[[int], Calls], under_sglang: Any
+    calls: Callable[..., Calls], under_sglang: Any
 ) -> None:
-    live = calls(1)
-    live.go_on(4)
-    held = fill(under_sglang)
-    try:
+    live = calls(1, turns=4)
+    with held(under_sglang, fill(under_sglang)):
         for _ in range(MOST_LEFT // ONE_TURN):
-            silent, logs, seconds = live.miss()
+            results, logs = live.miss()
             if logs:
                 break
-            assert live.step(live.theirs, live.turn - live.missed).said == silent.said
-            live.missed -= 1
-        assert seconds < TURN_S + 2
-    finally:
-        under_sglang.host.close_sessions(held)
-    assert not silent.pcm_BS.any()
-    assert logs[0]["reason"] == f"no answer in {TURN_S:.1f} s"
-    live.go_on(25)
-    assert live.words > 1
+            live.was_answered(results)
+        assert_unanswered(results, logs, 1, NO_ANSWER)
+    live.are_well_again()
 
 
 def test_a_call_whose_row_the_model_has_lost_begins_anew_and_says_so(
-    calls: Callable[[int], Calls], under_sglang: Any
+    calls: Callable[..., Calls], under_sglang: Any
 ) -> None:
-    live = calls(1)
-    live.go_on(12)
+    live, lost = calls(1, turns=12), under_sglang.rows.counts.sequences_lost_total
     session = under_sglang.host.open_sessions(1)[0]
-    row = under_sglang.rows[0].row
-    assert isinstance(under_sglang.host.turns([(TurnItem.silent(row, 10**6), session)])[0], Answer)
-    under_sglang.host.close_sessions([session])
-    lost = under_sglang.rows.counts.sequences_lost_total
-    _, logs, _ = live.miss()
+    with held(under_sglang, [session]):
+        item = TurnItem.silent(under_sglang.rows[0].row, 10**6)
+        assert isinstance(under_sglang.host.turns([(item, session)])[0], Answer)
+    _, logs = live.miss()
     assert "begins anew" in logs[0]["event"]
     assert under_sglang.rows.counts.sequences_lost_total == lost + 1
     words = 0

@@ -1,11 +1,14 @@
 """Half an hour of micro-turns, as fast as they go: as quick at the end as at the beginning, and nothing is kept.
 
-Time is CPU time of this process and SGLang's scheduler, which others on the machine do not lengthen.
+Time is CPU time of this process and SGLang's scheduler, which others on the machine do not lengthen. What is kept
+is counted: memory and descriptors of both, and in this one Python's objects and what SGLang's front waits for.
 """
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +29,8 @@ PICTURE_EVERY = 5
 SLOWER = 1.15
 GROWTH_KB = 6_000
 """Of the last two thirds. Kept media alone would be 400 MB, tokens and lists of items some 20 MB."""
+GROWTH_OBJECTS = 2_000
+"""Of the last two thirds, 12,000 requests: one object kept of each sixth would be more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,11 @@ class Window:
 
     cpu_s: float
     memory_kb: int
+    descriptors: int
+    objects: int
+    """Of Python's collector, in this process."""
+    awaited: int
+    """Requests and sessions that SGLang's front has not heard of yet."""
 
 
 def test_half_an_hour_is_flat_and_keeps_nothing(under_sglang: Any, in_torch: Any) -> None:
@@ -65,8 +75,7 @@ def test_half_an_hour_is_flat_and_keeps_nothing(under_sglang: Any, in_torch: Any
         if (turn + 1) % (TURNS // WINDOWS) == 0:
             used_s = sum(sum(process.cpu_times()[:2]) for process in processes) - begun_s - reference_s
             done_s = sum(window.cpu_s for window in windows)
-            memory_kb = sum(process.memory_full_info().uss for process in processes) // 1024
-            windows.append(Window(used_s - done_s, memory_kb))
+            windows.append(Window(used_s - done_s, *kept(processes, under_sglang)))
             print(turn + 1, windows[-1])
     for engine in (under_sglang, in_torch):
         engine.close(SPEAKER)
@@ -75,3 +84,15 @@ def test_half_an_hour_is_flat_and_keeps_nothing(under_sglang: Any, in_torch: Any
     assert counts.turns_unanswered_total == before and counts.sessions_rolled_total - rolled > 300
     assert windows[-1].cpu_s < SLOWER * windows[0].cpu_s, windows
     assert windows[-1].memory_kb - windows[1].memory_kb < GROWTH_KB, windows
+    assert windows[-1].objects - windows[1].objects < GROWTH_OBJECTS, windows
+    assert windows[-1].descriptors == windows[1].descriptors, windows
+    assert not any(window.awaited for window in windows), windows
+
+
+def kept(processes: Sequence[psutil.Process], engine: Any) -> tuple[int, int, int, int]:
+    """Now, as in a `Window`."""
+    gc.collect()
+    front = engine.host._engine.tokenizer_manager
+    memory_kb = sum(process.memory_full_info().uss for process in processes) // 1024
+    descriptors = sum(process.num_fds() for process in processes)
+    return memory_kb, descriptors, len(gc.get_objects()), len(front.rid_to_state) + len(front.session_futures)
