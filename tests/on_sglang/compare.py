@@ -1,7 +1,8 @@
-"""`make compare-sglang`: one network, one machine, one run, three ways to it, in float32.
+"""`make compare-sglang`: one network, one machine, one run, four ways to it, in float32.
 
     digits      the engine of our own: trunk, flow head and voice in one process and one thread
     sglang      the engine `sglang`: in this process SGLang's front, flow head and voice; its scheduler is another
+    apart       the same, where each call's request is a message of its own, as SGLang sends them by itself
     http        the same with SGLang behind its HTTP server: what a server of its own on the same machine would cost
 
 Each is given the same turns of the same calls, all of them in one step, and answers with the same tokens. A row of
@@ -149,12 +150,16 @@ def main(arguments: Sequence[str]) -> int:
 
     way("digits", digits)
     way("sglang", engine)
+    front = engine.host._engine.tokenizer_manager
+    together = front.together
+    front.together = lambda _: together(1)  # each is sent when it is packed
+    way("apart", engine)
     engine.host.close()
     over_http: Any = OverHttp(Path(engine._folder.name), limits, asked.port)
     engine.host = over_http
     way("http", engine)
     over_http.close()
-    for name in ("digits", "sglang", "http"):
+    for name in ("digits", "sglang", "apart", "http"):
         fitting = [
             row["calls"] for row in rows if row["way"] == name and float(row["p99_ms"]) <= GROUP_BUDGET_MS
         ]
