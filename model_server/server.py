@@ -468,9 +468,10 @@ def run(
         _say_why(wanted is not None, str(wrong))
         return 2
     except EngineLost as wrong:
-        log.error("the engine is lost: this process ends", reason=str(wrong))
-        _say_why(wanted is not None, str(wrong))
-        return LOST_STATUS
+        if not stop.is_set():  # else Ctrl-C has reached its processes, too
+            log.error("the engine is lost: this process ends", reason=str(wrong))
+            _say_why(wanted is not None, str(wrong))
+            return LOST_STATUS
     except Exception as wrong:
         log.exception("the engine raised: this process ends")
         _say_why(wanted is not None, f"{type(wrong).__name__}: {wrong}")

@@ -20,6 +20,7 @@ from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_o
 from model_server import server as server_module
 from model_server.batch import Batch, Results
 from model_server.config import load
+from model_server.engine import LOST_STATUS, EngineLost
 from model_server.engine.echo import EchoEngine
 from tests.support.table_watch import TableWatch
 
@@ -163,14 +164,22 @@ def _attached(attach, path: Path):
 class Fragile(EchoEngine):
     """Breaks at the first text of a call; calibration's does no harm."""
 
+    def __init__(self, wrong: Exception) -> None:
+        super().__init__()
+        self.wrong = wrong
+
     def step(self, batch: Batch) -> Results:
         if any(chunk.text.startswith("turn ") for chunk in batch.chunks.values()):
-            raise RuntimeError("device lost")
+            raise self.wrong
         return super().step(batch)
 
 
-def test_an_engine_that_raises_ends_the_server_with_status_1(tmp_path, attach, monkeypatch):
-    monkeypatch.setattr(server_module, "make_engine", lambda *_, **__: Fragile())
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [(RuntimeError("device lost"), 1), (EngineLost("process 7 was killed"), LOST_STATUS)],
+)
+def test_an_engine_that_raises_ends_the_server(tmp_path, attach, monkeypatch, wrong, expected):
+    monkeypatch.setattr(server_module, "make_engine", lambda *_, **__: Fragile(wrong))
     config = load(socket=tmp_path / "s", slots=4)
     status: list[int] = []
     thread = threading.Thread(target=lambda: status.append(server_module.run(config)))
@@ -181,7 +190,7 @@ def test_an_engine_that_raises_ends_the_server_with_status_1(tmp_path, attach, m
         time.sleep(0.01)
     worker.talk(worker.lease("a"), 1)
     thread.join(20)
-    assert status == [1]
+    assert status == [expected]
     assert worker.sock.recv(10) == b"" and not config.socket.exists()
 
 

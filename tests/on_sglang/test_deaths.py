@@ -37,7 +37,7 @@ from tests.support.sglang_here import needs_sglang
 pytestmark = [needs_sglang, pytest.mark.processes]
 
 SOON_S = 8.0
-"""From a death until the model server is gone. It takes one to two seconds on a quiet machine."""
+"""From a death until the model server is gone. It takes 0.2 s; the rest is for a machine that is busy."""
 STORY_S = 420.0
 STOPPED_S = 0.3
 """Longer than two ticks: the model server is in the middle of a turn then."""
@@ -127,8 +127,10 @@ def test_dead_and_silent_schedulers_end_their_model_servers_and_no_call(
             killed_s = time.monotonic()
             killed.kill()
             assert await first.wait() == LOST_STATUS
-        print(f"gone {time.monotonic() - killed_s:.2f} s after its scheduler was killed")
-        assert time.monotonic() - killed_s < SOON_S
+        gone_s = time.monotonic() - killed_s
+        with capfd.disabled():
+            print(f"gone {gone_s:.2f} s after its scheduler was killed")
+        assert gone_s < SOON_S
         assert f"SGLang's process {killed.pid} was killed by SIGKILL" in capfd.readouterr().err
         worker.close()
 
@@ -145,7 +147,8 @@ def test_dead_and_silent_schedulers_end_their_model_servers_and_no_call(
             scheduler(heir.pid).suspend()
             assert await heir.wait() == LOST_STATUS
         silent_s = time.monotonic() - stopped_s
-        print(f"gone {silent_s:.2f} s after its scheduler went silent")
+        with capfd.disabled():
+            print(f"gone {silent_s:.2f} s after its scheduler went silent")
         assert STUCK_S < silent_s < STUCK_S + 2 * TURN_S + SOON_S
         said = capfd.readouterr().err
         assert "no answer in 0.6 s" in said and "SGLang has said nothing for" in said

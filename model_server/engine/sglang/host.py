@@ -278,7 +278,9 @@ class Host:
             task.cancel()
         found = await asyncio.gather(*tasks, return_exceptions=True)
         if wrong := [name for name in found if not isinstance(name, str)]:
-            log.error("sessions that were not opened", count=len(wrong), reason=repr(wrong[0]))
+            is_late = isinstance(wrong[0], asyncio.CancelledError)
+            reason = f"no answer in {self.limits.turn_s:.1f} s" if is_late else repr(wrong[0])
+            log.error("sessions that were not opened", count=len(wrong), reason=reason)
         return [name if isinstance(name, str) else "" for name in found]
 
     async def _close_sessions(self, sessions: Sequence[str]) -> None:
