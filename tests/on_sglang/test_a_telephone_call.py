@@ -22,7 +22,7 @@ pytestmark = [needs_sglang, pytest.mark.processes]
 WAIT_S = 3.0
 READY_S = 240.0
 TRIES = 3
-"""Of three single digits over G.711 one at least is to be right; one of them the network of `digits` does not answer
+"""Of three single digits over G.711 one at least is to be right; the third is not answered by the engine `digits`
 either."""
 
 
