@@ -13,12 +13,11 @@ import re
 import socket
 import ssl
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
-    NoDecode,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -29,14 +28,14 @@ from gateway.api.turn import check_urls
 from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
+from gateway.sip.guard import GuardRules
+from gateway.sip.settings import GuardSettings, Words, words
 from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
 from gateway.state.keys import check_namespace
 
-Words = Annotated[tuple[str, ...], NoDecode]
-"""A list in the file; separated by commas in the environment and in a flag."""
 Engine = Literal["auto", "echo", "digits", "sglang"]
 DEFAULT_ENGINE: Engine = "auto"
 LEAST_SECRET_BYTES = 32
@@ -48,7 +47,7 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BackgroundSettings, ClusterSettings):
+class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
@@ -180,7 +179,7 @@ class GatewaySettings(BackgroundSettings, ClusterSettings):
     @field_validator("stun_urls", "turn_urls", "web_origins", "refer_targets", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
-        return tuple(word for word in value.replace(",", " ").split()) if isinstance(value, str) else value
+        return words(value)
 
     @field_validator("sip_host", "rtp_host", "http_host", "webrtc_host")
     @classmethod
@@ -225,6 +224,18 @@ class GatewaySettings(BackgroundSettings, ClusterSettings):
     def allowed_targets(self) -> tuple[str, ...]:
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
+
+    def make_guard_rules(self) -> GuardRules:
+        """Who may begin something by SIP."""
+        trunks = tuple(host for trunk in self.trunks.values() for host in trunk.hosts)
+        allow = (*self.sip_allow, *trunks) if self.sip_allow else ()
+        return GuardRules(
+            allow,
+            (*self.sip_unlimited, *trunks),
+            self.sip_requests_per_s,
+            self.sip_silence_s,
+            self.sip_scanners,
+        )
 
     def make_parties(self) -> Parties:
         """Whose calls they are."""

@@ -122,6 +122,7 @@ class Gateway:
         """Of now, summed over the workers that are there."""
         ready = self.fleet.ready
         gauges = {"calls_live": 0.0, "workers_ready": float(len(ready)), "ready": float(self.is_ready)}
+        gauges["guard_sources"] = float(self.telephones.edge.sources)
         for member in ready:
             for name, value in member.gauges.items():
                 gauges[name] = gauges.get(name, 0.0) + value
@@ -133,7 +134,12 @@ class Gateway:
 
     def counters(self) -> dict[str, Any]:
         """Of this process's own parts."""
-        parts: dict[str, Any] = {"edge": self.telephones.edge.counters, **self.office.counters()}
+        edge = self.telephones.edge
+        parts: dict[str, Any] = {
+            "edge": edge.counters,
+            "guard": edge.guard_counters,
+            **self.office.counters(),
+        }
         if self.pool is not None:
             parts["webrtc"] = self.pool.counters
         if self.sessions is not None:
@@ -234,6 +240,7 @@ class Gateway:
             tls_port=settings.sip_tls_port,
             tls_context=tls,
             refer_targets=settings.allowed_targets,
+            rules=settings.make_guard_rules(),
         )
 
     def _inside_port(self) -> int:

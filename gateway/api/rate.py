@@ -6,11 +6,11 @@ from many addresses is held by the places for calls themselves.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections import OrderedDict
 from typing import Final
 
+from gateway.sources import source_of
 from media.timebase import NS_PER_S
 
 MOST_ADDRESSES: Final = 4096
@@ -33,7 +33,7 @@ class OfferRate:
         """0 when an offer of this address may pass now, which is then counted; else the seconds to wait."""
         if not self._per_s:
             return 0
-        key = _network(address)
+        key = source_of(address)
         level, seen_ns = self._buckets.pop(key, (self._burst, now_ns))
         level = min(self._burst, level + (now_ns - seen_ns) * self._per_s / NS_PER_S)
         passes = level >= 1.0
@@ -41,14 +41,3 @@ class OfferRate:
         if len(self._buckets) > self._most:
             self._buckets.popitem(last=False)
         return 0 if passes else math.ceil((1.0 - level) / self._per_s)
-
-
-def _network(address: str) -> str:
-    """IPv6 callers have a /64 each (RFC 6177), IPv4 callers an address."""
-    try:
-        ip = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped is None:
-        return str(ipaddress.ip_network((ip, 64), strict=False))
-    return str(ip)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.cluster.settings import Tenant, Trunk
+from gateway.sources import address_of
 
 MOST_IDENTITY_BYTES: Final = 256
 _FROM = re.compile(r"<\s*(?:sips?|tel):([^>]*)>|^\s*(?:sips?|tel):([^;>]*)", re.IGNORECASE)
@@ -78,12 +79,10 @@ class Parties:
         return (known.keep_s if known is not None else 0) or self._keep_s
 
     def _trunk(self, source: str) -> str:
-        try:
-            address = ipaddress.ip_address(source.partition("%")[0])
-        except ValueError:
+        address = address_of(source)
+        if address is None:
             return ""
-        mapped = getattr(address, "ipv4_mapped", None)
-        return next((name for net, name in self._networks if (mapped or address) in net), "")
+        return next((name for net, name in self._networks if address in net), "")
 
 
 def telephone_identity(from_value: str) -> str:

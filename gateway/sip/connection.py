@@ -23,7 +23,7 @@ class Owner(Protocol):
     """Who hears of a connection: the edge."""
 
     def connected(self, connection: Connection) -> bool:
-        """False when it is one too many."""
+        """False when it is one too many, or a stranger's."""
         ...
 
     def disconnected(self, connection: Connection) -> None: ...
@@ -38,11 +38,15 @@ class Owner(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """TLS is on it if there is a context; `idle_s` without a message closes it unless a call needs it."""
+    """TLS is on it if there is a context; `idle_s` without a message closes it unless a call needs it.  `dialled`
+    says that we opened it."""
 
     _last_number = 0
 
-    def __init__(self, owner: Owner, idle_s: float, context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, owner: Owner, idle_s: float, context: ssl.SSLContext | None = None, dialled: bool = False
+    ) -> None:
+        self.dialled = dialled
         self._owner = owner
         self._idle_s = idle_s
         self._tls = None if context is None else Tls(context)

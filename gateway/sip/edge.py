@@ -12,7 +12,7 @@ import secrets
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
@@ -22,9 +22,10 @@ from gateway.sip.connection import Connection
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dialler
 from gateway.sip.flows import Flow, Send
+from gateway.sip.guard import Guard, GuardCounters, GuardRules, Verdict
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
-from gateway.sip.message import Message, parse
+from gateway.sip.message import Framed, Message, parse
 from gateway.sip.routing import Answered, Router
 from gateway.sip.targets import Targets
 from gateway.sip.timers import SECOND_NS
@@ -57,6 +58,8 @@ class EdgeSettings:
     tls_port: int = 0
     tls_context: ssl.SSLContext | None = None
     refer_targets: tuple[str, ...] = ()
+    rules: GuardRules = field(default_factory=GuardRules)
+    """Who may begin something."""
 
     def __post_init__(self) -> None:
         for port in (self.port, self.inside_port, self.tls_port):
@@ -84,6 +87,7 @@ class Edge:
         self.answered: Answered = lambda call_id, worker, request: None
         """Who is told when a worker has answered a call."""
         self._router: Router | None = None
+        self._guard: Guard | None = None
         self._dialler: Dialler | None = None
         self._inside: asyncio.DatagramTransport | None = None
         self._outside: asyncio.DatagramTransport | None = None
@@ -117,6 +121,7 @@ class Edge:
             answered=lambda call_id, worker, request: self.answered(call_id, worker, request),
             targets=Targets(self._settings.refer_targets),
         )
+        self._guard = Guard(self._settings.rules, self._router)
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)
 
     async def stop(self) -> None:
@@ -143,6 +148,16 @@ class Edge:
     def counters(self) -> Counters:
         """Live counters; read only."""
         return self._running.counters
+
+    @property
+    def guard_counters(self) -> GuardCounters:
+        """Of what was not heard; read only."""
+        return self._guarding.counters
+
+    @property
+    def sources(self) -> int:
+        """Addresses whose rate is remembered."""
+        return self._guarding.sources
 
     @property
     def loads(self) -> dict[str, int]:
@@ -208,26 +223,53 @@ class Edge:
             raise RuntimeError("the edge is not started")
         return self._router
 
+    @property
+    def _guarding(self) -> Guard:
+        if self._guard is None:
+            raise RuntimeError("the edge is not started")
+        return self._guard
+
     def _datagram(self, data: bytes, source: Flow) -> None:
-        if not data.strip(b"\r\n\0 "):
+        if not data[:1].strip(b"\r\n\0 ") and not data.strip(b"\r\n\0 "):
             self._running.counters.keepalives += 1
+            return
+        now_ns = time.monotonic_ns()
+        outside = source.kind != "worker"
+        verdict = self._guarding.judge(data, source, now_ns) if outside else Verdict.PASS
+        if verdict is Verdict.DROP:
             return
         try:
             message: Message | BadMessage = parse(data)
         except BadMessage as bad:
             message = bad
-        self._send(self._running.handle(message, source, time.monotonic_ns()))
+        self._take(message, source, verdict, now_ns)
 
     def _stream(self, connection: Connection, data: bytes) -> None:
-        for item in connection.parser.feed(data):
-            connection.last_ns = time.monotonic_ns()
+        for item in connection.parser.frames(data):
             if isinstance(item, str):
+                connection.last_ns = time.monotonic_ns()
                 self._running.counters.keepalives += 1
                 connection.send(b"\r\n")  # RFC 5626 4.4.1
                 continue
-            self._send(self._running.handle(item, connection.flow, connection.last_ns))
+            now_ns = time.monotonic_ns()
+            verdict = Verdict.PASS
+            if isinstance(item, Framed):
+                verdict = self._guarding.judge(item.head, connection.flow, now_ns)
+            if verdict is Verdict.DROP:
+                if not self._running.flow_in_use(connection.flow):
+                    connection.close()
+                    return
+                continue
+            connection.last_ns = now_ns
+            self._take(item.parse() if isinstance(item, Framed) else item, connection.flow, verdict, now_ns)
             if isinstance(item, BadMessage) and item.fatal:
                 connection.close()
+
+    def _take(self, message: Message | BadMessage, source: Flow, verdict: Verdict, now_ns: int) -> None:
+        if verdict is Verdict.REFUSE:
+            self._send(self._running.refuse_beyond(message, source, self._guarding.retry_s))
+        else:
+            self._send(self._running.handle(message, source, now_ns))
 
     def receive(self, connection: Connection | None, data: bytes, source: Flow) -> None:
         """The one place where a bug of ours ends with the message that met it."""
@@ -275,7 +317,7 @@ class Edge:
     async def _connect(self, host: str, port: int) -> Flow:
         """A TCP connection of ours; OSError when there is none, or one too many."""
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self, self._settings.tcp_idle_s), host, port
+            lambda: Connection(self, self._settings.tcp_idle_s, dialled=True), host, port
         )
         if connection.flow.connection not in self._connections:
             raise OSError("too many connections")
@@ -284,10 +326,15 @@ class Edge:
     def _drive(self) -> None:
         """Send what is due, then arm the timer."""
         self._send(self._running.poll(time.monotonic_ns()))
+        for source, why, messages in self._guarding.poll(time.monotonic_ns()):
+            _log.warning("not heard", source=source, why=why, messages=messages)
         self._arm()
 
     def _arm(self) -> None:
-        due_ns = None if self._router is None else self._router.next_deadline()
+        if self._router is None:
+            return
+        times = (self._router.next_deadline(), self._guarding.next_deadline())
+        due_ns = min((due_ns for due_ns in times if due_ns is not None), default=None)
         if due_ns is None or (self._timer is not None and self._timer_ns <= due_ns):
             return  # an early timer only finds nothing to do
         if self._timer is not None:
@@ -304,7 +351,12 @@ class Edge:
     # ---- What connections tell and ask: `connection.Owner` ----
 
     def connected(self, connection: Connection) -> bool:
-        """False when the connection is one too many."""
+        """False when the connection is one too many, or a stranger's."""
+        if self._router is not None and not connection.dialled and not self._router.awaits_peers:
+            allowed = self._guarding.allows(connection.flow.host, time.monotonic_ns())
+            self._arm()
+            if not allowed:
+                return False
         if self._router is None or len(self._connections) >= self._settings.max_tcp_connections:
             if self._router is not None:
                 self._router.counters.tcp_refused += 1

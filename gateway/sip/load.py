@@ -199,6 +199,11 @@ class Calls:
     def uses(self, flow: Flow) -> bool:
         return any(c.flow == flow and c.state is not CallState.ENDED for c in self._calls.values())
 
+    @property
+    def without_flow(self) -> bool:
+        """Whether any lives whose peer is to say where it is now."""
+        return any(c.flow is None and c.state is not CallState.ENDED for c in self._calls.values())
+
     def begun_on(self, flow: Flow) -> list[Call]:
         """Calls of workers that wait for an answer along `flow`."""
         return [

@@ -163,7 +163,11 @@ class StreamParser:
 
         After a `BadMessage` with `fatal` the connection must be closed; further octets are ignored.
         """
-        found: list[Message | BadMessage | Literal["ping"]] = []
+        return [item.parse() if isinstance(item, Framed) else item for item in self.frames(data)]
+
+    def frames(self, data: bytes) -> list[Framed | BadMessage | Literal["ping"]]:
+        """As `feed`, with messages that are not parsed yet."""
+        found: list[Framed | BadMessage | Literal["ping"]] = []
         if self._dead:
             return found
         self._buffer += data
@@ -176,7 +180,7 @@ class StreamParser:
             found.append(bad)
         return found
 
-    def _next(self) -> Message | BadMessage | Literal["ping"] | None:
+    def _next(self) -> Framed | Literal["ping"] | None:
         buffer = self._buffer
         if buffer[:4] == _HEAD_END:
             del buffer[:4]
@@ -199,11 +203,23 @@ class StreamParser:
             return None
         body = bytes(buffer[end + 4 : total])
         del buffer[:total]
+        return Framed(head, body)
+
+
+@dataclass(frozen=True, slots=True)
+class Framed:
+    """A whole message of a stream; `head` ends with the last header's line break."""
+
+    head: bytes
+    body: bytes
+
+    def parse(self) -> Message | BadMessage:
+        """What it says, or why that is refused."""
         try:
-            message = _parse_head(head, length, stream=True)
+            message = _parse_head(self.head, len(self.body), stream=True)
         except BadMessage as bad:
             return bad
-        return replace(message, body=body) if body else message
+        return replace(message, body=self.body) if self.body else message
 
 
 def _stream_length(head: bytes) -> int:

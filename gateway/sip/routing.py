@@ -20,6 +20,7 @@ from gateway.sip.admission import Admission, Admit, Refusal, Waiting
 from gateway.sip.begun import Begun
 from gateway.sip.counters import Counters
 from gateway.sip.flows import Flow, Send
+from gateway.sip.guard import Standing
 from gateway.sip.header import BadMessage, Header, find, media_type, tag_of
 from gateway.sip.load import Call, Calls, CallState, WorkerAddress, Workers
 from gateway.sip.message import Message, Request, Response, render
@@ -102,6 +103,14 @@ class Router:
             self._outbox.refuse_bad(message, bad, source)
         return self._outbox.take()
 
+    def refuse_beyond(self, message: Message | BadMessage, source: Flow, retry_s: int) -> list[Send]:
+        """An INVITE that is one too many of its source; what is none is not answered."""
+        self.counters.messages += 1
+        if isinstance(message, Request):
+            retry = Header.make(b"Retry-After", b"%d" % retry_s)
+            self._outbox.refuse(received(message, source), source, 503, "Too Many Requests", (retry,))
+        return self._outbox.take()
+
     def poll(self, now_ns: int) -> list[Send]:
         """Expire calls, release or refuse held INVITEs, and give what other calls left to send."""
         for call in self._calls.expired(now_ns):
@@ -149,9 +158,16 @@ class Router:
 
     def knows(self, call_id: bytes) -> bool:
         """Whether a call lives, or its INVITE is held."""
+        return self.standing(call_id) is Standing.LIVES
+
+    def standing(self, call_id: bytes) -> Standing:
+        """What is known of a Call-ID: `guard.Standings`."""
         call = self._calls.get(call_id)
-        lives = call is not None and call.state is not CallState.ENDED
-        return lives or self._admission.get(call_id) is not None
+        if self._admission.get(call_id) is not None or (
+            call is not None and call.state is not CallState.ENDED
+        ):
+            return Standing.LIVES
+        return Standing.UNKNOWN if call is None else Standing.OVER
 
     def call_ended(self, call_id: bytes, now_ns: int) -> None:
         """The worker says that the call is over; one that is not known is nothing."""
@@ -185,6 +201,11 @@ class Router:
         self.begun.lose_flow(flow)
         self._calls.lose_flow(flow)
         self._admission.lose_flow(flow)
+
+    @property
+    def awaits_peers(self) -> bool:
+        """Whether the peer of a live call may come by a connection that is not known yet."""
+        return self._calls.without_flow
 
     def flow_in_use(self, flow: Flow) -> bool:
         """True if a live call depends on `flow`."""

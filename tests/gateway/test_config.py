@@ -56,6 +56,13 @@ def test_flags_win_over_environment_and_that_over_the_file(
         ({"turn_secret": "s"}, "turn_urls and turn_secret go together"),
         ({"turn_urls": "t.example", "turn_secret": "s"}, "turn_urls has 't.example'"),
         ({"refer": "accept"}, "refer = 'accept' without refer_targets: callers are not authenticated"),
+        (
+            {"sip_allow": "10.0.0.300"},
+            "sip_allow: '10.0.0.300' is no address or network: give such as 192.0.2",
+        ),
+        ({"sip_unlimited": "carrier"}, "sip_unlimited: 'carrier' is no address or network"),
+        ({"sip_scanners": "*"}, "sip_scanners: '*': expected 3 to 64 letters of a User-Agent beside *"),
+        ({"sip_requests_per_s": -1}, "sip_requests_per_s = -1"),
         ({"refer_targets": "*"}, "refer_targets: '*' is no target: give HOST, HOST:PORT or *.DOMAIN"),
         ({"refer_targets": "a.example,b.example:70000"}, "'b.example:70000' is no target"),
         ({"stun_urls": "turn:t.example"}, "stun_urls has 'turn:t.example', which is no stun URL"),
@@ -166,3 +173,10 @@ def test_the_command_token_mints_what_the_gateway_takes(monkeypatch: pytest.Monk
     monkeypatch.setenv("MICROTURN_JWT_SECRET", "x" * 32)
     minted = CliRunner().invoke(app, asked)
     assert minted.exit_code == 0 and check("x" * 32, f"Bearer {minted.output.strip()}").name == "anna"
+
+
+def test_hosts_of_trunks_may_always_send_and_as_much_as_they_like() -> None:
+    trunks = {"carrier": {"hosts": "203.0.113.0/24"}}
+    rules = load(trunks=trunks, sip_allow="192.0.2.1", sip_unlimited="").make_guard_rules()
+    assert rules.allow == ("192.0.2.1", "203.0.113.0/24") and rules.unlimited == ("203.0.113.0/24",)
+    assert load(trunks=trunks).make_guard_rules().allow == ()  # everybody, not trunks alone
