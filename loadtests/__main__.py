@@ -12,6 +12,7 @@ KINDS = {
     "webrtc": "the same over WebRTC",
     "netem": "the weak-network lab",
     "faults": "the fault matrix",
+    "flood": "scanners at the SIP port beside live calls",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
 
