@@ -196,7 +196,6 @@ async def measure(plan: Plan) -> tuple[dict[str, Any], Span, list[CallReport]]:
     reports = [report_call(log) for log in logs]
     guarded = {name: flood.grown(f"microturn_guard_{name}_total") for name in GUARD}
     heard = sum(guarded[name] for name in GUARD[:5])
-    answered = probe.between(flood)["asked"]
     return (
         {
             "calls": plan.calls,
@@ -208,7 +207,7 @@ async def measure(plan: Plan) -> tuple[dict[str, Any], Span, list[CallReport]]:
             "sources": 2 * plan.sources,
             "answers": told["answers"],
             "guard": guarded,
-            "passed": flood.grown("microturn_edge_messages_total") - guarded["refused"] - answered,
+            "passed": told["sent"] - heard - drops,
             "not_heard": heard,
             "dropped_by_the_kernel": drops,
             "log_lines": lines,
