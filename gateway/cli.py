@@ -20,6 +20,7 @@ from gateway.keeper import heed_keeper
 from gateway.log import set_up_logging
 from gateway.model_servers import ModelServers
 from gateway.operator import Operator, Outcome, Tell, ask
+from gateway.rules import Inbound
 from gateway.state import embedded
 from gateway.supervise import Child, command
 from gateway.tasks import Tasks
@@ -367,6 +368,35 @@ def settings() -> None:
     now = _settings()
     for name, field in GatewaySettings.model_fields.items():
         typer.echo(f"{name} = {getattr(now, name)!s:24} {field.description or ''}")
+
+
+@app.command()
+def route(
+    called: Annotated[str, typer.Argument(help="number or name that is called; nothing is none")] = "",
+    source: Annotated[str, typer.Option(help="address that the INVITE comes from")] = "127.0.0.1",
+    header: Annotated[
+        list[str] | None, typer.Option(help="of the INVITE, such as 'X-Campaign: spring'")
+    ] = None,
+    browser: Annotated[bool, typer.Option(help="a browser calls, not a telephone")] = False,
+) -> None:
+    """Which rule a call would fall under. Exit status 1 when it would be refused."""
+    now = _settings()
+    trunk = now.make_parties().of_telephone(source, "").trunk
+    headers: dict[str, list[str]] = {}
+    for line in header or ():
+        name, _, value = line.partition(":")
+        headers.setdefault(name.strip().lower(), []).append(value.strip())
+    rules = now.make_rules()
+    found = rules.find_for_browser(called) if browser else rules.find(Inbound(called, source, trunk, headers))
+    if found is None:
+        typer.echo("refused (404): no rule matches; see the settings rules, personas and calls_without_rule")
+        raise typer.Exit(1)
+    tenant = found.tenant or (now.trunks[trunk].tenant if trunk in now.trunks else "")
+    told = {
+        "rule": found.rule, "persona": found.persona or now.persona or "(the usual one)", "tenant": tenant or "-",
+        "trunk": found.trunk or trunk or "-", "recording": "allowed" if found.recording else "not allowed",
+    }  # fmt: skip
+    typer.echo("  ".join(f"{name}: {value}" for name, value in told.items()))
 
 
 def main() -> None:

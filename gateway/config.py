@@ -28,6 +28,7 @@ from gateway.api.turn import check_urls
 from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
+from gateway.rules import Rules, RuleSettings
 from gateway.sip.guard import GuardRules
 from gateway.sip.settings import GuardSettings, Words, words
 from gateway.sip.targets import Targets
@@ -47,7 +48,7 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings):
+class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSettings):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
@@ -64,7 +65,8 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings):
     )
     personas: dict[str, str] = Field(
         default_factory=dict,
-        description='another persona for who calls that name or number: 100 = "correct 482913", ...',
+        description="short form of rules, behind them: another persona for who calls that name or number: "
+        '100 = "correct 482913", ...',
     )
     slots: int = Field(
         256, ge=1, le=4096, description="rows of the slot table: calls the model server can hold"
@@ -213,6 +215,7 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings):
             self.http_tls()
         personas.check(self.personas)
         self.check_cluster()
+        self.make_rules()
         self._has_state()
         self.check_background()
         self._knows_whom_to_call()
@@ -236,6 +239,11 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings):
             self.sip_silence_s,
             self.sip_scanners,
         )
+
+    def make_rules(self) -> Rules:
+        """What becomes of a call; `ValueError` in words for the operator."""
+        takes_others = self.calls_without_rule == "take"
+        return Rules(self.rules, self.personas, takes_others, self.tenants, self.trunks)
 
     def make_parties(self) -> Parties:
         """Whose calls they are."""

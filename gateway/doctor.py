@@ -43,10 +43,22 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _shared_memory(settings),
         _descriptors(settings),
         _run_dir(settings),
+        inbound_rules(settings),
         _pjsua2(),
         kept_state(settings),
         _gpu(),
     ]
+
+
+def inbound_rules(settings: GatewaySettings) -> Finding:
+    """How many there are, and whether anybody's call is taken beside them; wrong ones stop the start."""
+    count = len(settings.rules) + len(settings.personas)
+    good = not settings.rules or settings.calls_without_rule == "refuse"
+    others = (
+        "others are refused" if settings.calls_without_rule == "refuse" else "others get the usual persona"
+    )
+    advice = 'calls_without_rule = "refuse" if nobody else shall be answered; microturn route NUMBER shows the rule'
+    return Finding("inbound rules", good, f"{count}, {others}", advice, fatal=False)
 
 
 def browser_calls(settings: GatewaySettings) -> list[Finding]:

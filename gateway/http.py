@@ -52,7 +52,7 @@ def make_whip(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | No
     door = Door(settings.jwt_secret.get_secret_value(), frozenset(settings.web_origins))
     turn_secret = settings.turn_secret.get_secret_value()
     servers = IceServers(settings.stun_urls, settings.turn_urls, turn_secret, settings.turn_ttl_s)
-    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.personas, cluster)
+    return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.make_rules(), cluster)
 
 
 class ClientFaults(logging.Filter):

@@ -103,8 +103,9 @@ class Gateway:
         from gateway.state.doors import TelephoneDoor
 
         door = TelephoneDoor(
-            self.telephones, self.sessions, self.settings.personas, self.settings.persona,
+            self.telephones, self.sessions, self.settings.persona,
             lambda call_id: self.cluster.desk.party_of_telephone(call_id),
+            lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         return door

@@ -1,8 +1,4 @@
-"""What the model is to be in a call, by the name or number that was called: the setting `personas`.
-
-A telephone calls it in its request's URI (RFC 3261 19.1.1), a browser in WHIP's: `/whip?to=NAME`. A telephone that
-calls a number that is not listed gets the model server's own persona.
-"""
+"""Personas, and names that are called: what an operator may write. Who gets which is in `gateway/rules.py`."""
 
 from __future__ import annotations
 
@@ -25,12 +21,22 @@ def called(request: str) -> str:
 def check(personas: Mapping[str, str]) -> None:
     """`ValueError` for an entry that nobody could call, or that no model server would take."""
     for name, persona in personas.items():
-        if not _NAME.fullmatch(name):
-            raise ValueError(
-                f"personas has {name!r}: a name or number that is called has 1 to 64 letters, digits and +*#._-"
-            )
-        if not persona.isprintable() or not 0 < len(persona) <= MOST_PERSONA_LETTERS:
-            raise ValueError(
-                f"personas: {name} = {persona!r}: expected words such as: read-back expect=6; "
-                f"{MOST_PERSONA_LETTERS} letters at most"
-            )
+        check_name(name, "personas")
+        check_persona(persona, f"personas: {name}")
+
+
+def check_name(name: str, where: str) -> None:
+    """`ValueError` for what nobody could call."""
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"{where} has {name!r}: a name or number that is called has 1 to 64 letters, digits and +*#._-"
+        )
+
+
+def check_persona(persona: str, where: str) -> None:
+    """`ValueError` for what no model server would take."""
+    if not persona.isprintable() or not 0 < len(persona) <= MOST_PERSONA_LETTERS:
+        raise ValueError(
+            f"{where} = {persona!r}: expected words such as: read-back expect=6; "
+            f"{MOST_PERSONA_LETTERS} letters at most"
+        )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -30,6 +30,7 @@ from gateway.api.problem import Problem
 from gateway.api.rate import OfferRate
 from gateway.api.tokens import Holder
 from gateway.api.turn import IceServers
+from gateway.rules import EVERYBODY, Rules, Ruling
 from gateway.state import tokens
 from gateway.webrtc.pool import BrowserCall, WebrtcPool, WentOn, new_name
 
@@ -80,13 +81,13 @@ class Whip:
         door: Door,
         servers: IceServers,
         rate: OfferRate,
-        personas: Mapping[str, str] | None = None,
+        rules: Rules = EVERYBODY,
         cluster: Cluster | None = None,
     ) -> None:
-        """`personas` by the names that may be called; with a `cluster` calls may live at other gateways."""
+        """`rules` say what a name that is called is; with a `cluster` calls may live at other gateways."""
         self.counters = ApiCounters()
         self._cluster = cluster
-        self._personas = personas or {}
+        self._rules = rules
         self._pool, self._door, self._servers, self._rate = pool, door, servers, rate
 
     def routes(self) -> list[web.RouteDef]:
@@ -144,13 +145,13 @@ class Whip:
             raise Problem(
                 400, "malformed", "the offer does not begin with v=0: it is no SDP (RFC 8866 section 5)"
             )
-        persona = self._persona(request.query.get("to", ""))
+        ruling = self._ruling(request.query.get("to", ""))
         resume = request.headers.get("Microturn-Resume", "")
         elsewhere = await self._elsewhere(request, resume, sdp)
         if elsewhere is not None:
             return elsewhere
         try:
-            worker, answered = await self._answer(sdp, resume, persona, holder)
+            worker, answered = await self._answer(sdp, resume, ruling, holder)
         except ValueError as wrong:
             raise Problem(400, "malformed", str(wrong)) from None
         if answered.status not in (200, 201):
@@ -178,9 +179,10 @@ class Whip:
         return address or sender
 
     async def _answer(
-        self, sdp: str, resume: str, persona: str, holder: Holder
+        self, sdp: str, resume: str, ruling: Ruling, holder: Holder
     ) -> tuple[str, control.Answered]:
         """Of a worker here: for a new call, one that it has, or one that goes on here."""
+        persona = ruling.persona
         if self._cluster is None:
             return await self._pool.offer(sdp, resume, persona)
         if resume and not self._pool.has(tokens.call_of(resume)):
@@ -192,7 +194,7 @@ class Whip:
         if resume:
             return await self._pool.offer(sdp, resume, persona)
         call = new_name()
-        if not await self._cluster.desk.take(call, holder):
+        if not await self._cluster.desk.take(call, holder, ruling):
             told = "as many calls as there may be at once are there already"
             raise Problem(503, "full", told, {"Retry-After": "2"})
         worker, answered = "", None
@@ -235,12 +237,12 @@ class Whip:
             self._cluster.remember(tokens.call_of(response.headers.get("Microturn-Resume", "")), node.node)
         return response
 
-    def _persona(self, name: str) -> str:
-        if name and name not in self._personas:
-            raise Problem(
-                404, "no-such-name", "nobody here has the name that was called: see the setting personas"
-            )
-        return self._personas.get(name, "")
+    def _ruling(self, name: str) -> Ruling:
+        ruling = self._rules.find_for_browser(name)
+        if ruling is None:
+            told = "nobody here has the name that was called: see the settings rules and personas"
+            raise Problem(404, "no-such-name", told)
+        return ruling
 
     async def _asked_elsewhere(self, request: web.Request, body: str = "") -> web.Response | None:
         """The answer of the gateway that has the call, where that is another one."""

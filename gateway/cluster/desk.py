@@ -1,20 +1,28 @@
-"""New calls of this gateway: whose they are, and whether their tenant and trunk may have another one.
+"""New calls of this gateway: which rule they fall under, whose they are, and whether their tenant and trunk may
+have another one.
 
 A call is *coming* from its INVITE or offer until it is written down as a session or has come to nothing.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+import structlog
+
+from gateway import personas
 from gateway.api.tokens import Holder
 from gateway.cluster.parties import NOBODY, Parties, Party
 from gateway.cluster.registry import Registry
+from gateway.rules import Inbound, Rules, Ruling
 from gateway.sip.admission import Later, Refusal
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
+from gateway.sip.marks import persona_mark
 from gateway.sip.message import Request
 from gateway.state.keys import name_of_telephone_call
 from gateway.webrtc.pool import WebrtcPool
@@ -23,6 +31,9 @@ if TYPE_CHECKING:
     from gateway.state.records import Session
     from gateway.state.sessions import Sessions
 
+log = structlog.get_logger()
+
+TELL_S: Final = 1.0
 MOST_COMING: Final = 4096
 """Beyond it, calls are taken without a word of whose they are: as many are never on the way at once."""
 
@@ -34,6 +45,7 @@ class Coming:
     party: Party
     call_id: str = ""
     """Of a telephone."""
+    ruling: Ruling | None = None
 
 
 class Desk:
@@ -48,7 +60,11 @@ class Desk:
         sessions: Sessions | None,
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         retry_after_s: int,
+        rules: Rules,
     ) -> None:
+        self._rules = rules
+        self._told_s: float | None = None
+        self._untold = 0
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
         self._sessions, self._spawn, self._retry_after_s = sessions, spawn, retry_after_s
         self._coming: dict[str, Coming] = {}
@@ -59,17 +75,58 @@ class Desk:
 
     def admit(self, request: Request) -> Refusal | Later | None:
         """`sip.admission.Admit`: an INVITE that would be taken here."""
-        source = (request.via.params.get(b"received") or b"").decode(errors="replace")
-        caller = (find(request.headers, b"from") or b"").decode(errors="replace")
-        party = self._parties.of_telephone(source, caller)
+        party, inbound = self._look(request)
+        ruling = self._rules.find(inbound)
+        if ruling is None:
+            return self._no_rule(inbound)
+        party = _by_rule(party, ruling)
         call_id = request.call_id.decode(errors="replace")
         name = name_of_telephone_call(call_id)
-        self._note(name, Coming(party, call_id))
+        self._note(name, Coming(party, call_id, ruling))
         limits = self._parties.limits(party)
         if not limits:
             return None
         self._spawn(self._ask(name, call_id, limits))
         return Later()
+
+    def marks(self, request: Request) -> tuple[Header, ...]:
+        """`sip.marks.Marks`: by the same rules, of an INVITE that was admitted."""
+        ruling = self._rules.find(self._look(request)[1])
+        return persona_mark(ruling.persona) if ruling is not None else ()
+
+    def _look(self, request: Request) -> tuple[Party, Inbound]:
+        source = (request.via.params.get(b"received") or b"").decode(errors="replace")
+        party = self._parties.of_telephone(
+            source, (find(request.headers, b"from") or b"").decode(errors="replace")
+        )
+        headers: dict[str, list[str]] = {}
+        for header in request.headers:
+            headers.setdefault(header.name.decode(errors="replace"), []).append(
+                header.value.decode(errors="replace")
+            )
+        called = personas.called(request.start_line.decode(errors="replace"))
+        return party, Inbound(called, source, party.trunk, headers)
+
+    def _no_rule(self, inbound: Inbound) -> Refusal:
+        """404 and why; one line of log a second at most."""
+        now_s = time.monotonic()
+        if self._told_s is None or now_s - self._told_s >= TELL_S:
+            log.warning(
+                "call refused: no rule matches", called=inbound.called[:64], source=inbound.source,
+                trunk=inbound.trunk, others=self._untold,
+            )  # fmt: skip
+            self._told_s, self._untold = now_s, 0
+        else:
+            self._untold += 1
+        why = f"no rule matches a call from {inbound.source}" + (
+            f" ({inbound.trunk})" if inbound.trunk else ""
+        )
+        return Refusal(404, "No Rule Matches", (Header.make(b"Warning", f'399 microturn "{why}"'.encode()),))
+
+    def ruling_of_telephone(self, call_id: str) -> Ruling | None:
+        """Of a call that is on its way."""
+        coming = self._coming.get(name_of_telephone_call(call_id))
+        return coming.ruling if coming is not None else None
 
     def party_of_telephone(self, call_id: str) -> Party:
         """Of a call that was answered: its session knows it from here on."""
@@ -87,9 +144,10 @@ class Desk:
 
     # -- browsers
 
-    async def take(self, call: str, holder: Holder) -> bool:
+    async def take(self, call: str, holder: Holder, ruling: Ruling) -> bool:
         """A new browser call; False when a limit is full. `answered` or `refused` follows."""
-        party = self._parties.of_browser(holder.name, holder.tenant)
+        party = self._parties.of_browser(holder.name, holder.tenant or ruling.tenant)
+        party = dataclasses.replace(party, recording=ruling.recording)
         self._note(call, Coming(party))
         full = None
         try:
@@ -143,6 +201,16 @@ class Desk:
 
     def _over(self, call: str) -> None:
         self._registry.give(call)
+
+
+def _by_rule(party: Party, ruling: Ruling) -> Party:
+    """As the rule has it; what it does not say goes by the address."""
+    return dataclasses.replace(
+        party,
+        tenant=ruling.tenant or party.tenant,
+        trunk=ruling.trunk or party.trunk,
+        recording=ruling.recording,
+    )
 
 
 def _party(session: Session) -> Party:

@@ -63,8 +63,10 @@ class Cluster:
             sessions,
             spawn,
             settings.sip_retry_after_s,
+            settings.make_rules(),
         )
         telephones.further = self.desk.admit
+        telephones.edge.marks = self.desk.marks
         self._homes = self._find_homes()
 
     def _registry(self) -> Registry:

@@ -33,6 +33,8 @@ class Party:
     trunk: str = ""
     caller: str = ""
     """Pseudonym; empty when nothing is known of the caller."""
+    recording: bool = False
+    """Whether the call may be recorded."""
 
 
 NOBODY: Final = Party()

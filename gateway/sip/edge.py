@@ -25,6 +25,7 @@ from gateway.sip.flows import Flow, Send
 from gateway.sip.guard import Guard, GuardCounters, GuardRules, Verdict
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
+from gateway.sip.marks import Marks
 from gateway.sip.message import Framed, Message, parse
 from gateway.sip.routing import Answered, Router
 from gateway.sip.targets import Targets
@@ -86,6 +87,8 @@ class Edge:
         self._admit = admit
         self.answered: Answered = lambda call_id, worker, request: None
         """Who is told when a worker has answered a call."""
+        self.marks: Marks = lambda request: ()
+        """What a worker is told of a call."""
         self._router: Router | None = None
         self._guard: Guard | None = None
         self._dialler: Dialler | None = None
@@ -120,6 +123,7 @@ class Edge:
             admit=self._admit,
             answered=lambda call_id, worker, request: self.answered(call_id, worker, request),
             targets=Targets(self._settings.refer_targets),
+            marks=lambda request: self.marks(request),
         )
         self._guard = Guard(self._settings.rules, self._router)
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)

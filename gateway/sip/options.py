@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,5 @@ class WorkerOptions:
     rtp_timeout_s: int
     early_media_ms: int
     retry_after_s: int
-    personas: dict[str, str] = field(default_factory=dict)
-    """By the user part of the URI that was called."""
     realtime: bool = True
     log_level: str = "info"

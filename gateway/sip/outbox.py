@@ -9,6 +9,7 @@ from gateway.sip.counters import Counters
 from gateway.sip.flows import Flow, Send
 from gateway.sip.header import BadMessage, Header, find
 from gateway.sip.load import Call
+from gateway.sip.marks import Marks
 from gateway.sip.message import Message, Request, render, reply
 from gateway.sip.path import DEFAULT_MAX_FORWARDS, Path, received, response_flow
 from gateway.sip.sdp_screen import screen_body
@@ -19,9 +20,13 @@ MAX_WORKER_MESSAGE_BYTES: Final = 4_000  # the packet buffer of pjsua2
 
 
 class Outbox:
-    """Messages in the order in which they are to be sent.  `retry_after_s` goes into each 503."""
+    """Messages in the order in which they are to be sent.  `retry_after_s` goes into each 503, `marks` into each
+    INVITE that a worker is to begin a call with."""
 
-    def __init__(self, path: Path, counters: Counters, retry_after_s: int) -> None:
+    def __init__(
+        self, path: Path, counters: Counters, retry_after_s: int, marks: Marks = lambda request: ()
+    ) -> None:
+        self._marks = marks
         self.path = path
         self.counters = counters
         self.retry_after = (Header.make(b"Retry-After", b"%d" % retry_after_s),)
@@ -40,7 +45,7 @@ class Outbox:
             raise screen
         out = [self.path.via(request, True, response_flow(request.via, source), call.worker.flow)]
         if request.method == b"INVITE" and not request.to_tag:
-            out += self.path.record_routes(source)
+            out += [*self.path.record_routes(source), *self._marks(request)]
         if call.sips:
             request = for_worker(request)
         data = render(request.start_line, out + request.headers, request.body)

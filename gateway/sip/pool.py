@@ -90,7 +90,6 @@ def plan_workers(settings: GatewaySettings, library: Library) -> list[WorkerOpti
             rtp_timeout_s=settings.rtp_timeout_s,
             early_media_ms=settings.early_media_ms,
             retry_after_s=settings.sip_retry_after_s,
-            personas=settings.personas,
             realtime=settings.realtime,
             log_level=settings.log_level,
         )

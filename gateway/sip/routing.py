@@ -23,6 +23,7 @@ from gateway.sip.flows import Flow, Send
 from gateway.sip.guard import Standing
 from gateway.sip.header import BadMessage, Header, find, media_type, tag_of
 from gateway.sip.load import Call, Calls, CallState, WorkerAddress, Workers
+from gateway.sip.marks import Marks, unmarked
 from gateway.sip.message import Message, Request, Response, render
 from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
@@ -72,13 +73,14 @@ class Router:
         queue_wait_ns: int = 4 * SECOND_NS,
         targets: Targets = _NOBODY,
         answered: Answered = lambda call_id, worker, request: None,
+        marks: Marks = lambda request: (),
     ) -> None:
         self.counters = Counters()
         self.workers = Workers()
         self._answered = answered
         self._path = Path(key, inside, outside, tls)
         self._calls = Calls(max_calls)
-        self._outbox = Outbox(self._path, self.counters, retry_after_s)
+        self._outbox = Outbox(self._path, self.counters, retry_after_s, marks)
         self._admission = Admission(
             self.workers, self._calls, self._outbox, self.counters, admit, queue_length, queue_wait_ns
         )
@@ -225,7 +227,7 @@ class Router:
             raise BadMessage(482, "Loop Detected")
         check_forwarding(request)
         check_secure(request, source)
-        request = request.with_headers(self._path.strip_routes(count_down(headers)), request.via)
+        request = request.with_headers(self._path.strip_routes(count_down(unmarked(headers))), request.via)
         method, call = request.method, self._calls.get(request.call_id)
         waiting = self._admission.get(request.call_id)
         if method == b"CANCEL":

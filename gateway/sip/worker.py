@@ -180,9 +180,8 @@ class Worker:
 
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
-        persona = self.options.personas.get(call.called, "")
         session = self._by_call[call] = Session(
-            call, self.endpoint.rate_hz, self.counters, persona, self.link.tell
+            call, self.endpoint.rate_hz, self.counters, call.persona, self.link.tell
         )
         if session.name in self._sessions:  # of a caller that was transferred
             self.counters.calls_refused += 1

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway import control, personas
+from gateway import control
 from gateway.cluster.parties import NOBODY, Party
 from gateway.fleet import Kind
+from gateway.rules import Ruling
 from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.sessions import Sessions
@@ -26,21 +27,20 @@ class TelephoneDoor:
         self,
         inner: Kind,
         sessions: Sessions,
-        listed: dict[str, str],
         persona: str,
         party_of: Callable[[str], Party] = lambda call_id: NOBODY,
+        ruling_of: Callable[[str], Ruling | None] = lambda call_id: None,
     ) -> None:
-        """`party_of` says who calls with that Call-ID."""
+        """`party_of` says who calls with that Call-ID, `ruling_of` before it which rule the call fell under."""
         self._inner, self._sessions, self._party_of = inner, sessions, party_of
-        self._listed, self._persona = listed, persona
+        self._ruling_of, self._persona = ruling_of, persona
 
     def answered(self, call_id: str, worker: str, request: str) -> None:
         """The edge: a worker has answered the caller whose INVITE had this request line."""
-        called = personas.called(request)
-        persona = self._listed.get(called, self._persona)
-        ours = called if called in self._listed else ""  # anything else may be anybody's number
+        ruling = self._ruling_of(call_id) or Ruling("")
         name = name_of_telephone_call(call_id)
-        self._sessions.begin(name, "sip", worker, persona, ours, self._party_of(call_id))
+        persona = ruling.persona or self._persona
+        self._sessions.begin(name, "sip", worker, persona, ruling.called, self._party_of(call_id))
 
     def welcome(self, ready: Ready, send: Send) -> int:
         """See `Kind`."""

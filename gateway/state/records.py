@@ -39,6 +39,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a telephone call came from, by the setting `trunks`."""
     caller: str = ""
     """Pseudonym; empty when nothing was known of the caller."""
+    recording: bool = False
+    """Whether a rule allows that it is recorded."""
     resume: str = ""
     """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
@@ -105,6 +107,7 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     legs: int = 1
     ended_ms: int = 0
     reason: Reason = "over"
+    recording: bool = False
     adopted: bool = False
     """Its begin was not known to the gateway that ended it: `began_ms` is when it found the call."""
 

@@ -119,6 +119,7 @@ class Sessions:
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
             tenant=party.tenant, trunk=party.trunk, caller=party.caller, resume=resume,
+            recording=party.recording,
         )  # fmt: skip
         self.store.begin(call)
         self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session)))
@@ -243,6 +244,7 @@ def _cdr_of(session: Session) -> Cdr:
         session.persona,
         session.tenant,
         session.trunk,
+        recording=session.recording,
     )
 
 

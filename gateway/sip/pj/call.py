@@ -78,8 +78,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.over = False
         self.sip_call_id = ""
         self.remote = ""
-        self.called = ""
-        """User part of the URI of the INVITE that began it."""
+        self.persona = ""
+        """What the edge says that the model is to be in it; empty is the usual one."""
 
     # -- what the worker asks for
 

@@ -29,11 +29,6 @@ def test_our_own_build_gets_a_hundred_calls_a_worker() -> None:
     assert BUILT.invite_spacing_ns == 0
 
 
-def test_every_worker_knows_who_may_be_called() -> None:
-    workers = plan_workers(settings(sip_calls=8, personas={"100": "interpret"}), WHEEL)
-    assert len(workers) > 1 and all(worker.personas == {"100": "interpret"} for worker in workers)
-
-
 def test_ports_and_names_do_not_overlap() -> None:
     workers = plan_workers(settings(sip_calls=64, sip_max_workers=16), WHEEL)
     taken: set[int] = set()

@@ -7,6 +7,7 @@ from gateway.sip.admission import Refusal
 from gateway.sip.flows import Flow
 from gateway.sip.header import Header, find
 from gateway.sip.load import WorkerAddress
+from gateway.sip.marks import persona_mark, persona_of
 from gateway.sip.message import Request, Response, parse
 from gateway.sip.routing import Router
 from gateway.sip.timers import SECOND_NS
@@ -96,6 +97,17 @@ def test_admission_hook_sees_the_sender_and_its_refusal_is_sent() -> None:
     start(router, "c2")
     give(router, request(call_id="c2"))  # a retransmission is not asked about again
     assert seen == [b"192.0.2.1", b"192.0.2.1"]
+
+
+def test_only_the_edge_tells_a_worker_what_a_call_is() -> None:
+    router = edge(marks=lambda asked: persona_mark("every 5; ünd") if asked.call_id == b"c1" else ())
+    forged = request(extra=b"X-Microturn-Persona: forged\r\nX-MICROTURN-Other: x\r\nX-Own: kept\r\n")
+    for _ in range(2):  # a retransmission may be the first that arrives
+        ((_, data),) = give(router, forged)
+        assert persona_of(data.decode()) == "every 5; ünd" and data.lower().count(b"x-microturn-") == 1
+        assert b"X-Own: kept" in data
+    ((_, plain),) = give(router, request(call_id="c2", extra=b"X-Microturn-Persona: forged\r\n"))
+    assert persona_of(plain.decode()) == "" and b"forged" not in plain
 
 
 def test_full_table_is_503() -> None:

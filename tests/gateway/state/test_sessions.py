@@ -12,6 +12,7 @@ import pytest
 
 from gateway import control
 from gateway.config import GatewaySettings
+from gateway.rules import Ruling
 from gateway.sip.edge import EdgeSettings
 from gateway.state.client import Kept
 from gateway.state.doors import BrowserDoor, TelephoneDoor
@@ -41,7 +42,10 @@ class Bench:
         self.pool = WebrtcPool(plan_webrtc(settings))
         self.web = BrowserDoor(self.pool, self.sessions, "echo")
         self.telephones = Telephones(EdgeSettings(port=0), 0)
-        self.sip = TelephoneDoor(self.telephones, self.sessions, {"100": "correct 482913"}, "echo")
+        self.sip = TelephoneDoor(
+            self.telephones, self.sessions, "echo",
+            ruling_of=lambda call_id: Ruling("r", "correct 482913", called="100") if call_id == CALL_ID else None,
+        )  # fmt: skip
         self.sent: list[control.MainMessage] = []
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:

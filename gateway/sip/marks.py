@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the edge tells a worker about a call, in headers of its INVITE; whatever peers send under these names is
+taken away."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Final
+from urllib.parse import quote, unquote
+
+from gateway.sip.header import Header
+from gateway.sip.message import Request
+
+PREFIX: Final = b"x-microturn-"
+Marks = Callable[[Request], tuple[Header, ...]]
+"""Headers for the worker that gets this INVITE; asked again for each retransmission."""
+_PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
+
+
+def persona_mark(persona: str) -> tuple[Header, ...]:
+    """What the model is to be in the call; none for the usual one."""
+    return (Header.make(b"X-Microturn-Persona", quote(persona).encode()),) if persona else ()
+
+
+def persona_of(message: str) -> str:
+    """Of the INVITE that a worker got."""
+    found = _PERSONA.search(message.partition("\r\n\r\n")[0])
+    return unquote(found[1]) if found else ""
+
+
+def unmarked(headers: list[Header]) -> list[Header]:
+    """Without what only we may say."""
+    return [header for header in headers if not header.name.startswith(PREFIX)]
