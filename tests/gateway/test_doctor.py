@@ -34,3 +34,13 @@ def test_libraries_are_looked_for_only_when_browsers_may_call() -> None:
     ours = {"aiortc", "libopus", "page", "media of web-0 over TCP"}
     assert ours <= {finding.what for finding in examine(GatewaySettings())}
     assert not ours & {finding.what for finding in examine(GatewaySettings(webrtc_calls=0))}
+
+
+def test_it_says_when_others_are_answered_beside_the_rules() -> None:
+    def found(**values: object) -> Finding:
+        return next(f for f in examine(GatewaySettings(**values)) if f.what == "inbound rules")  # type: ignore[arg-type]
+
+    assert found(personas={"100": "count"}).good
+    beside = found(rules=[{"called": "100"}])
+    assert not beside.good and not beside.fatal and "1, others get the usual persona" in beside.found
+    assert found(rules=[{"called": "100"}], calls_without_rule="refuse").good
