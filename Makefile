@@ -12,7 +12,7 @@ SGLANG_BIN   := $(SGLANG_VENV)/bin
 SGLANG_STAMP := $(SGLANG_VENV)/.set-up
 ON_CPU       := tests/support/sglang_on_cpu
 
-.PHONY: run test lab setup setup-sglang test-sglang compare-sglang pjsip report clean help
+.PHONY: run test long lab setup setup-sglang test-sglang compare-sglang pjsip report clean help
 
 run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
 	@exec $(BIN)/microturn up
@@ -22,6 +22,9 @@ test: setup           ## set up, then every check: ruff, mypy, pytest
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
+
+long: setup           ## what `make test` has no time for: parts that die in rarer ways, under live calls
+	$(BIN)/python -m pytest -m long
 
 lab: setup            ## interface changes, blocked UDP, TURN and lossy lines around a real Chromium (root, 4 minutes)
 	$(BIN)/python -m pytest -m lab

@@ -57,7 +57,7 @@ async def told_to_move(up: Up, w: Worker, ranks: int = 2) -> asyncio.Task[Upgrad
     return upgrading
 
 
-@pytest.mark.parametrize("ranks", [2, 1])
+@pytest.mark.parametrize("ranks", [2, pytest.param(1, marks=pytest.mark.long)])
 def test_calls_move_from_two_ranks_to_as_many_as_there_shall_be(tmp_path: Path, ranks: int) -> None:
     async def story() -> None:
         async with talking(tmp_path) as (up, w):
@@ -87,6 +87,7 @@ def test_calls_move_from_two_ranks_to_as_many_as_there_shall_be(tmp_path: Path, 
     asyncio.run(asyncio.wait_for(story(), 120))
 
 
+@pytest.mark.long
 def test_a_rank_of_the_new_one_is_killed_while_calls_move_and_the_old_ranks_go_on(tmp_path: Path) -> None:
     async def story() -> None:
         async with talking(tmp_path) as (up, w):

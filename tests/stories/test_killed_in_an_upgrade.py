@@ -55,6 +55,7 @@ async def all_at(at: Midway, server: Process) -> None:
     assert at.gateway.only("model-server").pid == server.pid
 
 
+@pytest.mark.long
 def test_the_new_one_is_killed_and_every_call_goes_on_with_the_old_one() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with midway(gateway) as at:
@@ -85,6 +86,7 @@ def test_the_old_one_is_killed_and_every_call_goes_on_with_the_new_one() -> None
         gateway.wait_for(lambda m: m["microturn_model_slots_leased"] == 0)
 
 
+@pytest.mark.long
 def test_the_gateway_is_killed_and_the_upgrade_goes_on_without_it() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with midway(gateway) as at:
@@ -117,6 +119,7 @@ def test_up_is_killed_and_calls_end_as_they_wish_and_then_everything_is_gone() -
         asyncio.run(until_gone(*gateway.processes()))
 
 
+@pytest.mark.long
 def test_up_is_killed_while_the_new_one_loads_and_the_old_one_serves_to_the_end() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with live_calls(gateway) as calls:
