@@ -71,6 +71,7 @@ def test_the_new_one_is_killed_and_every_call_goes_on_with_the_old_one() -> None
         gateway.wait_for(lambda m: m["microturn_model_slots_leased"] == 0)
 
 
+@pytest.mark.long
 def test_the_old_one_is_killed_and_every_call_goes_on_with_the_new_one() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with midway(gateway) as at:

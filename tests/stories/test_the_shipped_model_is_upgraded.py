@@ -26,7 +26,7 @@ from media.timebase import MODEL_HZ
 from tests.support.upgrades import upgraded
 from tests.support.webrtc_caller import HZ, WebrtcCaller, calling
 
-pytestmark = pytest.mark.processes
+pytestmark = [pytest.mark.processes, pytest.mark.long]
 
 RATE_HZ = 8_000
 TELEPHONES, BROWSERS = (2, 3, 4), (2,)
