@@ -30,12 +30,13 @@ from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.sip.guard import GuardRules
-from gateway.sip.settings import GuardSettings, Words, words
+from gateway.sip.settings import GuardSettings
 from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
 from gateway.state.keys import check_namespace
+from gateway.words import Words, words
 
 Engine = Literal["auto", "echo", "digits", "sglang"]
 DEFAULT_ENGINE: Engine = "auto"

@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings
 from gateway import personas
 from gateway.cluster.settings import Trunk
 from gateway.sources import Networks
+from gateway.words import words
 
 MOST_RULES: Final = 1000
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
@@ -48,7 +49,7 @@ class Rule(BaseModel):
     @field_validator("source", mode="before")
     @classmethod
     def _is_a_list(cls, value: Any) -> Any:
-        return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+        return words(value)
 
     @property
     def is_catch_all(self) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import shlex
 import sys
 import time
@@ -26,7 +25,7 @@ from typing import Any, cast
 import numpy as np
 
 from gateway.caller.report import CHUNK_MS, CallReport, report_call
-from loadtests import machine, processes, report
+from loadtests import beside, machine, processes, report
 from loadtests.faults.calls import live_calls
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 
@@ -258,29 +257,15 @@ async def _span(gateway: GatewayUnderTest, what: Any) -> tuple[Span, Any]:
 
 async def _scan(plan: Plan, target: tuple[str, int]) -> dict[str, Any]:
     """`loadtests.scanner` in a process of its own; its JSON."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "loadtests.scanner", "--target", f"{target[0]}:{target[1]}"),
-        *("--requests", str(plan.requests), "--per-s", str(plan.per_s), "--sources", str(plan.sources)),
-        *("--seed", str(plan.seed)),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=_as_others,
+    status, told = await beside.run(
+        "loadtests.scanner",
+        *("--target", f"{target[0]}:{target[1]}", "--requests", str(plan.requests)),
+        *("--per-s", str(plan.per_s), "--sources", str(plan.sources), "--seed", str(plan.seed)),
+        nice=NICE,
     )
-    try:
-        output, _ = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        raise
-    if process.returncode != 0:
-        raise RuntimeError(f"loadtests.scanner ended with {process.returncode}")
-    told: dict[str, Any] = json.loads(output.decode().splitlines()[-1])
+    if status != 0:
+        raise RuntimeError(f"loadtests.scanner ended with {status}")
     return told
-
-
-def _as_others() -> None:
-    """Normal scheduling, and after everything that is measured, for a child of a process that keeps time."""
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    os.nice(NICE)
 
 
 def _memory_mb(gateway: GatewayUnderTest) -> float:

@@ -3,21 +3,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field, field_validator
-from pydantic_settings import BaseSettings, NoDecode
+from pydantic_settings import BaseSettings
 
 from gateway.sip.guard import SCANNERS, check_pattern
 from gateway.sources import Networks
-
-Words = Annotated[tuple[str, ...], NoDecode]
-"""A list in the file; separated by commas in the environment and in a flag."""
-
-
-def words(value: Any) -> Any:
-    """A validator's first half: one string is a list of words."""
-    return tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
+from gateway.words import Words, words
 
 
 class GuardSettings(BaseSettings):

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import random
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gateway.caller.report import report_call
+from loadtests import beside
 from loadtests.faults.calls import S, check_all_free, check_new_call, check_untouched, live_calls
 from loadtests.faults.outcome import Outcome, Plan
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish, Process
@@ -159,23 +157,5 @@ async def _attack(plan: Plan, gateway: GatewayUnderTest, targets: Sequence[str])
     arguments += ["--sip", str(plan.hostile_sip), "--rtp", str(plan.hostile_rtp), "--seed", "1"]
     if TORTURE.is_dir():
         arguments += ["--torture", str(TORTURE)]
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "loadtests.hostile", *arguments),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        preexec_fn=_as_others,
-    )
-    try:
-        output, _ = await process.communicate()
-    except asyncio.CancelledError:
-        process.kill()
-        raise
-    lines = output.decode().splitlines()
-    told: dict[str, Any] = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    _, told = await beside.run("loadtests.hostile", *arguments)
     return told
-
-
-def _as_others() -> None:
-    """Normal scheduling for a child of a process that keeps time."""
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))

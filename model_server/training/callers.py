@@ -7,6 +7,8 @@
 | grouped | as fluent within groups of 2..4, the same pause between them, 0.35 .. 1.15 s, +-10 % |
 | uneven | anything up to 1.2 s: only where the model knows how many digits there will be |
 
+Voices of the family `fluent` have no digits alone: they are fluent or grouped.
+
 Recorded callers said one digit at a time. In one breath people say them 0.8 to 1.6 times as fast, and
 without their ends: a *joined* digit loses up to a sixth of itself at either end and fades into the next one.
 """

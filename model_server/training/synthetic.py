@@ -69,8 +69,8 @@ def voices(
     yield from _espeak_voices(part, np.random.default_rng([seed, 1]), espeak_voices)
     yield from _flite_voices(np.random.default_rng([seed, 2]), others)
     yield from _festival_voices(np.random.default_rng([seed, 3]), others)
-    yield from _neural_voices(np.random.default_rng([seed, 4]), neural)
-    yield from _fluent_voices(np.random.default_rng([seed, 5]), fluent)
+    yield from _neural_voices(np.random.default_rng([seed, 4]), neural, fluent=False)
+    yield from _neural_voices(np.random.default_rng([seed, 5]), fluent, fluent=True)
 
 
 def cut(pcm: PCM, starts: Sequence[int], line: Line, speaker: str) -> Clip | None:
@@ -143,25 +143,16 @@ def _festival_voices(rng: np.random.Generator, settings: int) -> Iterator[list[C
             yield [clip for clip in clips if clip is not None]
 
 
-def _neural_voices(rng: np.random.Generator, count: int) -> Iterator[list[Clip]]:
+def _neural_voices(rng: np.random.Generator, count: int, fluent: bool) -> Iterator[list[Clip]]:
     if count == 0:
         return
     network = kokoro.Kokoro()
+    slowest, fastest = (0.9, 1.45) if fluent else (0.85, 1.35)
     for _ in range(count):
         name, style, accent = kokoro.mixture(network.styles, rng)
-        lines, speed = script(rng, 14, 5, 3), float(rng.uniform(0.85, 1.35))
-        clips = network.speak(lines, style, accent, speed, f"{name}:{speed:.2f}")
-        if clips:
-            yield clips
-
-
-def _fluent_voices(rng: np.random.Generator, count: int) -> Iterator[list[Clip]]:
-    if count == 0:
-        return
-    network = kokoro.Kokoro()
-    for _ in range(count):
-        name, style, accent = kokoro.mixture(network.styles, rng)
-        lines, speed = strings(rng, 5), float(rng.uniform(0.9, 1.45))
-        clips = network.speak(lines, style, accent, speed, f"{name}:{speed:.2f}".replace("kokoro", "fluent"))
+        lines = strings(rng, 5) if fluent else script(rng, 14, 5, 3)
+        speed = float(rng.uniform(slowest, fastest))
+        speaker = f"{name.replace('kokoro', 'fluent') if fluent else name}:{speed:.2f}"
+        clips = network.speak(lines, style, accent, speed, speaker)
         if clips:
             yield clips
