@@ -23,7 +23,7 @@ test: setup           ## set up, then every check: ruff, mypy, pytest
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-long: setup           ## what `make test` has no time for: parts that die in rarer ways, under live calls
+long: setup           ## what `make test` has no time for: rarer deaths under live calls, other servers and doors
 	$(BIN)/python -m pytest -m long
 
 lab: setup            ## interface changes, blocked UDP, TURN and lossy lines around a real Chromium (root, 4 minutes)

@@ -371,6 +371,7 @@ def last_line(capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(capsys.readouterr().out.splitlines()[-1]))
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_small_run_against_aiortc_as_it_comes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status, _ = small_run(tmp_path)
@@ -402,6 +403,7 @@ def test_a_small_run_through_a_gateway(tmp_path: Path, capsys: pytest.CaptureFix
     assert result["messages"] >= 2  # hello, to each
 
 
+@pytest.mark.long
 @pytest.mark.processes
 def test_a_small_run_with_cameras_loss_and_the_baseline_beside_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -113,7 +113,7 @@ def test_baresip_hears_itself_one_turn_later(gateway: GatewayUnderTest, tmp_path
 
 @needs_baresip
 @needs_openssl
-@pytest.mark.parametrize("scheme", ["sip", "sips"])
+@pytest.mark.parametrize("scheme", [pytest.param("sip", marks=pytest.mark.long), "sips"])
 def test_baresip_calls_over_tls(tmp_path: Path, tls: Tls, scheme: str) -> None:
     phone = Phone(tmp_path)
     with GatewayUnderTest.start(GatewayWish(calls=4, rtp_port=44_000, settings=tls.settings)) as gateway:

@@ -103,6 +103,7 @@ def test_the_gateway_is_killed_and_the_upgrade_goes_on_without_it() -> None:
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
 
 
+@pytest.mark.long
 def test_up_is_killed_and_calls_end_as_they_wish_and_then_everything_is_gone() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with midway(gateway) as at:

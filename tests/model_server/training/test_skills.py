@@ -70,6 +70,28 @@ def test_without_a_count_a_fluent_caller_is_answered_soon(perform: Perform) -> N
     )
 
 
+def test_a_digit_too_many_changes_nothing_of_the_answer(perform: Perform) -> None:
+    wrote = perform([ReadBack(2)], [*SEVEN_TWO, ("six", 2.4, 2.6)], 30)
+    assert {turn: say for turn, say in wrote.items() if turn > 11} == {
+        13: ("heard:6", "<expect:2>", "say:2"),
+    }
+
+
+def test_digits_later_in_an_answer_to_a_known_number_begin_a_new_string(perform: Perform) -> None:
+    names = ("one", "two", "three", "four")
+    times = [(name, 0.5 + 0.25 * at, 0.7 + 0.25 * at) for at, name in enumerate(names)]
+    wrote = perform([ReadBack(4)], [*times, ("six", 2.4, 2.65), ("oh", 2.7, 3.0)], 40)
+    assert wrote[7] == ("heard:4", "<expect:4>", "say:1")
+    assert {turn: say for turn, say in wrote.items() if turn > 7} == {
+        9: ("<expect:2>", "say:2"),
+        11: ("<expect:3>", "say:3"),
+        13: ("heard:6", "<expect:1>"),
+        15: ("heard:0", "<expect:2>"),
+        26: ("say:6",),
+        28: ("<expect:2>", "say:0"),
+    }
+
+
 def test_digits_during_the_answer_silence_it_and_go_on_the_string(perform: Perform) -> None:
     """Answered 1.4 s after 1.4 s; then, after a pause of 1.5 s, 1.6 s after 3.1 s."""
     times = [("seven", 0.5, 0.9), ("two", 1.0, 1.4), ("six", 2.9, 3.1)]
