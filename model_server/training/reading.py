@@ -28,8 +28,9 @@ HOP_S = HOP / MODEL_HZ
 BANDS, LOW_HZ, HIGH_HZ = 24, 200.0, 3400.0
 FLOOR = 3.2
 """log10 of the power of a band: beneath it lies the noise of G.711."""
-WORD_COST, CUT_COST = 12.0, 18.0
-"""What a word has to explain before it is believed: about a tenth of what a spoken one explains."""
+WORD_COST, CUT_COST = 12.0, 100.0
+"""What a word has to explain before it is believed, where a spoken one explains some thousands; one that is cut
+has to explain more, since a whole word can begin as a longer one does: "nine", "ninety"."""
 SOUNDING_RMS = 120.0
 """-49 dBFS over 10 ms; the comfort sound and codecs' noise are below 40."""
 

@@ -7,7 +7,9 @@
 | no count, pauses heard so far all below 0.3 s, fewer than 5 digits | said after 1.4 s of silence |
 | no count, pauses all below 0.3 s, 5 digits or more: this caller makes none | said after 0.7 s |
 | no count, longest pause p of 0.3 s or more | said after 1.3 p + 0.3 s, at least 0.7, at most 1.6 s |
-| digits while they are being said | silence at once; without a count they go on the same string |
+| digits while they are being said, no count | silence at once: they go on the same string |
+| `<expect:n>`, digits within a second of the answer's beginning | too many; the voice goes on |
+| `<expect:n>`, digits while they are being said, later | silence at once: a new string |
 | `plus`, `minus`, `times`, `how many`, `every` | what was heard was no string: forgotten |
 | the i-th digit of a string is heard; it is said, if it is not the first | `<expect:i>`, a note that nobody hears |
 
@@ -31,6 +33,8 @@ from model_server.training.stage import Stage
 _NO_STRING = {"plus", "minus", "times", "how-many", "every"}
 _UNFINISHED_MS, _UNKNOWN_MS, _FLUENT_MS, _LONGEST_MS = 2400, 1400, 700, 1600
 _PAUSE_MS, _FLUENT_DIGITS = 300, 5
+_TOO_MANY_TURNS = 5
+"""A digit too many, of a caller who says one or of an ear that heard one twice, costs no more than itself."""
 MAX_DIGITS = 16
 
 
@@ -42,6 +46,8 @@ class ReadBack:
         self._digits: list[str] = []
         self._longest_ms = 0
         self._saying = False
+        self._since = 0
+        """Turn in which the answer began."""
 
     @property
     def listening(self) -> bool:
@@ -60,12 +66,17 @@ class ReadBack:
             if word in _NO_STRING:
                 self._drop(mouth)
             elif word in DIGITS:
+                if self._is_one_too_many(ear.turn):
+                    continue
                 self._take(word, ear.pause_ms, mouth)
                 notes = _notes(len(self._digits))[-1:]
         if self.listening and self._due(ear):
-            self._saying = True
+            self._saying, self._since = True, ear.turn
             mouth.say_noted(self._digits, _notes(len(self._digits)))
         return notes
+
+    def _is_one_too_many(self, turn: int) -> bool:
+        return bool(self._expect) and self._saying and turn - self._since <= _TOO_MANY_TURNS
 
     def _take(self, digit: str, pause_ms: int, mouth: Mouth) -> None:
         if self._saying:
@@ -126,8 +137,11 @@ def gives_string(stage: Stage, expect: int | None) -> Iterator[None]:
     """One string, and what is said to it: listened to, broken off by stop, or gone on with."""
     rng = stage.rng
     count = expect or int(rng.integers(1, rng.choice([5, 13])))
-    if expect and expect > 1 and rng.random() < 0.08:
+    slip = rng.random()
+    if expect and expect > 1 and slip < 0.08:
         count = int(rng.integers(1, expect))
+    elif expect and slip < 0.2:
+        count = expect + 1
     end = says_digits(stage, count, stage.now + seconds(stage, 0.0, 0.3), expect is not None)
     yield from stage.until(end)
     yield from stage.watch(lambda: not stage.mouth.idle, 3.2)
@@ -135,9 +149,12 @@ def gives_string(stage: Stage, expect: int | None) -> Iterator[None]:
     if what < 0.2 and not stage.mouth.idle:
         yield from stage.wait(float(rng.uniform(0.2, 2.0)))
         yield from says_stop(stage)
-    elif what < 0.3 and not stage.mouth.idle and expect is None:
-        yield from stage.wait(float(rng.uniform(0.0, 1.0)))
-        end = says_digits(stage, int(rng.integers(1, 5)), stage.now, counted=False)
+    elif what < 0.3 and not stage.mouth.idle:
+        if expect:
+            yield from stage.wait(float(rng.uniform(1.2, 2.5)))
+        else:
+            yield from stage.wait(float(rng.uniform(0.0, 1.0)))
+        end = says_digits(stage, expect or int(rng.integers(1, 5)), stage.now, counted=expect is not None)
         yield from stage.until(end)
         yield from stage.answered()
     yield from stage.watch(lambda: stage.mouth.idle, 14.0)
