@@ -83,7 +83,14 @@ class Interaction(nn.Module):
     def state(self, rows: int, piece_limit: int = PIECE_LIMIT) -> TrunkState:
         """An empty state for so many calls, on the device and in the dtype of the weights."""
         like = self.unembedding.weight
-        return TrunkState(self.config, rows, piece_limit=piece_limit, dtype=like.dtype, device=like.device)
+        return TrunkState(
+            self.config,
+            rows,
+            piece_limit=piece_limit,
+            dtype=like.dtype,
+            device=like.device,
+            keys_by_channel=self.trunk.keys_by_channel,
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., d] -> [..., V]."""

@@ -22,6 +22,9 @@ from model_server.model.tape import Tape
 CALLS_AT_ONCE = 8
 """Calls whose scores are computed together on a CPU: their 24 x 559 and twice that in between fit its cache."""
 
+LINE = 16
+"""float32 numbers of a cache line."""
+
 
 @dataclass(frozen=True, slots=True)
 class Places:
@@ -131,11 +134,12 @@ def kind_of(config: ModelConfig, is_global: bool, piece_limit: int, device: torc
 
 
 def places_of(config: ModelConfig, is_global: bool, piece_limit: int) -> Places:
-    """Where layers of that kind keep their keys, with passes of at most `piece_limit` positions."""
-    if not is_global:
-        return Places(config.window, config.window, 0, config.window - 1 + piece_limit)
-    ring = config.global_budget - 1 + piece_limit
-    return Places(config.global_budget, config.bias_extent, config.global_first, ring)
+    """Where layers of that kind keep their keys, with passes of at most `piece_limit` positions. Whole lines of
+    memory: a multiple of `LINE` places."""
+    visible = config.global_budget if is_global else config.window
+    first = config.global_first if is_global else 0
+    places = -(-(first + visible - 1 + piece_limit) // LINE) * LINE
+    return Places(visible, config.bias_extent if is_global else config.window, first, places - first)
 
 
 def make_piece(

@@ -26,10 +26,20 @@ MOST_POSITIONS = 2**40
 class AttendedRows:
     """Keys and values of one layer, [rows, G, S, D] each; `Places` says which place has which position."""
 
-    def __init__(self, rows: int, heads: int, places: int, width: int, like: Tensor, is_global: bool) -> None:
+    def __init__(
+        self,
+        rows: int,
+        heads: int,
+        places: int,
+        width: int,
+        like: Tensor,
+        is_global: bool,
+        by_channel: bool = False,
+    ) -> None:
+        """`by_channel`: a channel of all keys lies together in memory, not all channels of a key."""
         self.is_global = is_global
-        self.keys = like.new_zeros(rows, heads, places, width)
-        self.values = torch.zeros_like(self.keys)
+        self.values = like.new_zeros(rows, heads, places, width)
+        self.keys = like.new_zeros(rows, heads, width, places).mT if by_channel else self.values.clone()
 
     def write(self, piece: Piece, k_BTGD: Tensor, v_BTGD: Tensor) -> None:
         """Keep the new positions of the pass."""
@@ -105,25 +115,27 @@ class TrunkState:
         piece_limit: int = PIECE_LIMIT,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
+        keys_by_channel: bool = False,
     ) -> None:
+        """`keys_by_channel`: see `AttendedRows`."""
         self.rows, self.piece_limit, self.device = rows, piece_limit, torch.device(device)
         self.kinds = (
             kind_of(config, False, piece_limit, self.device),
             kind_of(config, True, piece_limit, self.device),
         )
         like = torch.empty(0, dtype=dtype, device=self.device)
-        self.layers = [self._layer(config, layer, like) for layer in range(config.layers)]
+        self.layers = [self._layer(config, layer, like, keys_by_channel) for layer in range(config.layers)]
         self.positions = torch.zeros(rows, dtype=torch.int64)
         """Positions of each call so far; on the host, where passes are planned."""
         self._open = [False] * rows
         self._last_pass: list[int] = []
 
-    def _layer(self, config: ModelConfig, layer: int, like: Tensor) -> LayerState:
+    def _layer(self, config: ModelConfig, layer: int, like: Tensor, by_channel: bool) -> LayerState:
         is_global = config.is_global(layer)
         heads, width, kept = config.kv_heads_of(layer), config.head_dim, config.conv_kernel - 1
         places, _ = self.kinds[is_global]
         return LayerState(
-            AttendedRows(self.rows, heads, places.count, width, like, is_global),
+            AttendedRows(self.rows, heads, places.count, width, like, is_global, by_channel),
             *(
                 ConvolutionRows(self.rows, kept, channels, self.device)
                 for channels in (2 * heads * width, config.hidden, config.hidden)

@@ -20,6 +20,9 @@ from model_server.model.state import TrunkState
 class Trunk(nn.Module):
     """All layers and the last norm."""
 
+    keys_by_channel = False
+    """How its states keep keys: see `AttendedRows`."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.layers))

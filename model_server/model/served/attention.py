@@ -16,8 +16,9 @@ from torch import Tensor
 from model_server.model.attention import Attention
 from model_server.model.band import HIDDEN
 from model_server.model.piece import Part, Piece, Reach
+from model_server.model.served.compiled.ops import Ops
 from model_server.model.served.convolution import ServedConvolution
-from model_server.model.served.products import inverse_rms, product, warm
+from model_server.model.served.products import Matrix, inverse_rms
 from model_server.model.state import LayerState
 from model_server.model.tape import Tape
 
@@ -25,38 +26,72 @@ from model_server.model.tape import Tape
 class ServedAttention:
     """Made of a plain one, whose parameters may change no more."""
 
-    def __init__(self, plain: Attention, norm_weight: Tensor, dtype: torch.dtype) -> None:
+    def __init__(self, plain: Attention, norm_weight: Tensor, dtype: torch.dtype, ops: Ops | None) -> None:
         """`norm_weight`: of the norm in front of it."""
+        self._ops = ops
         self._config, self._is_global = plain.config, plain.is_global
         self._heads, self._kv_heads, self._width = plain.heads, plain.kv_heads, plain.width
         self._sizes, self._eps = plain.sizes, plain.q_norm.eps
-        self._inputs = (plain.inputs.weight.float() * norm_weight.float()).to(dtype)
-        self._output = plain.output.weight.to(dtype)
+        self._inputs = Matrix(plain.inputs.weight.float() * norm_weight.float(), dtype, ops)
+        self._output = Matrix(plain.output.weight, dtype, ops)
         self._key_scale = plain.q_norm.weight.float() * plain.k_norm.weight.float() / self._width
-        self._kv_convolution = ServedConvolution(plain.kv_convolution)
+        self._kv_convolution = ServedConvolution(plain.kv_convolution, ops)
         self._profiles = plain.profiles.detach().float()
         self._by_column: tuple[Tape, Tensor] | None = None
 
     def warm(self, rows: int) -> None:
         """Meet all numbers of rows up to this one."""
         for matrix in (self._inputs, self._output):
-            warm(matrix, rows)
+            matrix.warm(rows)
 
     def append(self, x_ND: Tensor, piece: Piece, state: LayerState) -> Tensor:
         """New positions of the piece's calls, normalised rows in the dtype of products; the same comes out."""
+        inputs = self._inputs(x_ND)
+        attend = self._in_torch if self._ops is None else self._compiled
+        return self._output(attend(inputs, piece, state).to(x_ND.dtype))
+
+    def _compiled(self, inputs_NC: Tensor, piece: Piece, state: LayerState) -> Tensor:
+        """As `_in_torch`."""
+        assert self._ops is not None
+        inputs, reach = inputs_NC.float(), piece.reach_of(self._is_global)
+        _, kv, _ = self._parts(inputs, piece)
+        kv = self._kv_convolution(kv, piece, state.kv_rows)
+        self._ops.keep(kv, self._key_scale, self._eps, piece, reach, state.attended)
+        tau, profiles = self._far(piece), self._profiles_by_column(reach.tape)
+        return self._ops.attend(
+            *(
+                inputs,
+                sum(self._sizes[:2]),
+                self._heads,
+                profiles,
+                tau,
+                self._eps,
+                piece,
+                reach,
+                state.attended,
+            )
+        )
+
+    def _in_torch(self, inputs_NC: Tensor, piece: Piece, state: LayerState) -> Tensor:
+        """Heads [N, H * D] of queries, keys, values and rho."""
         batch, count = piece.positions_BT.shape
-        inputs = product(self._inputs, x_ND).view(batch, count, -1)
-        queries, kv, rho = inputs.split(self._sizes, -1)
+        queries, kv, rho = self._parts(inputs_NC, piece)
         q, profile_weights = self._queries(queries), self._profile_weights(rho)
-        self._scale_far(q, profile_weights, piece)
+        if (tau := self._far(piece)) is not None:
+            q *= tau[:, None, :, None]
+            profile_weights[..., :-1] *= tau[:, None, :, None]
         self._keep(self._kv_convolution(kv, piece, state.kv_rows), piece, state)
-        heads = x_ND.new_empty(batch, count, self._heads, self._width)
+        heads = q.new_empty(batch, count, self._heads, self._width)
         reach = piece.reach_of(self._is_global)
         profiles = self._profiles_by_column(reach.tape)
         for part in piece.parts:
             bias = self._bias(profile_weights[part.calls], profiles, part, reach)
             heads[part.calls] = self._attend(q[part.calls], bias, part, state).transpose(1, 2)
-        return product(self._output, heads.view(len(x_ND), -1))
+        return heads.view(len(inputs_NC), -1)
+
+    def _parts(self, inputs_NC: Tensor, piece: Piece) -> tuple[Tensor, ...]:
+        """[B, T, .] each."""
+        return inputs_NC[:, : sum(self._sizes)].unflatten(0, piece.positions_BT.shape).split(self._sizes, -1)
 
     def _queries(self, queries_BTC: Tensor) -> Tensor:
         """float32 [B, H, T, D], normalised."""
@@ -71,15 +106,13 @@ class ServedAttention:
         out[..., :-1] = rho
         return out
 
-    def _scale_far(self, q_BHTD: Tensor, weights_BHTr: Tensor, piece: Piece) -> None:
-        """By tau, in global layers of calls that have gone beyond the floor."""
+    def _far(self, piece: Piece) -> Tensor | None:
+        """tau [B, T], in global layers of calls that have gone beyond the floor; else it is 1."""
         floor = self._config.log_floor
         if not self._is_global or floor is None or piece.most_positions <= floor:
-            return
+            return None
         reach = (piece.positions_BT + 1).float() / floor
-        tau = (1 + self._config.log_alpha * reach.clamp(min=1).log())[:, None, :, None]
-        q_BHTD *= tau
-        weights_BHTr[..., :-1] *= tau
+        return 1 + self._config.log_alpha * reach.clamp(min=1).log()
 
     def _keep(self, kv_BTC: Tensor, piece: Piece, state: LayerState) -> None:
         k, v = kv_BTC.unflatten(-1, (2, self._kv_heads, self._width)).unbind(2)

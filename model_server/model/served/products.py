@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model_server.model.served.compiled.ops import Ops, lined_up
+
 FUSED = "_linear_pointwise"
 """Of `torch.ops.mkldnn`."""
 
@@ -47,20 +49,30 @@ def buckets(rows: int) -> Iterator[int]:
 
 
 def filled_up(x_ND: Tensor) -> Tensor:
-    """With rows of zeros, to the size of a bucket."""
-    rows = bucket(len(x_ND))
+    """With rows of zeros, to the size of a bucket; as it is in float32, whose products are not oneDNN's."""
+    rows = bucket(len(x_ND)) if x_ND.dtype is torch.bfloat16 else len(x_ND)
     return x_ND if rows == len(x_ND) else F.pad(x_ND, (0, 0, 0, rows - len(x_ND)))
 
 
-def product(weight: Tensor, x_ND: Tensor) -> Tensor:
-    """`weight` [out, in] times rows of its dtype, [N, in] -> [N, out]."""
-    return F.linear(filled_up(x_ND), weight)[: len(x_ND)]
+class Matrix:
+    """A weight [out, in]; times rows of its dtype it gives rows."""
 
+    def __init__(self, weight: Tensor, dtype: torch.dtype, ops: Ops | None) -> None:
+        """`ops`: what is float32 is multiplied by them."""
+        self.weight, self._ops = weight.to(dtype), ops if dtype is torch.float32 else None
+        if self._ops is not None:
+            self.weight = lined_up(self.weight.t())
 
-def warm(weight: Tensor, rows: int) -> None:
-    """Meet all numbers of rows up to this one."""
-    for count in buckets(rows):
-        product(weight, weight.new_zeros(count, weight.shape[1]))
+    def warm(self, rows: int) -> None:
+        """Meet all numbers of rows up to this one."""
+        for count in buckets(rows) if self._ops is None else ():
+            self(self.weight.new_zeros(count, self.weight.shape[1]))
+
+    def __call__(self, x_ND: Tensor) -> Tensor:
+        """[N, in] -> [N, out]; there may be columns of zeros behind them."""
+        if self._ops is not None:
+            return self._ops.product(x_ND, self.weight)
+        return F.linear(filled_up(x_ND), self.weight)[: len(x_ND)]
 
 
 @functools.cache

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 torch = pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
 
 from model_server.model.config import DIGITS, ModelConfig  # noqa: E402
 from model_server.model.served import products  # noqa: E402
+from model_server.model.served.compiled import ops as compiled_ops  # noqa: E402
+from model_server.model.served.compiled.build import COMPILERS, CannotCompile  # noqa: E402
 from model_server.model.served.layer import serve  # noqa: E402
 from model_server.model.state import TrunkState  # noqa: E402
 from model_server.model.trunk import Trunk  # noqa: E402
 
 SMALL = replace(
     DIGITS,
-    **dict(name="small", hidden=32, heads=4, head_dim=8, dense_width=48, expert_width=24, experts=4),
+    **dict(name="small", hidden=32, heads=4, head_dim=16, dense_width=64, expert_width=32, experts=4),
     **dict(window=12, bias_extent=20, global_first=5, global_budget=40, vision_widths=(8, 8, 8)),
     **dict(log_floor=30, log_alpha=0.3, shared_experts=2),
 )
@@ -31,6 +35,13 @@ PIECES = (8, 1, 16, 5, 9, 3)
 def no_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture(params=[False, True], ids=["torch", "compiled"])
+def compiled(request: pytest.FixtureRequest) -> bool:
+    if request.param and not any(map(shutil.which, COMPILERS)):
+        pytest.skip(f"needs one of {COMPILERS}")
+    return bool(request.param)
 
 
 def trunk(config: ModelConfig = SMALL) -> Any:
@@ -45,8 +56,8 @@ def rows(calls: int, positions: int) -> Any:
     return torch.randn(calls, positions, SMALL.hidden, generator=torch.Generator().manual_seed(9))
 
 
-def opened(calls: int) -> TrunkState:
-    state = TrunkState(SMALL, calls)
+def opened(calls: int, by_channel: bool = False) -> TrunkState:
+    state = TrunkState(SMALL, calls, keys_by_channel=by_channel)
     for row in range(calls):
         state.open(row)
     return state
@@ -62,21 +73,22 @@ def in_pieces(model: Any, x: Any, state: TrunkState) -> Any:
 
 
 @pytest.mark.parametrize("log_floor", [None, 30])
-def test_its_rows_are_those_of_the_plain_trunk(log_floor: int | None) -> None:
+def test_its_rows_are_those_of_the_plain_trunk(log_floor: int | None, compiled: bool) -> None:
     config = replace(SMALL, log_floor=log_floor)
     model, x = trunk(config), rows(3, 200)
     wanted = model.whole(x)
-    serve(model, torch.float32)
-    torch.testing.assert_close(in_pieces(model, x, opened(3)), wanted, **CLOSE)
+    serve(model, torch.float32, compiled=compiled)
+    assert model.keys_by_channel == compiled
+    torch.testing.assert_close(in_pieces(model, x, opened(3, compiled)), wanted, **CLOSE)
 
 
-def test_calls_of_different_lengths_and_rows_taken_back() -> None:
+def test_calls_of_different_lengths_and_rows_taken_back(compiled: bool) -> None:
     plain, x = trunk(), rows(4, 60)
     served = copy.deepcopy(plain)
-    serve(served, torch.float32)
+    serve(served, torch.float32, compiled=compiled)
     seen = []
     for model in (plain, served):
-        state = opened(4)
+        state = opened(4, model.keys_by_channel)
         out = [model.append(x[:, :30], state, [0, 1, 2, 3])]
         ragged = model.append(x[:3, 30:41], state, [3, 0, 1], [11, 4, 1])
         out += [ragged[0], ragged[1, :4], ragged[2, :1]]
@@ -88,19 +100,19 @@ def test_calls_of_different_lengths_and_rows_taken_back() -> None:
     torch.testing.assert_close(seen[1], seen[0], **CLOSE)
 
 
-def test_what_it_is_given_stays_as_it_is() -> None:
+def test_what_it_is_given_stays_as_it_is(compiled: bool) -> None:
     model, x = trunk(), rows(2, 40)
-    serve(model, torch.float32)
+    serve(model, torch.float32, compiled=compiled)
     before = x.clone()
-    model.append(x, opened(2), [0, 1])
+    model.append(x, opened(2, compiled), [0, 1])
     assert torch.equal(x, before)
 
 
-def test_products_in_bfloat16_move_rows_a_little() -> None:
+def test_products_in_bfloat16_move_rows_a_little(compiled: bool) -> None:
     model, x = trunk(), rows(2, 90)
     exact = model.whole(x)
-    serve(model, torch.bfloat16)
-    near = (in_pieces(model, x, opened(2)) - exact).abs().flatten().median() / exact.abs().median()
+    serve(model, torch.bfloat16, compiled=compiled)
+    near = (in_pieces(model, x, opened(2, compiled)) - exact).abs().flatten().median() / exact.abs().median()
     assert 1e-4 < near < 3e-2
 
 
@@ -139,3 +151,23 @@ def test_products_are_in_what_this_cpu_is_faster_in(monkeypatch: pytest.MonkeyPa
         assert products.product_dtype.__wrapped__() is chosen
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert products.product_dtype.__wrapped__() is torch.float32
+
+
+def test_widths_that_are_no_whole_lanes_are_computed_in_torch(compiled: bool) -> None:
+    model = trunk(replace(SMALL, expert_width=24))
+    serve(model, torch.float32, compiled=compiled)
+    assert not model.keys_by_channel
+
+
+def test_without_a_compiler_it_says_so_and_goes_on_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise CannotCompile("no C compiler")
+
+    compiled_ops.ops.cache_clear()
+    monkeypatch.setattr(compiled_ops, "library", missing)
+    with capture_logs() as said:
+        model = trunk()
+        serve(model, torch.float32)
+    compiled_ops.ops.cache_clear()
+    assert not model.keys_by_channel
+    assert [line["reason"] for line in said] == ["no C compiler"]

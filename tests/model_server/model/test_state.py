@@ -104,7 +104,7 @@ def test_memory_is_the_same_after_many_turns() -> None:
 
 
 def test_a_call_of_digits_costs_what_is_declared() -> None:
-    places = 2 * (159 + 16) + 2 * (32 + 511 + 16)
+    places = 2 * (159 + 16 + 1) + 2 * (32 + 511 + 16 + 1)
     convolutions = 4 * 3 * (128 + 192 + 192)
     assert TrunkState(DIGITS, 1).bytes_per_row == 4 * (places * 2 * 2 * 32 + convolutions)
 
