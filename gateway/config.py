@@ -10,6 +10,7 @@ import hashlib
 import ipaddress
 import os
 import re
+import secrets
 import socket
 import ssl
 from pathlib import Path
@@ -29,10 +30,13 @@ from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
 from gateway.rules import Rules, RuleSettings
+from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
+from gateway.sip.sdp_policy import Policy
 from gateway.sip.settings import GuardSettings
 from gateway.sip.targets import Targets
 from gateway.sip.tls import server_context
+from gateway.sip.trunks import LEAST_SESSION_S, SRTP, check_targets
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
 from gateway.state.keys import check_namespace
@@ -42,6 +46,8 @@ Engine = Literal["auto", "echo", "digits", "sglang"]
 DEFAULT_ENGINE: Engine = "auto"
 LEAST_SECRET_BYTES = 32
 """HS256 is as strong as its key (RFC 7518 section 3.2)."""
+LEAST_PASSWORD = 12
+"""Of a trunk that calls from anywhere: digest can be guessed offline by who has heard it."""
 
 
 def _default_run_dir() -> Path:
@@ -103,6 +109,26 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
     )
     refer_targets: Words = Field(
         (), description="where to: HOST, HOST:PORT, *.DOMAIN, ...; no one else is called"
+    )
+    transfers: dict[str, str] = Field(
+        default_factory=dict,
+        description="people whom the model or the API may hand a caller to (REFER): name = address, such as "
+        'sales = "sip:200@pbx.example.net"',
+    )
+    dtmf_in: Literal["events", "inband"] = Field(
+        "events",
+        description="how keys that callers press are heard: events is RFC 4733 and SIP INFO; inband listens for "
+        "their tones, too, in calls that send no events",
+    )
+    dtmf_out: Literal["auto", "info", "inband"] = Field(
+        "auto",
+        description="how keys are pressed towards peers: auto is RFC 4733 where the peer takes it, else SIP INFO",
+    )
+    sip_session_expires_s: int = Field(
+        1800,
+        ge=0,
+        le=86_400,
+        description="session timer (RFC 4028) of calls whose peer can have one; 0 is none",
     )
 
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
@@ -220,6 +246,12 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
         self._has_state()
         self.check_background()
         self._knows_whom_to_call()
+        check_targets(self.transfers)
+        if 0 < self.sip_session_expires_s < LEAST_SESSION_S:
+            raise ValueError(
+                f"sip_session_expires_s = {self.sip_session_expires_s}: expected 0 or {LEAST_SESSION_S} and more"
+            )
+        self._trunks_differ()
         if self.webrtc_calls:
             self._takes_browser_calls()
         return self
@@ -231,7 +263,7 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
 
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
-        trunks = tuple(host for trunk in self.trunks.values() for host in trunk.hosts)
+        trunks = tuple(host for trunk in self.trunks.values() for host in trunk.networks)
         allow = (*self.sip_allow, *trunks) if self.sip_allow else ()
         return GuardRules(
             allow,
@@ -245,6 +277,34 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
         """What becomes of a call; `ValueError` in words for the operator."""
         takes_others = self.calls_without_rule == "take"
         return Rules(self.rules, self.personas, takes_others, self.tenants, self.trunks)
+
+    @property
+    def worker_srtp(self) -> int:
+        """What the SIP workers do: 0 off, 1 optional, 2 required. Where not all calls are alike they do as the peer
+        does, and the edge sees to it."""
+        modes = {SRTP.index(trunk.srtp or self.srtp) for trunk in self.trunks.values()}
+        modes.add(SRTP.index(self.srtp))
+        return modes.pop() if len(modes) == 1 else 1
+
+    @property
+    def call_policy(self) -> Policy:
+        """Of calls of no trunk."""
+        own = SRTP.index(self.srtp)
+        return Policy(srtp=own if self.worker_srtp != own else None)
+
+    def policy_of(self, trunk: str) -> Policy:
+        """Of calls of a trunk."""
+        known = self.trunks.get(trunk)
+        return known.policy(self.call_policy.srtp) if known is not None else self.call_policy
+
+    def make_doorman(self) -> Doorman:
+        """Who asks trunks without an address who they are."""
+        peers = {
+            trunk.inbound_user: (name, Login(trunk.inbound_user, trunk.inbound_password.get_secret_value()))
+            for name, trunk in self.trunks.items()
+            if trunk.inbound_user
+        }
+        return Doorman(secrets.token_bytes(32), "microturn", peers)
 
     def make_parties(self) -> Parties:
         """Whose calls they are."""
@@ -300,6 +360,21 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
                 "refer = 'accept' without refer_targets: callers are not authenticated, and any of them could have "
                 "us call anyone. List the hosts that may be called, such as pbx.example.net, or refer = 'refuse'"
             )
+
+    def _trunks_differ(self) -> None:
+        users: dict[str, str] = {}
+        for name, trunk in self.trunks.items():
+            if trunk.inbound_user and (other := users.setdefault(trunk.inbound_user, name)) != name:
+                raise ValueError(
+                    f"trunks.{name} and trunks.{other} have the same inbound_user {trunk.inbound_user!r}: "
+                    "give each its own"
+                )
+            password = trunk.inbound_password.get_secret_value()
+            if trunk.inbound_user and len(password) < LEAST_PASSWORD:
+                raise ValueError(
+                    f"trunks.{name}: inbound_password has {len(password)} letters: give {LEAST_PASSWORD} or more, "
+                    "such as the output of openssl rand -base64 24"
+                )
 
     def _takes_browser_calls(self) -> None:
         self._has_a_secret()

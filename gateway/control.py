@@ -4,14 +4,15 @@ A unix SOCK_SEQPACKET connection that the worker opens and, after a restart of t
 `Ready` and `WebrtcReady` name the calls that live on, so that the main process knows again where requests
 for them belong.
 
-    SIP worker      Ready, CallEnded, Attachable, Report     <-  Drain
+    SIP worker      Ready, CallEnded, Attachable, Report, Answered, Progress, TransferAsked
+                                                             <-  Dial, HangUp, Press, Refer, Drain
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
 
-Each of Offer, Candidates, IceRestart and HangUp is answered by one `Answered` of the same id, which the main
-process chose. A browser call's name is the main process's as well; its media and its resume token are the
-worker's alone.
+Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
+which the main process chose (0: nobody waits for it). A browser call's name is the main process's as well; its
+media and its resume token are the worker's alone.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -138,10 +140,63 @@ class IceRestart(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
 
 
 class HangUp(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Main: the browser has deleted its call."""
+    """Main: the browser has deleted its call, or somebody wants a telephone call to end."""
 
     id: int
     call: str
+
+
+class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: call somebody. `Answered`: 200 with the Call-ID in `call`, 503 without room or model; what becomes of
+    it is told by `Progress`, its end by `CallEnded`."""
+
+    id: int
+    uri: str
+    """A ticket of the edge, which knows whom it is for (`gateway/sip/tickets.py`)."""
+    persona: str = ""
+    srtp: int = 0
+    """0 off, 1 optional, 2 required."""
+    session_expires_s: int = 0
+    """Session timer (RFC 4028); 0 is none of ours."""
+    ring_s: float = 20.0
+    answer_s: float = 60.0
+
+
+class Press(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: press keys towards the peer. `Answered`: 200, 404 no such call, 409 nobody is there to hear them."""
+
+    id: int
+    call: str
+    digits: str
+
+
+class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: ask the peer to call somebody else (RFC 3515). `Answered`: 200 the REFER is on its way, 404 no such
+    call, 409 not now. With an empty `uri` the model is told that there is no such target."""
+
+    id: int
+    call: str
+    uri: str
+    reference: str = ""
+    """Name of the call's transcript for whoever gets the caller."""
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """SIP worker: of a call that it began (`ringing`, `answered`, `failed`), or that is handed to somebody
+    (`transferred`, `transfer-failed`)."""
+
+    call_id: str
+    kind: Literal["ringing", "answered", "failed", "transferred", "transfer-failed"]
+    status: int = 0
+    reason: str = ""
+
+
+class TransferAsked(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """SIP worker: the model wants the caller handed to one of the configured targets. A `Refer` with id 0
+    follows."""
+
+    call_id: str
+    target: str
 
 
 class Said(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -206,9 +261,11 @@ class Still(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 TaskMessage = Said | Delegated | Withdrawn | Still
-WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage
+SipMessage = Progress | TransferAsked
+WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage | SipMessage
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
-MainMessage = Drain | WebrtcRequest | TaskNews | Look
+SipRequest = Dial | HangUp | Press | Refer
+MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

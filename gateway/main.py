@@ -28,6 +28,7 @@ from gateway.model_control import ask_model
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.tls import server_context
+from gateway.sip.trunks import SRTP, registree
 from gateway.state.keys import name_of_telephone_call
 from gateway.tasks import Tasks
 from gateway.telephones import Telephones
@@ -52,7 +53,10 @@ class Gateway:
         self.settings = settings
         self.metrics = Metrics()
         self._tasks = Tasks(self._broken)
-        self.telephones = Telephones(self._edge_settings(), library.invite_spacing_ns)
+        self.telephones = Telephones(
+            self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
+            SRTP.index(settings.srtp),
+        )  # fmt: skip
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
@@ -108,6 +112,7 @@ class Gateway:
             lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
+        self.telephones.switchboard.began = door.placed
         return door
 
     @property
@@ -124,6 +129,8 @@ class Gateway:
         ready = self.fleet.ready
         gauges = {"calls_live": 0.0, "workers_ready": float(len(ready)), "ready": float(self.is_ready)}
         gauges["guard_sources"] = float(self.telephones.edge.sources)
+        registered, wanted = self.telephones.edge.registered
+        gauges |= {"trunks_registered": float(registered), "trunks_to_register": float(wanted)}
         for member in ready:
             for name, value in member.gauges.items():
                 gauges[name] = gauges.get(name, 0.0) + value
@@ -139,6 +146,7 @@ class Gateway:
         parts: dict[str, Any] = {
             "edge": edge.counters,
             "guard": edge.guard_counters,
+            "registrar": edge.registrar_counters,
             **self.office.counters(),
         }
         if self.pool is not None:
@@ -242,6 +250,9 @@ class Gateway:
             tls_context=tls,
             refer_targets=settings.allowed_targets,
             rules=settings.make_guard_rules(),
+            registrations={
+                name: registree(name, trunk) for name, trunk in settings.trunks.items() if trunk.register_
+            },
         )
 
     def _inside_port(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway import control
 from gateway.sip.admission import Admit, Later, Refusal
@@ -10,13 +10,27 @@ from gateway.sip.edge import Edge, EdgeSettings
 from gateway.sip.header import Header
 from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Request
+from gateway.sip.switchboard import Switchboard
+from gateway.sip.trunks import Trunk
 
 
 class Telephones:
     """The edge, and which of the workers behind it have a model server; a `gateway.fleet.Kind`."""
 
-    def __init__(self, settings: EdgeSettings, invite_spacing_ns: int) -> None:
+    def __init__(
+        self,
+        settings: EdgeSettings,
+        invite_spacing_ns: int,
+        trunks: Mapping[str, Trunk] | None = None,
+        targets: Mapping[str, str] | None = None,
+        srtp: int = 0,
+    ) -> None:
+        """`trunks` and `targets` are those of calls that we place, and of callers whom we hand to a person."""
         self.edge = Edge(settings, admit=self._admit)
+        self._sends: dict[str, Callable[[bytes], object]] = {}
+        self.switchboard = Switchboard(self.edge, trunks or {}, targets or {}, self._sends.get, srtp)
+        """What may be asked of calls."""
+        self.switchboard.is_ready = lambda: self.is_ready and not self.draining
         self.draining = False
         self.further: Admit = lambda request: None
         """Asked about a new call that would be taken here: caps of tenant and trunk."""
@@ -44,6 +58,7 @@ class Telephones:
         )
         self.edge.add_worker(address)
         self._attached[ready.worker] = ready.attached
+        self._sends[ready.worker] = send
         for call_id in ready.calls:
             self.edge.adopt_call(ready.worker, call_id)
         return len(ready.calls)
@@ -53,6 +68,9 @@ class Telephones:
         match message:
             case control.CallEnded(call_id):
                 self.edge.call_ended(call_id)
+                self.switchboard.over(call_id)
+            case control.Answered() | control.Progress() | control.TransferAsked():
+                self.switchboard.hear(worker, message)
             case control.Attachable(attached):
                 self._attached[worker] = attached
             case _:
@@ -61,6 +79,8 @@ class Telephones:
     def lose(self, worker: str) -> int:
         """It is gone, with so many calls."""
         self._attached.pop(worker, None)
+        self._sends.pop(worker, None)
+        self.switchboard.lose(worker)
         return len(self.edge.remove_worker(worker))
 
     def _admit(self, request: Request) -> Refusal | Later | None:

@@ -18,6 +18,7 @@ from typing import Generic, Protocol, TypeVar
 
 from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Quarters, Reply, VideoFrame
 from media.chunker import Cut
+from media.keys import ToneEar
 from media.made_up import MadeUp, quarters
 from media.playout import Playout
 from media.resample import Resampler
@@ -75,6 +76,8 @@ class Leg(Generic[IntakeT]):
         self.counters = LegCounters()
         self.turn = 0
         self.held = False
+        self.tones: ToneEar | None = None
+        """Who listens for keys in the sound, where nobody sends them as events."""
         self._up = Resampler(rate_hz, MODEL_HZ)
         self._down = Resampler(MODEL_HZ, rate_hz)
         self._to_model = MODEL_HZ / rate_hz
@@ -144,6 +147,9 @@ class Leg(Generic[IntakeT]):
             self._count_turn()
         turn = self._count_turn()
         pcm, concealed = self._up.push(cut.pcm), self._concealed(cut)
+        if self.tones is not None and not self.held:
+            for digit in self.tones.listen(pcm):
+                self.receive_event(f"dtmf {digit}")
         played = int(self.playout.ledger.played * self._to_model)
         heard, self._played_told = played - self._played_told, played
         self._lost_packets += cut.lost

@@ -118,6 +118,10 @@ class Conversation:
         """How many."""
         return len(self._tasks)
 
+    def newest(self, most_bytes: int) -> str:
+        """The end of the conversation as text, for whoever goes on with it."""
+        return cut_front(written(in_order(self._lines)), most_bytes)
+
     # -- what is said
 
     def typed(self, text: str) -> None:

@@ -20,10 +20,12 @@ from gateway.cluster.parties import NOBODY, Parties, Party
 from gateway.cluster.registry import Registry
 from gateway.rules import Inbound, Rules, Ruling
 from gateway.sip.admission import Later, Refusal
+from gateway.sip.digest import Doorman
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
 from gateway.sip.marks import persona_mark
 from gateway.sip.message import Request
+from gateway.sip.switchboard import OutboundCall
 from gateway.state.keys import name_of_telephone_call
 from gateway.webrtc.pool import WebrtcPool
 
@@ -61,8 +63,10 @@ class Desk:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         retry_after_s: int,
         rules: Rules,
+        doorman: Doorman | None = None,
     ) -> None:
-        self._rules = rules
+        """`doorman` knows the trunks that come from anywhere."""
+        self._rules, self._doorman = rules, doorman
         self._told_s: float | None = None
         self._untold = 0
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
@@ -76,6 +80,15 @@ class Desk:
     def admit(self, request: Request) -> Refusal | Later | None:
         """`sip.admission.Admit`: an INVITE that would be taken here."""
         party, inbound = self._look(request)
+        if self._doorman and not party.trunk:  # nobody else is asked who he is
+            now_ns = time.monotonic_ns()
+            values = [h.value for h in request.headers if h.name == b"authorization"]
+            trunk = self._doorman.who(values, request.method.decode(), now_ns)
+            if trunk is None:
+                stale = self._doorman.is_stale(values, now_ns)
+                return Refusal(401, "Unauthorized", self._doorman.challenges(now_ns, stale))
+            party = self._parties.of_trunk(trunk, _from(request))
+            inbound = dataclasses.replace(inbound, trunk=trunk)
         ruling = self._rules.find(inbound)
         if ruling is None:
             return self._no_rule(inbound)
@@ -91,14 +104,41 @@ class Desk:
 
     def marks(self, request: Request) -> tuple[Header, ...]:
         """`sip.marks.Marks`: by the same rules, of an INVITE that was admitted."""
-        ruling = self._rules.find(self._look(request)[1])
+        coming = self._coming.get(name_of_telephone_call(request.call_id.decode(errors="replace")))
+        ruling = coming.ruling if coming is not None else self._rules.find(self._look(request)[1])
         return persona_mark(ruling.persona) if ruling is not None else ()
+
+    def trunk_of(self, request: Request) -> str:
+        """Of an INVITE that was admitted; "" is none."""
+        coming = self._coming.get(name_of_telephone_call(request.call_id.decode(errors="replace")))
+        return coming.party.trunk if coming is not None else self._look(request)[0].trunk
+
+    async def permit(self, wish: OutboundCall, ticket: str) -> str:
+        """Whether tenant and trunk may have another call, which counts under `ticket` until `placed` or
+        `not_placed`; "" when they may, else the limit that is full."""
+        return await self._registry.take(ticket, self._parties.limits(self._party_of_wish(wish)))
+
+    def placed(self, wish: OutboundCall, ticket: str, call_id: str) -> None:
+        """It is on its way under this Call-ID."""
+        party = self._party_of_wish(wish)
+        name = name_of_telephone_call(call_id)
+        self._note(name, Coming(party, call_id))
+        self._registry.hold(name, self._parties.limits(party))
+        self._registry.give(ticket)
+
+    def not_placed(self, ticket: str) -> None:
+        """It came to nothing."""
+        self._registry.give(ticket)
+
+    def _party_of_wish(self, wish: OutboundCall) -> Party:
+        party = self._parties.of_trunk(wish.trunk, f"<sip:{wish.to}@x>")
+        return dataclasses.replace(party, tenant=wish.tenant or party.tenant)
 
     def _look(self, request: Request) -> tuple[Party, Inbound]:
         source = (request.via.params.get(b"received") or b"").decode(errors="replace")
-        party = self._parties.of_telephone(
-            source, (find(request.headers, b"from") or b"").decode(errors="replace")
-        )
+        party = self._parties.of_telephone(source, _from(request))
+        if not party.trunk and (registered := self._edge.trunk_at(source)):
+            party = self._parties.of_trunk(registered, _from(request))
         headers: dict[str, list[str]] = {}
         for header in request.headers:
             headers.setdefault(header.name.decode(errors="replace"), []).append(
@@ -201,6 +241,10 @@ class Desk:
 
     def _over(self, call: str) -> None:
         self._registry.give(call)
+
+
+def _from(request: Request) -> str:
+    return (find(request.headers, b"from") or b"").decode(errors="replace")
 
 
 def _by_rule(party: Party, ruling: Ruling) -> Party:

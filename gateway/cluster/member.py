@@ -64,9 +64,13 @@ class Cluster:
             spawn,
             settings.sip_retry_after_s,
             settings.make_rules(),
+            settings.make_doorman(),
         )
         telephones.further = self.desk.admit
         telephones.edge.marks = self.desk.marks
+        telephones.edge.policy = lambda request: settings.policy_of(self.desk.trunk_of(request))
+        telephones.edge.policy_of = settings.policy_of
+        telephones.switchboard.limits = self.desk
         self._homes = self._find_homes()
 
     def _registry(self) -> Registry:

@@ -50,14 +50,17 @@ class Parties:
         self._networks = [
             (ipaddress.ip_network(host, strict=False), name)
             for name, trunk in trunks.items()
-            for host in trunk.hosts
+            for host in trunk.networks
         ]
         self._networks.sort(key=lambda found: -found[0].prefixlen)  # the narrowest first
 
     def of_telephone(self, source: str, from_value: str) -> Party:
         """By the address that an INVITE came from, and its From."""
-        trunk = self._trunk(source)
-        tenant = self._trunks[trunk].tenant if trunk else ""
+        return self.of_trunk(self._trunk(source), from_value)
+
+    def of_trunk(self, trunk: str, from_value: str) -> Party:
+        """By the trunk that is known otherwise; "" is none."""
+        tenant = self._trunks[trunk].tenant if trunk in self._trunks else ""
         return Party(tenant, trunk, pseudonym(telephone_identity(from_value), self._secret))
 
     def of_browser(self, name: str, tenant: str) -> Party:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings
+
+from gateway.sip.trunks import Trunk as Trunk
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 
@@ -23,29 +24,6 @@ class Tenant(BaseModel):
     """At once, on all gateways that share a Redis; 0 is as many as there is room for."""
     keep_s: Annotated[int, Field(ge=0, le=31_622_400)] = 0
     """State of a call that is over stays for so long; 0 is `redis_keep_s`."""
-
-
-class Trunk(BaseModel):
-    """Where telephone calls come from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    hosts: tuple[str, ...]
-    """Addresses or networks of the peer that sends us the calls."""
-    calls: Calls = 0
-    """As a tenant's."""
-    tenant: str = ""
-
-    @field_validator("hosts", mode="before")
-    @classmethod
-    def _are_networks(cls, value: Any) -> Any:
-        hosts = tuple(value.replace(",", " ").split()) if isinstance(value, str) else value
-        for host in hosts:
-            try:
-                ipaddress.ip_network(host, strict=False)
-            except ValueError:
-                raise ValueError(f"{host!r} is no address or network, such as 203.0.113.0/24") from None
-        return hosts
 
 
 class ClusterSettings(BaseSettings):
@@ -68,7 +46,8 @@ class ClusterSettings(BaseSettings):
     )
     trunks: dict[str, Trunk] = Field(
         default_factory=dict,
-        description="where telephone calls come from: hosts, calls (at once on all gateways) and tenant of each",
+        description="carriers and exchanges that telephone calls come from and go to: hosts, calls (at once on all "
+        "gateways), tenant, server, user, password, register, dial, codecs, srtp, ... of each",
     )
     caller_secret: SecretStr = Field(
         SecretStr(""), description="key of callers' pseudonyms, the same for all gateways that share a Redis"

@@ -13,6 +13,7 @@ from gateway.sip.load import Call, Calls, CallState, Worker, Workers
 from gateway.sip.message import Request
 from gateway.sip.outbox import Outbox
 from gateway.sip.path import transaction
+from gateway.sip.sdp_policy import OPEN, Policy
 from gateway.sip.sdp_screen import prefers_wideband
 from gateway.sip.sips import is_sips
 from gateway.sip.timers import PENDING_NS
@@ -59,7 +60,10 @@ class Admission:
         admit: Admit | None,
         queue_length: int,
         queue_wait_ns: int,
+        policy: Callable[[Request], Policy] = lambda request: OPEN,
     ) -> None:
+        """`policy` says what an admitted call may have."""
+        self._policy = policy
         self.draining = False
         self._workers = workers
         self._calls = calls
@@ -141,6 +145,7 @@ class Admission:
 
     def _place(self, request: Request, source: Flow, now_ns: int) -> None:
         """Give an admitted INVITE to a worker now, hold it until one is ready, or refuse it."""
+        request = self._policy(request).of_peer(request)  # refused before anybody waits for a worker
         self.release(now_ns)
         worker = None if self._waiting else self._workers.pick(now_ns, prefers_wideband(request.body))
         if self._calls.full or self._workers.room() <= len(self._waiting):
@@ -155,9 +160,10 @@ class Admission:
             self._outbox.busy(request, source)
 
     def _assign(self, request: Request, source: Flow, worker: Worker, now_ns: int) -> None:
+        policy = self._policy(request)
         call = Call(
             request.call_id, worker, source, CallState.PENDING, request.cseq, request.from_tag,
-            transaction(request), request, now_ns, now_ns + PENDING_NS, is_sips(request.uri),
+            transaction(request), request, now_ns, now_ns + PENDING_NS, is_sips(request.uri), policy=policy,
         )  # fmt: skip
         self._outbox.to_worker(request, source, call)  # may still find it too large
         worker.next_invite_ns = now_ns + worker.address.invite_spacing_ns

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Calls that a worker begins, towards the target of a transfer: the direction opposite to all others.
+"""Calls that a worker begins, towards the target of a transfer or whom we call ourselves: the direction opposite to
+all others.
 
 add -- numeric and UDP ---------------> forwarded
  +-- else `take_dials` ... `dialled` --> forwarded, or answered 503
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dial
@@ -15,29 +18,53 @@ from gateway.sip.load import Call, Calls, CallState, Worker
 from gateway.sip.message import Request
 from gateway.sip.outbox import Outbox
 from gateway.sip.path import count_down, next_hop
+from gateway.sip.sdp_policy import OPEN, Policy
+from gateway.sip.targets import Target
+from gateway.sip.tickets import Tickets
 from gateway.sip.timers import PENDING_NS
 from gateway.sip.transfers import Transfers
+
+PolicyOf = Callable[[str], Policy]
+"""Of the calls of a trunk, by its name."""
 
 
 class Begun:
     """The calls of workers, in the same table as those of peers."""
 
-    def __init__(self, transfers: Transfers, calls: Calls, outbox: Outbox, counters: Counters) -> None:
-        self._transfers = transfers
+    def __init__(
+        self,
+        transfers: Transfers,
+        tickets: Tickets,
+        calls: Calls,
+        outbox: Outbox,
+        counters: Counters,
+        policy_of: PolicyOf = lambda trunk: OPEN,
+    ) -> None:
+        self._transfers, self._tickets, self._policy_of = transfers, tickets, policy_of
         self._calls = calls
         self._outbox = outbox
         self._counters = counters
         self._dials: list[Dial] = []
 
     def add(self, request: Request, worker: Worker, now_ns: int) -> Call:
-        """A call to whom a caller was allowed to be transferred to.  Raises BadMessage(403) for anyone else."""
-        transfer = self._transfers.claim(request, worker, now_ns)
+        """A call to whom a caller was allowed to be transferred to, or whom we want to call ourselves.  Raises
+        BadMessage(403) for anyone else."""
         if self._calls.full:
             raise BadMessage(503, "Service Unavailable")
-        target = transfer.target
+        ticket = self._tickets.claim(request, worker, now_ns)
+        if ticket is not None:
+            call = self._begin(request, worker, ticket.target, now_ns)
+            call.caller, call.placed, call.policy = ticket.caller, True, self._policy_of(ticket.trunk)
+            self._counters.calls_placed += 1
+            return call
+        transfer = self._transfers.claim(request, worker, now_ns)
+        call = transfer.child = self._begin(request, worker, transfer.target, now_ns)
+        return call
+
+    def _begin(self, request: Request, worker: Worker, target: Target, now_ns: int) -> Call:
         numeric = target.is_numeric and target.transport == "udp"
         flow = Flow("udp", target.host, target.port) if numeric else None
-        call = transfer.child = Call(
+        call = Call(
             request.call_id, worker, flow, CallState.PENDING, request.cseq, b"", b"", request, now_ns,
             now_ns + PENDING_NS, target=target, dialled=request.uri,
         )  # fmt: skip
@@ -45,6 +72,11 @@ class Begun:
         if flow is None:
             self._dials.append(Dial(call.call_id, target))
         return call
+
+    def ask_again(self, request: Request, call: Call) -> None:
+        """The worker's INVITE once more, with an answer to the challenge (RFC 3261 22.1): the same call."""
+        if call.state is CallState.PENDING and request.cseq > call.cseq:
+            call.cseq, call.invite = request.cseq, request
 
     def take_dials(self) -> list[Dial]:
         """Calls that wait for a flow; each is to be answered by `dialled`."""

@@ -24,6 +24,8 @@ class Counters:
     transfers_begun: int = 0  # REFERs that a worker was given
     transfers_refused: int = 0
     transfers_answered: int = 0
+    calls_placed: int = 0  # INVITEs of ours, towards trunks
+    placed_answered: int = 0
     screened: int = 0  # bodies that no worker may see
     spoofed: int = 0  # responses and inside messages that are not from a worker of ours
     dropped: int = 0  # nobody to send it to

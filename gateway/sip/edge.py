@@ -12,24 +12,30 @@ import secrets
 import socket
 import ssl
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 from gateway.sip.admission import Admit, Refusal
+from gateway.sip.begun import PolicyOf
 from gateway.sip.connection import Connection
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dialler
 from gateway.sip.flows import Flow, Send
-from gateway.sip.guard import Guard, GuardCounters, GuardRules, Verdict
+from gateway.sip.guard import Guard, GuardCounters, GuardRules, Standing, Verdict
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
 from gateway.sip.marks import Marks
-from gateway.sip.message import Framed, Message, parse
+from gateway.sip.message import Framed, Message, Request, Response, parse
+from gateway.sip.registration import Registrar, RegistrarCounters, Registree
 from gateway.sip.routing import Answered, Router
-from gateway.sip.targets import Targets
+from gateway.sip.sdp_policy import OPEN, Policy
+from gateway.sip.targets import Target, Targets
+from gateway.sip.tickets import Ticket
 from gateway.sip.timers import SECOND_NS
+from gateway.state.keys import name_of_telephone_call
 
 RECEIVE_BUFFER_BYTES: Final = 4 << 20  # bursts of INVITEs while the loop is busy; the kernel may give less
 PORT_ATTEMPTS: Final = 16  # to find a free port for UDP and TCP at once
@@ -61,6 +67,8 @@ class EdgeSettings:
     refer_targets: tuple[str, ...] = ()
     rules: GuardRules = field(default_factory=GuardRules)
     """Who may begin something."""
+    registrations: Mapping[str, Registree] = field(default_factory=dict)
+    """Where we register, by trunk."""
 
     def __post_init__(self) -> None:
         for port in (self.port, self.inside_port, self.tls_port):
@@ -89,7 +97,12 @@ class Edge:
         """Who is told when a worker has answered a call."""
         self.marks: Marks = lambda request: ()
         """What a worker is told of a call."""
+        self.policy: Callable[[Request], Policy] = lambda request: OPEN
+        """What a new call may have in its session descriptions."""
+        self.policy_of: PolicyOf = lambda trunk: OPEN
+        """The same of calls of ours."""
         self._router: Router | None = None
+        self._registrar: Registrar | None = None
         self._guard: Guard | None = None
         self._dialler: Dialler | None = None
         self._inside: asyncio.DatagramTransport | None = None
@@ -114,8 +127,9 @@ class Edge:
             await self._close()
             raise
         public_host = self._settings.public_host or self._settings.host
+        key = secrets.token_bytes(32)
         self._router = Router(
-            secrets.token_bytes(32),
+            key,
             self._inside.get_extra_info("sockname")[:2],
             (public_host, self._address[1]),
             tls=(public_host, self.tls_port) if self.tls_port else None,
@@ -124,9 +138,15 @@ class Edge:
             answered=lambda call_id, worker, request: self.answered(call_id, worker, request),
             targets=Targets(self._settings.refer_targets),
             marks=lambda request: self.marks(request),
+            policy=lambda request: self.policy(request),
+            policy_of=lambda trunk: self.policy_of(trunk),
         )
-        self._guard = Guard(self._settings.rules, self._router)
+        self._guard = Guard(self._settings.rules, self)
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)
+        self._registrar = Registrar(
+            key, (public_host, self._address[1]), self._settings.registrations, time.monotonic_ns()
+        )
+        self._drive()
 
     async def stop(self) -> None:
         """Close all sockets and connections; live calls go on without signalling.  May be called twice."""
@@ -214,6 +234,46 @@ class Edge:
         """
         return self._running.adopt_call(worker_name, call_id.encode(), flow, time.monotonic_ns())
 
+    def issue(self, target: Target, caller: bytes, trunk: str) -> Ticket | None:
+        """A ticket for a call of ours to `target`; None without room, or while draining."""
+        return self._running.issue(target, caller, trunk, time.monotonic_ns())
+
+    def revoke(self, ticket: Ticket) -> None:
+        """Nobody dials with it."""
+        self._running.tickets.revoke(ticket)
+
+    def find(self, call: str) -> tuple[str, str] | None:
+        """Worker and Call-ID of a call that lives, by its Call-ID or its name outside of this process
+        (`state.keys.name_of_telephone_call`)."""
+        worker = self._running.owner(call.encode())
+        if worker is not None:
+            return worker, call
+        for call_id in self._running.live():
+            told = call_id.decode("ascii", "replace")
+            if name_of_telephone_call(told) == call and (worker := self._running.owner(call_id)) is not None:
+                return worker, told
+        return None
+
+    @property
+    def registrar_counters(self) -> RegistrarCounters:
+        """Live counters; read only."""
+        return self._registering.counters
+
+    @property
+    def registered(self) -> tuple[int, int]:
+        """Trunks that are registered now, of those that are to be."""
+        return self._registering.registered, len(self._registering)
+
+    def trunk_at(self, host: str) -> str:
+        """The trunk that is registered at this address; "" for none."""
+        return self._registering.trunk_at(host)
+
+    def standing(self, call_id: bytes) -> Standing:
+        """`guard.Standings`: calls, and our own registrations."""
+        if self._registrar is not None and self._registrar.knows(call_id):
+            return Standing.LIVES
+        return self._running.standing(call_id)
+
     def drain(self) -> None:
         """Refuse new calls with 503 from now on; live ones go on.  There is no way back."""
         self._running.drain()
@@ -226,6 +286,12 @@ class Edge:
         if self._router is None:
             raise RuntimeError("the edge is not started")
         return self._router
+
+    @property
+    def _registering(self) -> Registrar:
+        if self._registrar is None:
+            raise RuntimeError("the edge is not started")
+        return self._registrar
 
     @property
     def _guarding(self) -> Guard:
@@ -270,7 +336,10 @@ class Edge:
                 connection.close()
 
     def _take(self, message: Message | BadMessage, source: Flow, verdict: Verdict, now_ns: int) -> None:
-        if verdict is Verdict.REFUSE:
+        if isinstance(message, Response) and message.method == b"REGISTER" and source.kind != "worker":
+            self._registering.receive(message, now_ns)
+            self._send(self._registering.take())
+        elif verdict is Verdict.REFUSE:
             self._send(self._running.refuse_beyond(message, source, self._guarding.retry_s))
         else:
             self._send(self._running.handle(message, source, now_ns))
@@ -314,9 +383,13 @@ class Edge:
                 self._running.counters.dropped += 1
 
     def _dialled(self, call_id: bytes, flow: Flow | None) -> None:
-        if self._router is not None:
+        if self._router is None:
+            return
+        if self._registering.knows(call_id):
+            self._registering.dialled(call_id, flow, time.monotonic_ns())
+        else:
             self._router.begun.dialled(call_id, flow)
-            self._drive()
+        self._drive()
 
     async def _connect(self, host: str, port: int) -> Flow:
         """A TCP connection of ours; OSError when there is none, or one too many."""
@@ -330,14 +403,22 @@ class Edge:
     def _drive(self) -> None:
         """Send what is due, then arm the timer."""
         self._send(self._running.poll(time.monotonic_ns()))
+        registrar = self._registering
+        registrar.poll(time.monotonic_ns())
+        self._send(registrar.take())
+        for dial in registrar.take_dials():
+            if self._dialler is not None:
+                self._dialler.dial(dial)
         for source, why, messages in self._guarding.poll(time.monotonic_ns()):
             _log.warning("not heard", source=source, why=why, messages=messages)
         self._arm()
 
     def _arm(self) -> None:
-        if self._router is None:
+        if self._router is None or self._registrar is None:
             return
-        times = (self._router.next_deadline(), self._guarding.next_deadline())
+        times = (
+            self._router.next_deadline(), self._guarding.next_deadline(), self._registrar.next_deadline()
+        )  # fmt: skip
         due_ns = min((due_ns for due_ns in times if due_ns is not None), default=None)
         if due_ns is None or (self._timer is not None and self._timer_ns <= due_ns):
             return  # an early timer only finds nothing to do
@@ -373,12 +454,16 @@ class Edge:
         known = self._connections.pop(connection.flow.connection, None)
         if known is not None and self._router is not None:
             self._router.flow_closed(connection.flow)
+            self._registering.lose_flow(connection.flow, time.monotonic_ns())
+            self._arm()
 
     def tls_failed(self) -> None:
         if self._router is not None:
             self._router.counters.tls_failed += 1
 
     def flow_in_use(self, flow: Flow) -> bool:
+        if self._registrar is not None and self._registrar.uses(flow):
+            return True
         return self._router is not None and self._router.flow_in_use(flow)
 
     # ---- Sockets ----

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 from gateway.sip.flows import Flow
 from gateway.sip.message import Request
+from gateway.sip.sdp_policy import OPEN, Policy
 from gateway.sip.targets import Target
 from gateway.sip.timers import ENDED_NS
 
@@ -140,6 +141,11 @@ class Call:
     """Whom the worker calls: set for a call that it began, with `flow` None until the target is reached."""
     dialled: bytes = b""
     """Request-URI of the worker's own INVITE, which only we know to be `target`."""
+    caller: bytes = b""
+    """From of a call that we place, without tag; empty is our own name."""
+    placed: bool = False
+    """A call that we place ourselves: no transfer."""
+    policy: Policy = OPEN
 
 
 class Calls:
@@ -195,6 +201,10 @@ class Calls:
         for call in gone:
             del self._calls[call.call_id]
         return [call for call in gone if call.state is not CallState.ENDED]
+
+    def live(self) -> list[bytes]:
+        """Call-IDs of those that have not ENDED."""
+        return [call.call_id for call in self._calls.values() if call.state is not CallState.ENDED]
 
     def uses(self, flow: Flow) -> bool:
         return any(c.flow == flow and c.state is not CallState.ENDED for c in self._calls.values())

@@ -26,6 +26,10 @@ class EndpointOptions:
     """
     srtp: int = 0
     """0 off, 1 optional, 2 required (SDES, RFC 4568)."""
+    session_expires_s: int = 0
+    """Session timer (RFC 4028) where the peer can have one; 0 is none."""
+    dtmf_out: str = "auto"
+    """How keys are pressed: auto, info or inband."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +45,5 @@ class WorkerOptions:
     retry_after_s: int
     realtime: bool = True
     log_level: str = "info"
+    hears_tones: bool = False
+    """Keys are listened for in the sound of calls that send no events."""

@@ -6,17 +6,37 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.sip.counters import Counters
+from gateway.sip.digest import answered_anew
 from gateway.sip.flows import Flow, Send
-from gateway.sip.header import BadMessage, Header, find
+from gateway.sip.header import BadMessage, Header, find, media_type
 from gateway.sip.load import Call
 from gateway.sip.marks import Marks
 from gateway.sip.message import Message, Request, render, reply
 from gateway.sip.path import DEFAULT_MAX_FORWARDS, Path, received, response_flow
+from gateway.sip.sdp_policy import Policy, with_body
 from gateway.sip.sdp_screen import screen_body
 from gateway.sip.sips import for_worker
 from gateway.sip.transfers import for_target
 
 MAX_WORKER_MESSAGE_BYTES: Final = 4_000  # the packet buffer of pjsua2
+_ANSWERS: Final = (b"authorization", b"proxy-authorization")
+
+
+def authorized(request: Request, policy: Policy) -> Request:
+    """A worker's request with our own answer to the peer's challenge: the worker knows no password, and answers for
+    a name and a URI that the peer never sees."""
+    if not any(h.name in _ANSWERS for h in request.headers):
+        return request
+    headers: list[Header] = []
+    for h in request.headers:
+        if h.name in _ANSWERS:
+            method, uri = request.method.decode(), request.uri.decode("ascii", "replace")
+            value = answered_anew(h.value, policy.login, method, uri) if policy.login is not None else None
+            if value is None:
+                continue
+            h = Header.make(h.name.title(), value)
+        headers.append(h)
+    return request.with_headers(headers, request.via)
 
 
 class Outbox:
@@ -102,6 +122,9 @@ class Outbox:
         """Forward a request of the worker along `flow`; `headers` are its own as a proxy passes them on."""
         out = [self.path.via(request, False, call.worker.flow, flow)]
         request = for_target(request.with_headers(headers, request.via), call, self.path.own_uri(flow))
+        request = authorized(request, call.policy)
+        if request.body and media_type(request.headers) == b"application/sdp":
+            request = with_body(request, call.policy.of_worker(request.body))
         if request.method == b"INVITE" and not request.to_tag:
             out += self.path.record_routes(flow, to_worker=False)
         self.send(Send(flow, render(request.start_line, out + request.headers, request.body)))

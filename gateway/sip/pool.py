@@ -85,13 +85,16 @@ def plan_workers(settings: GatewaySettings, library: Library) -> list[WorkerOpti
                 rtp_host=settings.rtp_host,
                 rtp_port=settings.rtp_port + index * ports,
                 rtp_ports=ports,
-                srtp=("off", "optional", "required").index(settings.srtp),
+                srtp=settings.worker_srtp,
+                session_expires_s=settings.sip_session_expires_s,
+                dtmf_out=settings.dtmf_out,
             ),
             rtp_timeout_s=settings.rtp_timeout_s,
             early_media_ms=settings.early_media_ms,
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            hears_tones=settings.dtmf_in == "inband",
         )
         for index, (wideband, calls) in enumerate(shares)
     ]

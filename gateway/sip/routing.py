@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from gateway.sip.admission import Admission, Admit, Refusal, Waiting
-from gateway.sip.begun import Begun
+from gateway.sip.begun import Begun, PolicyOf
 from gateway.sip.counters import Counters
 from gateway.sip.flows import Flow, Send
 from gateway.sip.guard import Standing
@@ -25,10 +25,12 @@ from gateway.sip.header import BadMessage, Header, find, media_type, tag_of
 from gateway.sip.load import Call, Calls, CallState, WorkerAddress, Workers
 from gateway.sip.marks import Marks, unmarked
 from gateway.sip.message import Message, Request, Response, render
-from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox
+from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox, authorized
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
+from gateway.sip.sdp_policy import OPEN, Policy, with_body
 from gateway.sip.sips import check_secure, for_peer, headers_for_peer, headers_for_worker, is_sips
-from gateway.sip.targets import Targets
+from gateway.sip.targets import Target, Targets
+from gateway.sip.tickets import Ticket, Tickets
 from gateway.sip.timers import BYE_NS, SECOND_NS, UNACKNOWLEDGED_NS
 from gateway.sip.transfers import Transfers
 
@@ -45,6 +47,7 @@ Answered = Callable[[str, str, str], None]
 """Told of each call that a worker has answered: Call-ID, name of the worker, request line of the INVITE."""
 _NEEDS_DIALOG: Final = frozenset((b"BYE", b"INFO", b"PRACK", b"UPDATE"))
 _NOT_ALLOWED: Final = frozenset((b"REGISTER", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"MESSAGE", b"REFER"))
+_DTMF_TYPES: Final = (b"application/dtmf", b"application/dtmf-relay")
 _DTMF_DIGIT = re.compile(rb"[0-9A-Da-d*#]")
 _DTMF_NUMBER: Final = {b"10": b"*", b"11": b"#", b"12": b"A", b"13": b"B", b"14": b"C", b"15": b"D"}
 
@@ -74,7 +77,10 @@ class Router:
         targets: Targets = _NOBODY,
         answered: Answered = lambda call_id, worker, request: None,
         marks: Marks = lambda request: (),
+        policy: Callable[[Request], Policy] = lambda request: OPEN,
+        policy_of: PolicyOf = lambda trunk: OPEN,
     ) -> None:
+        """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk."""
         self.counters = Counters()
         self.workers = Workers()
         self._answered = answered
@@ -82,10 +88,11 @@ class Router:
         self._calls = Calls(max_calls)
         self._outbox = Outbox(self._path, self.counters, retry_after_s, marks)
         self._admission = Admission(
-            self.workers, self._calls, self._outbox, self.counters, admit, queue_length, queue_wait_ns
+            self.workers, self._calls, self._outbox, self.counters, admit, queue_length, queue_wait_ns, policy
         )
+        self.tickets = Tickets(key, inside)
         self._transfers = Transfers(key, inside, targets, self.counters, self._outbox.retry_after)
-        self.begun = Begun(self._transfers, self._calls, self._outbox, self.counters)
+        self.begun = Begun(self._transfers, self.tickets, self._calls, self._outbox, self.counters, policy_of)
 
     # ---- What happens ----
 
@@ -157,6 +164,28 @@ class Router:
         """What became of an INVITE for which `admit` said `Later`; give what is to be sent for it."""
         self._admission.decide(call_id, refusal, now_ns)
         return self._outbox.take()
+
+    def issue(self, target: Target, caller: bytes, trunk: str, now_ns: int) -> Ticket | None:
+        """A ticket for a call of ours, for the emptiest worker; None without room."""
+        if self._admission.draining or self._calls.full:
+            return None
+        worker = self.workers.pick(now_ns)
+        if (
+            worker is None
+            or worker.load + self.tickets.held_for(worker.address.name, now_ns) >= worker.address.capacity
+        ):
+            return None
+        worker.next_invite_ns = now_ns + worker.address.invite_spacing_ns
+        return self.tickets.issue(worker, target, caller, trunk, now_ns)
+
+    def owner(self, call_id: bytes) -> str | None:
+        """Name of the worker that has this call; None for one that does not live."""
+        call = self._calls.get(call_id)
+        return call.worker.address.name if call is not None and call.state is not CallState.ENDED else None
+
+    def live(self) -> list[bytes]:
+        """Call-IDs of all calls that workers have now."""
+        return self._calls.live()
 
     def knows(self, call_id: bytes) -> bool:
         """Whether a call lives, or its INVITE is held."""
@@ -286,11 +315,11 @@ class Router:
         if request.method == b"OPTIONS":
             self._answer_options(request, source)  # pjsua2 answers 500
             return
-        if request.method == b"INFO" and media_type(request.headers) == b"application/dtmf":
-            request = _dtmf_relay(request)  # pjsua2 answers 500
+        if request.method == b"INFO" and media_type(request.headers) in _DTMF_TYPES:
+            request = _dtmf_relay(request)  # pjsua2 answers 500, or takes a 10 for a 1
         if request.method == b"REFER":
             request = self._transfers.begin(request, call, now_ns)
-        self._outbox.to_worker(request, source, call)
+        self._outbox.to_worker(call.policy.of_peer(request), source, call)
         call.last_ns = now_ns
         if request.method == b"BYE":
             self._bye_seen(call, now_ns)
@@ -315,7 +344,7 @@ class Router:
         if call is not None and (branch == call.branch or call.state is not CallState.ENDED):
             if branch != call.branch:
                 raise BadMessage(482, "Merged Request")  # RFC 3261 8.2.2.2
-            self._outbox.to_worker(request, source, call)
+            self._outbox.to_worker(call.policy.of_peer(request), source, call)
             call.last_ns = now_ns
             return
         self._admission.offer(request, source, now_ns)
@@ -333,6 +362,8 @@ class Router:
             call = self.begun.add(request, worker, now_ns)
         if call is None or call.worker is not worker:
             raise BadMessage(481, "Call Does Not Exist")
+        if call.target is not None and request.method == b"INVITE" and not request.to_tag:
+            self.begun.ask_again(request, call)
         call.last_ns = now_ns
         if call.target is not None:
             self._to_target(request, call, now_ns)
@@ -341,9 +372,12 @@ class Router:
         flow = call.flow or next_hop(request, headers)
         if flow is None:
             raise BadMessage(480, "Peer Has No Connection")
+        request = authorized(request.with_headers(headers, request.via), call.policy)
+        if request.body and media_type(request.headers) == b"application/sdp":
+            request = with_body(request, call.policy.of_worker(request.body))
         if call.sips:
-            request = for_peer(request.with_headers(headers, request.via))
-            headers = request.headers
+            request = for_peer(request)
+        headers = request.headers
         if request.method == b"BYE":
             self._bye_seen(call, now_ns)
         via = self._path.via(request, False, source, flow)
@@ -372,12 +406,19 @@ class Router:
                 raise screen
             body = b""  # the worker hangs up what is answered without SDP: dropped, it would ring on
             headers = [h for h in headers if not h.name.startswith(b"content-")]
+        elif source.kind == "worker" and body and call.policy.codecs:
+            body = self._limited(headers, body, call)
+            headers = [h for h in headers if h.name != b"content-length"]
         data = render(response.start_line, headers, body)
         if back.kind == "worker" and len(data) > MAX_WORKER_MESSAGE_BYTES:
             raise BadMessage(513, "Message Too Large")
         self._outbox.send(Send(back, data))
         call.last_ns = now_ns
         self._progress(call, response, source, now_ns)
+
+    def _limited(self, headers: list[Header], body: bytes, call: Call) -> bytes:
+        """Of a worker's answer, or of its offer where the peer made none."""
+        return call.policy.of_worker(body) if media_type(headers) == b"application/sdp" else body
 
     def _progress(self, call: Call, response: Response, source: Flow, now_ns: int) -> None:
         """What a response says about the state of the call."""
@@ -405,15 +446,16 @@ class Router:
                 if call.target is None and invite is not None:
                     told = (call.call_id, call.worker.address.name.encode(), invite.start_line)
                     self._answered(*(octets.decode(errors="replace") for octets in told))
-            else:
-                self._calls.end(call, now_ns)
+            elif not (status in (401, 407) and call.policy.login is not None and call.target is not None):
+                self._calls.end(call, now_ns)  # else the worker asks again, or says that it is over
                 self.counters.calls_ended += 1
 
     def _count_answer(self, call: Call, response: Response) -> None:
         if call.target is None:
             self.counters.calls_answered += 1
         else:
-            self.counters.transfers_answered += 1
+            self.counters.placed_answered += call.placed
+            self.counters.transfers_answered += not call.placed
             call.from_tag = tag_of(find(response.headers, b"to") or b"")  # of the peer's own requests
 
     def _bye_seen(self, call: Call, now_ns: int) -> None:
@@ -422,16 +464,19 @@ class Router:
 
 
 def _dtmf_relay(request: Request) -> Request:
-    """INFO application/dtmf as application/dtmf-relay; raises BadMessage(400) for more or less than one
-    digit."""
-    text = request.body.strip()
-    name, equals, value = text.partition(b"\n")[0].partition(b"=")
-    if equals and name.strip().lower() == b"signal":
-        text = value.strip()
+    """INFO application/dtmf, or application/dtmf-relay in any of its ways of writing, as the worker's library reads
+    it; raises BadMessage(400) for more or less than one digit."""
+    text, duration = request.body.strip(), b"160"
+    for line in text.splitlines():
+        name, equals, value = line.replace(b":", b"=", 1).partition(b"=")
+        if equals and name.strip().lower() == b"signal":
+            text = value.strip()
+        elif equals and name.strip().lower() == b"duration" and re.fullmatch(rb"[0-9]{1,5}", value.strip()):
+            duration = value.strip()
     digit = _DTMF_NUMBER.get(text, text)
     if not _DTMF_DIGIT.fullmatch(digit):
         raise BadMessage(400, "Bad DTMF")
-    body = b"Signal=%b\r\nDuration=160\r\n" % digit
+    body = b"Signal=%b\r\nDuration=%b\r\n" % (digit.upper(), duration)
     headers = [h for h in request.headers if h.name not in (b"content-type", b"content-length")]
     headers.append(Header.make(b"Content-Type", b"application/dtmf-relay"))
     headers.append(Header.make(b"Content-Length", b"%d" % len(body)))

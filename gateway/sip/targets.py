@@ -73,6 +73,11 @@ def target_of(headers: Iterable[Header]) -> Target:
     return _target(uri)
 
 
+def target_of_uri(uri: bytes) -> Target:
+    """Where an address of the operator's own leads.  Raises BadMessage(403) for what we do not dial."""
+    return _target(uri)
+
+
 def _target(uri: bytes) -> Target:
     match = _SIP_URI.fullmatch(uri)
     if match is None or not uri.isascii():

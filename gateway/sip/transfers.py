@@ -144,12 +144,12 @@ def for_target(request: Request, call: Call, own_uri: bytes) -> Request:
     """
     if call.target is None:
         return request
-    named = {b"to": call.target.uri, b"from": own_uri}
+    named = {b"to": b"<%b>" % call.target.uri, b"from": call.caller or b"<%b>" % own_uri}
     headers = [_renamed(h, named[h.name]) if h.name in named else h for h in request.headers]
     uri = call.target.uri if request.uri == call.dialled else request.uri
     return replace(request, uri=uri, headers=headers)
 
 
-def _renamed(header: Header, uri: bytes) -> Header:
+def _renamed(header: Header, address: bytes) -> Header:
     tag = tag_of(header.value)
-    return Header.make(header.name.title(), b"<%b>" % uri + (b";tag=" + tag if tag else b""))
+    return Header.make(header.name.title(), address + (b";tag=" + tag if tag else b""))

@@ -11,152 +11,32 @@ import contextlib
 import dataclasses
 import os
 import time
-from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import quote
 
 import structlog
 
 from gateway import control
-from gateway.background.conversation import Conversation, Tell
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
-from gateway.turns import Pulls
+from gateway.sip.session import Counters, Session
 from gateway.worker_process import WorkerProcess, prepare_process
-from media.chunk import PCM, Chunk, Reply, VideoFrame
-from media.chunker import Chunker, Line
-from media.leg import Leg
-from media.timebase import NS_PER_S
+from media.keys import ToneEar
+from media.timebase import MODEL_HZ, NS_PER_S
 
 log = structlog.get_logger()
 
+ProgressKind = Literal["ringing", "answered", "failed", "transferred", "transfer-failed"]
 POLL_S = 0.05
 """The library's timers are polled so often; messages are dealt with when they come, and media waits for neither."""
 RING_S = 60.0
 """The target of a transfer may ring for so long."""
-
-
-@dataclass(slots=True)
-class Counters:
-    """Of this process's calls, since its start."""
-
-    calls_answered: int = 0
-    calls_refused: int = 0
-    calls_ended: int = 0
-    calls_broken: int = 0
-    calls_transferred: int = 0
-    transfers_failed: int = 0
-    rtp_timeouts: int = 0
-
-
-class Session:
-    """One conversation: its leg, and the call of the library that carries it. `turns.Call`.
-
-    While a transfer is pending, `child` is the call to its target; when that is answered, it becomes `call`.
-    """
-
-    def __init__(
-        self,
-        call: SipCall,
-        rate_hz: int,
-        counters: Counters,
-        persona: str = "",
-        tell: Tell = lambda message: None,
-    ) -> None:
-        """`tell` is the line to the main process."""
-        self.call, self.persona = call, persona
-        self.child: SipCall | None = None
-        self.name = call.sip_call_id
-        """The SIP Call-ID of its first call: a lease goes by it."""
-        self.leg = Leg(Chunker(rate_hz, self))
-        self.conversation = Conversation(self.name, self.leg, tell)
-        self.heard_at_ns = time.monotonic_ns()
-        self._counters = counters
-        self._packets = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Hung up, by whomever."""
-        return self.call.over
-
-    def drain(self) -> None:
-        """See what waits for the leg; raises what went wrong in its ear, which ends the call."""
-        if self.call.ear is not None and self.call.ear.wrong is not None:
-            raise self.call.ear.wrong
-        self.leg.intake.look()
-
-    def look(self) -> int | None:
-        """`media.chunker.Store`: of the call that carries it now."""
-        return None if self.call.over else self.call.look()
-
-    def line(self) -> Line:
-        """`media.chunker.Store`."""
-        return self.call.line()
-
-    def pull(self) -> PCM | None:
-        """`media.chunker.Store`, after `look` has found something."""
-        assert self.call.stream is not None, "no stream"
-        return self.call.stream.pull()
-
-    def pulls(self) -> Pulls | None:
-        """Of the library's clock thread."""
-        ear = self.call.ear
-        return Pulls(ear.first_pull_ns, ear.last_pull_ns) if ear is not None and ear.pulls else None
-
-    def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
-        """A telephone sees nothing."""
-        return ()
-
-    def turned(self, chunk: Chunk) -> None:
-        """The chunk was published; nobody at a telephone watches the turns."""
-        self.conversation.turned()
-
-    def replied(self, reply: Reply, taken: bool) -> None:
-        """The model's actions; its text is for those who can read."""
-        for event in self.conversation.replied(reply, taken):
-            action, _, value = event.partition(" ")
-            if action == "hangup":
-                self.hang_up()
-            elif action == "dtmf" and value and self._can_send:
-                self.call.send_digits(value)
-            elif action == "dtmf" and value:
-                log.info("no one to send digits to", call=self.name)
-            else:
-                log.warning("unknown action", call=self.name, action=event[:40])
-
-    def fail(self, wrong: Exception) -> None:
-        """A bug of ours in this call's turn: hang up."""
-        log.error("call broken", call=self.name, exc_info=wrong)
-        self._counters.calls_broken += 1
-        self.hang_up()
-
-    def hang_up(self) -> None:
-        """From our side, and whom we are about to call, too."""
-        if self.child is not None:
-            self.child.hang_up()
-        self.call.hang_up()
-
-    @property
-    def _can_send(self) -> bool:
-        """Not while the caller is gone and the target of its transfer still rings."""
-        return self.call.connected or not self.call.is_ours
-
-    def move(self, child: SipCall) -> None:
-        """The conversation goes on in `child`: with its ear, in the turn that is under way."""
-        child.take_over(self.call)
-        self.call, self.child = child, None
-        self.leg.hold(child.held or not child.connected)
-        self.heard_at_ns, self._packets = time.monotonic_ns(), 0
-
-    def check_stream(self, now_ns: int) -> int:
-        """How long, in ns, nothing has been heard."""
-        packets = self.call.received_packets() if self.call.connected and not self.call.over else None
-        if packets is None:
-            return 0
-        if packets != self._packets or self.leg.held:
-            self.heard_at_ns = now_ns
-        self._packets = packets
-        return now_ns - self.heard_at_ns
+REFER_S = 90.0
+"""Whom we asked the peer to call may take so long, and so may the peer to tell."""
+DESK_S = 5.0
+"""The main process says whom the model's transfer is to within milliseconds."""
 
 
 class Worker:
@@ -173,16 +53,15 @@ class Worker:
             report=self._report, hear=self._hear,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
+        self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._by_call: dict[SipCall, Session] = {}
 
-    # -- events of the library, in the loop's thread but for `digit`
+    # -- events of the library, in the loop's thread but for `key`
 
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
-        session = self._by_call[call] = Session(
-            call, self.endpoint.rate_hz, self.counters, call.persona, self.link.tell
-        )
+        session = self._by_call[call] = self._session(call, call.persona)
         if session.name in self._sessions:  # of a caller that was transferred
             self.counters.calls_refused += 1
             call.answer_with(482, "Call-ID In Use")
@@ -191,9 +70,18 @@ class Worker:
             self.counters.calls_refused += 1
             call.answer_with(503, retry_after_s=self.options.retry_after_s)
             return
-        call.pull = session.leg.playout.pull
+        call.pull = session.mouth.pull
         self._sessions[session.name] = session
         self.process.spawn(self._answer(session))
+
+    def _session(self, call: SipCall, persona: str) -> Session:
+        session = Session(
+            call, self.endpoint.rate_hz, self.counters, persona, self.link.tell, self._ask_transfer,
+            self.options.endpoint.dtmf_out,
+        )  # fmt: skip
+        if self.options.hears_tones:
+            session.leg.tones = ToneEar(MODEL_HZ)
+        return session
 
     def media_changed(self, call: SipCall) -> None:
         """Negotiated anew: hold and resume are events of the leg."""
@@ -202,9 +90,9 @@ class Worker:
             session.leg.hold(call.held)
             session.heard_at_ns = time.monotonic_ns()
 
-    def digit(self, call: SipCall, digit: str) -> None:
+    def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         """RFC 4733 or INFO; may come in the library's media thread."""
-        self._loop.call_soon_threadsafe(self._digit, call, digit)
+        self._loop.call_soon_threadsafe(self._key, call, digit, timestamp_ms, duration_ms)
 
     def ended(self, call: SipCall) -> None:
         """Over, whoever ended it: free what it held and bury it outside of this callback."""
@@ -222,7 +110,12 @@ class Worker:
         elif call is session.call and self._sessions.get(session.name) is session:
             del self._sessions[session.name]
             self.counters.calls_ended += 1
-            self.counters.transfers_failed += call.is_ours and not call.connected
+            self.counters.transfers_failed += call.is_ours and not call.connected and not session.placed
+            if session.placed and not call.connected:
+                self.counters.placed_failed += 1
+                self._tell_progress(session, "failed", *(session.gave_up or call.final))
+            if session.referring:  # a peer that goes has taken the caller along (RFC 5589 6.1)
+                self._handed_over(session, 200, "OK")
             self.turns.leave(session)
             session.conversation.end()
         if call.sip_call_id:
@@ -239,10 +132,20 @@ class Worker:
         self._loop.call_later(RING_S, self._stop_ringing, child)
         return child
 
+    def ringing(self, call: SipCall, status: int) -> None:
+        """Whom we call is being called."""
+        session = self._by_call.get(call)
+        if session is not None and session.placed and call is session.call and not session.rang:
+            session.rang = True
+            self._tell_progress(session, "ringing", status, "")
+
     def connected(self, call: SipCall) -> None:
         """The target has answered: what the model hears and says is there from now on."""
         session = self._by_call.get(call)
         if session is None:
+            return
+        if session.placed and call is session.call:
+            self._placed_answered(session)
             return
         self.counters.calls_transferred += 1
         log.info("transferred", call=session.name, to=call.sip_call_id)
@@ -263,6 +166,149 @@ class Worker:
         if not child.over and not child.connected:
             log.info("target of a transfer did not answer", call=child.sip_call_id, seconds=RING_S)
             child.hang_up()
+
+    # -- calls that we place
+
+    async def _dial(self, dial: control.Dial) -> None:
+        """The INVITE goes first, since the Call-ID is its library's; a slot is there long before anybody
+        answers."""
+        if not self.turns.is_attached or len(self._sessions) >= self.options.endpoint.max_calls:
+            self._answer_main(dial.id, 503, "no room")
+            return
+        try:
+            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s)
+        except ValueError as wrong:
+            self._answer_main(dial.id, 503, str(wrong))
+            return
+        call = SipCall(self.endpoint, account=account)
+        if not call.place(dial.uri):
+            self.endpoint.bury(call)
+            self._answer_main(dial.id, 500, "the library does not call")
+            return
+        session = self._by_call[call] = self._session(call, dial.persona)
+        session.placed = True
+        call.pull = session.mouth.pull
+        self._sessions[session.name] = session
+        self.counters.calls_placed += 1
+        self._answer_main(dial.id, 200, call=session.name)
+        self._loop.call_later(dial.ring_s, self._no_ringing, session)
+        self._loop.call_later(dial.answer_s, self._no_answer, session)
+        if not await self.turns.lease(session):
+            self._give_up(session, 503, "no room")
+        session.conversation.engine = self.turns.engine
+
+    def _no_ringing(self, session: Session) -> None:
+        if not session.rang:
+            self._give_up(session, 408, "no ringing")
+
+    def _no_answer(self, session: Session) -> None:
+        self._give_up(session, 408, "no answer")
+
+    def _give_up(self, session: Session, status: int, reason: str) -> None:
+        if session.call.over or session.call.connected or session.gave_up:
+            return
+        session.gave_up = (status, reason)
+        session.hang_up()
+
+    def _placed_answered(self, session: Session) -> None:
+        self.counters.calls_answered += 1
+        self.counters.placed_answered += 1
+        session.call.resume_media()
+        session.leg.hold(session.call.held)
+        session.heard_at_ns = time.monotonic_ns()
+        self._tell_progress(session, "answered", 200, "OK")
+
+    # -- callers who are handed to a person
+
+    def _ask_transfer(self, session: Session, target: str) -> None:
+        """The model's wish; the main process knows the targets."""
+        if session.referring or not session.call.connected:
+            session.leg.receive_event("transfer failed 491")
+            return
+        self._begin_referring(session, DESK_S, 503)
+        self.link.tell(control.TransferAsked(session.call.sip_call_id, target))
+
+    def _refer(self, message: control.Refer) -> None:
+        session = self._find(message.call)
+        if session is None:
+            self._answer_main(message.id, 404, "no such call")
+            return
+        if not message.id:  # the model asked
+            session.referring = 0
+        if session.referring or not session.call.connected or session.call.over:
+            self._answer_main(message.id, 409, "not now: a transfer is under way, or nobody has answered")
+            return
+        if not message.uri:
+            session.leg.receive_event("transfer failed 404")
+            return
+        headers = [("X-Microturn-Call", message.reference)]
+        if said := session.said():
+            headers.append(("X-Microturn-Said", quote(said, safe=" :,.!?")))
+        self._begin_referring(session, REFER_S, 408)
+        if not session.call.refer(message.uri, headers):
+            session.referring = 0
+            session.leg.receive_event("transfer failed 500")
+            self._answer_main(message.id, 409, "the library does not refer")
+            return
+        log.info("handing over", call=session.name, to=message.uri)
+        self._answer_main(message.id, 200)
+
+    def _begin_referring(self, session: Session, seconds: float, status: int) -> None:
+        self._referrals += 1
+        session.referring = self._referrals
+        self._loop.call_later(seconds, self._stop_referring, session, session.referring, status)
+
+    def _stop_referring(self, session: Session, number: int, status: int) -> None:
+        if session.referring == number and not session.is_over:
+            self._handed_over(session, status, "Request Timeout")
+
+    def referred(self, call: SipCall, status: int, reason: str) -> None:
+        """The peer's last word about our REFER."""
+        session = self._by_call.get(call)
+        if session is not None and call is session.call and session.referring:
+            self._handed_over(session, status, reason)
+
+    def _handed_over(self, session: Session, status: int, reason: str) -> None:
+        session.referring = 0
+        if 200 <= status < 300:
+            self.counters.handed_over += 1
+            self._tell_progress(session, "transferred", status, reason)
+            if not session.call.over:
+                self._loop.call_soon(session.hang_up)  # after the library's answer to the NOTIFY
+            return
+        self.counters.handovers_failed += 1
+        log.info("not handed over", call=session.name, status=status, reason=reason)
+        session.leg.receive_event(f"transfer failed {status}")
+        self._tell_progress(session, "transfer-failed", status, reason)
+
+    def _tell_progress(self, session: Session, kind: ProgressKind, status: int, reason: str) -> None:
+        self.link.tell(control.Progress(session.call.sip_call_id or session.name, kind, status, reason[:120]))
+
+    def _find(self, call_id: str) -> Session | None:
+        """By its first Call-ID, or by that of the call that carries it now."""
+        found = self._sessions.get(call_id)
+        return found or next((s for s in self._sessions.values() if s.call.sip_call_id == call_id), None)
+
+    def _press(self, message: control.Press) -> None:
+        session = self._find(message.call)
+        if session is None:
+            self._answer_main(message.id, 404, "no such call")
+        elif session.press(message.digits):
+            self._answer_main(message.id, 200)
+        else:
+            self._answer_main(message.id, 409, "nobody is there to hear them: on hold, or not answered")
+
+    def _hang_up(self, message: control.HangUp) -> None:
+        session = self._find(message.call)
+        if session is None:
+            self._answer_main(message.id, 404, "no such call")
+            return
+        session.hang_up()
+        self._answer_main(message.id, 200)
+
+    def _answer_main(self, number: int, status: int, reason: str = "", call: str = "") -> None:
+        if number:
+            self.link.tell(control.Answered(number, status, reason=reason, call=call))
 
     # -- the loop
 
@@ -312,10 +358,10 @@ class Worker:
         if call.answer_with(200):
             self.counters.calls_answered += 1
 
-    def _digit(self, call: SipCall, digit: str) -> None:
+    def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)
         if session is not None and call is session.call:
-            session.leg.receive_event(f"dtmf {digit}")
+            session.hear_key(digit, timestamp_ms, duration_ms)
 
     # -- once a second
 
@@ -331,8 +377,18 @@ class Worker:
     # -- what the main process says, and is told
 
     def _hear(self, message: control.MainMessage) -> None:
-        if isinstance(message, control.TaskNews) and message.call in self._sessions:
-            self._sessions[message.call].conversation.take_news(message)
+        match message:
+            case control.TaskNews():
+                if message.call in self._sessions:
+                    self._sessions[message.call].conversation.take_news(message)
+            case control.Dial():
+                self.process.spawn(self._dial(message))
+            case control.HangUp():
+                self._hang_up(message)
+            case control.Press():
+                self._press(message)
+            case control.Refer():
+                self._refer(message)
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report()

@@ -11,6 +11,7 @@ from gateway import control
 from gateway.cluster.parties import NOBODY, Party
 from gateway.fleet import Kind
 from gateway.rules import Ruling
+from gateway.sip.switchboard import OutboundCall
 from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.sessions import Sessions
@@ -41,6 +42,13 @@ class TelephoneDoor:
         name = name_of_telephone_call(call_id)
         persona = ruling.persona or self._persona
         self._sessions.begin(name, "sip", worker, persona, ruling.called, self._party_of(call_id))
+
+    def placed(self, call_id: str, worker: str, wish: OutboundCall) -> None:
+        """The switchboard: whom we called has answered."""
+        persona = wish.persona or self._persona
+        self._sessions.begin(
+            name_of_telephone_call(call_id), "sip", worker, persona, "", self._party_of(call_id)
+        )
 
     def welcome(self, ready: Ready, send: Send) -> int:
         """See `Kind`."""

@@ -34,8 +34,9 @@ import pjsua2 as pj
 
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj import Endpoint, SipCall
-from gateway.sip.worker import Counters, Session
+from gateway.sip.session import Counters, Session
 from media.chunk import PCM
+from media.keys import Presses
 from media.timebase import FRAME_MS, samples_of
 
 CALLED_HZ, CALLER_HZ = 600.0, 400.0
@@ -87,6 +88,7 @@ class Line:
         self.called: list[SipCall] = []
         self.callers: list[SipCall] = []
         self.digits = ""
+        self._presses = Presses()
 
     def incoming(self, call: SipCall) -> None:
         """Answered at once."""
@@ -106,10 +108,12 @@ class Line:
             if call in calls:
                 calls.remove(call)
 
-    def digit(self, call: SipCall, digit: str) -> None:
+    def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         """RFC 4733; of either end."""
-        self.digits += digit
+        self.digits += self._presses.receive(digit, timestamp_ms or 0, duration_ms) or ""
 
+    def ringing(self, call: SipCall, status: int) -> None: ...
+    def referred(self, call: SipCall, status: int, reason: str) -> None: ...
     def media_changed(self, call: SipCall) -> None: ...
     def transfer(self, call: SipCall) -> SipCall | None: ...
 

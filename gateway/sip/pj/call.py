@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pjsua2 as pj
@@ -24,6 +24,9 @@ log = structlog.get_logger()
 CUTS_UNTROUBLED = 5
 """The statistics cost fifty times as much as a look at the store: where it has no new troubles they are asked for
 after so many cuts."""
+INFO_MS = 160
+NO_TELEPHONE_EVENTS = 220107
+"""PJMEDIA_RTP_EREMNORFC2833."""
 _TOKEN = re.compile(r"\bsip:refer-[0-9a-f]{32}@127\.0\.0\.1:")
 """What the edge puts in place of a transfer's target (`gateway/sip/transfers.py`)."""
 
@@ -43,27 +46,39 @@ def guarded(method: Callable[..., None]) -> Callable[..., None]:
 
 
 class CallEvents(Protocol):
-    """What the worker wants to know of calls. All but `digit` come in the owner's thread."""
+    """What the worker wants to know of calls. All but `key` come in the owner's thread."""
 
     def incoming(self, call: SipCall) -> None: ...
     def media_changed(self, call: SipCall) -> None: ...
-    def digit(self, call: SipCall, digit: str) -> None: ...
+    def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
+        """A telephone event: when its press began, by the sender's clock, and how long it has lasted; INFO has no
+        time."""
+        ...
+
     def ended(self, call: SipCall) -> None: ...
     def transfer(self, call: SipCall) -> SipCall | None:
         """The caller asks to be called elsewhere: what shall call there, None to refuse it for now."""
+        ...
+
+    def ringing(self, call: SipCall, status: int) -> None:
+        """A call that we began is told that somebody is being called (180 to 183)."""
         ...
 
     def connected(self, call: SipCall) -> None:
         """A call that we began is answered and acknowledged."""
         ...
 
+    def referred(self, call: SipCall, status: int, reason: str) -> None:
+        """What came of our REFER: a final status of whom the peer called, or of the REFER itself."""
+        ...
+
 
 class SipCall(pj.Call):  # type: ignore[misc]
     """One call of the library, and its ear once media is up. Without a `call_id` it is one that we begin, for a
-    transfer: it has no media of ours before it is answered."""
+    transfer or by `place`: it has no media of ours before it is answered."""
 
-    def __init__(self, endpoint: Endpoint, call_id: int = -1) -> None:
-        super().__init__(endpoint.account, call_id)
+    def __init__(self, endpoint: Endpoint, call_id: int = -1, account: Any = None) -> None:
+        super().__init__(account or endpoint.account, call_id)
         self._endpoint = endpoint
         self.is_ours = call_id < 0
         self.pull: Callable[[], bytes] | None = None
@@ -80,6 +95,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.remote = ""
         self.persona = ""
         """What the edge says that the model is to be in it; empty is the usual one."""
+        self.final = (0, "")
+        """Status and reason with which it ended."""
 
     # -- what the worker asks for
 
@@ -93,10 +110,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
         op = pj.CallOpParam(True)
         op.statusCode = status
         op.reason = reason
-        op.opt.audioCount = 1
-        op.opt.videoCount = 0
-        if hasattr(op.opt, "textCount"):  # 2.17: real-time text, 1 by default
-            op.opt.textCount = 0
+        one_audio(op.opt)
         if retry_after_s is not None:
             header = pj.SipHeader()
             header.hName, header.hValue = "Retry-After", str(retry_after_s)
@@ -106,6 +120,31 @@ class SipCall(pj.Call):  # type: ignore[misc]
         except pj.Error as wrong:
             log.info("answer failed", call=self.sip_call_id, status=status, error=wrong.reason)
             self.hang_up(500)
+            return False
+        return True
+
+    def place(self, uri: str) -> bool:
+        """Call `uri`; False when the library will not. Its Call-ID is known then."""
+        op = pj.CallOpParam(True)
+        one_audio(op.opt)
+        try:
+            self.makeCall(uri, op)
+        except pj.Error as wrong:
+            log.warning("call failed", error=wrong.reason)
+            return False
+        return not self.over
+
+    def refer(self, uri: str, headers: Sequence[tuple[str, str]]) -> bool:
+        """Ask the peer to call somebody else (RFC 3515); False when the library will not."""
+        op = pj.CallOpParam()
+        for name, value in headers:
+            header = pj.SipHeader()
+            header.hName, header.hValue = name, value
+            op.txOption.headers.append(header)
+        try:
+            self.xfer(f"<{uri}>", op)
+        except pj.Error as wrong:
+            log.warning("REFER failed", call=self.sip_call_id, error=wrong.reason)
             return False
         return True
 
@@ -132,9 +171,31 @@ class SipCall(pj.Call):  # type: ignore[misc]
         if self.connected:
             self.resume_media()
 
-    def send_digits(self, digits: str) -> None:
-        """RFC 4733 digits towards the caller."""
-        self.dialDtmf(digits)
+    def send_digits(self, digits: str, way: str = "auto") -> bool:
+        """Keys towards the peer: by RFC 4733 where it takes them, else, or with `way` info, by INFO. False when
+        nobody is there to hear them, or too many wait."""
+        if self.over or self.held or self.stream is None:
+            return False
+        try:
+            if way == "auto" and self._sends_events(digits):
+                return True
+            info = pj.CallSendDtmfParam()
+            info.method, info.digits, info.duration = pj.PJSUA_DTMF_METHOD_SIP_INFO, digits, INFO_MS
+            self.sendDtmf(info)
+        except pj.Error as wrong:
+            log.info("keys not sent", call=self.sip_call_id, error=wrong.reason)
+            return False
+        return True
+
+    def _sends_events(self, digits: str) -> bool:
+        """False where the peer did not offer telephone events."""
+        try:
+            self.dialDtmf(digits)
+        except pj.Error as wrong:
+            if wrong.status != NO_TELEPHONE_EVENTS:
+                raise
+            return False
+        return True
 
     def look(self) -> int | None:
         """ms that wait to be pulled; None while there is no stream, or nobody is to hear it."""
@@ -191,7 +252,10 @@ class SipCall(pj.Call):  # type: ignore[misc]
             self.connected = True
             if self.is_ours:
                 self._endpoint.events.connected(self)
+        if info.state == pj.PJSIP_INV_STATE_EARLY and self.is_ours:
+            self._endpoint.events.ringing(self, int(info.lastStatusCode))
         if info.state == pj.PJSIP_INV_STATE_DISCONNECTED:
+            self.final = (int(info.lastStatusCode), str(info.lastReason))
             self._finish()
 
     def _finish(self) -> None:
@@ -255,8 +319,10 @@ class SipCall(pj.Call):  # type: ignore[misc]
             stream.close()
 
     @guarded
-    def onDtmfDigit(self, prm: Any) -> None:  # noqa: N802
-        self._endpoint.events.digit(self, str(prm.digit))
+    def onDtmfEvent(self, prm: Any) -> None:  # noqa: N802
+        by_info = prm.method == pj.PJSUA_DTMF_METHOD_SIP_INFO
+        stamp_ms = None if by_info else int(prm.timestamp)
+        self._endpoint.events.key(self, str(prm.digit), stamp_ms, int(prm.duration))
 
     @guarded
     def onCallTransferRequest(self, prm: Any) -> None:  # noqa: N802
@@ -269,7 +335,18 @@ class SipCall(pj.Call):  # type: ignore[misc]
         if call is None:
             prm.statusCode = 491
             return
-        prm.opt.audioCount, prm.opt.videoCount = 1, 0
-        if hasattr(prm.opt, "textCount"):
-            prm.opt.textCount = 0
+        one_audio(prm.opt)
         prm.statusCode, prm.newCall = 202, call
+
+    @guarded
+    def onCallTransferStatus(self, prm: Any) -> None:  # noqa: N802
+        prm.cont = not prm.finalNotify
+        if prm.finalNotify or int(prm.statusCode) >= 300:
+            self._endpoint.events.referred(self, int(prm.statusCode), str(prm.reason))
+
+
+def one_audio(setting: Any) -> None:
+    """Media lines other than one audio are neither offered nor taken."""
+    setting.audioCount, setting.videoCount = 1, 0
+    if hasattr(setting, "textCount"):  # 2.17: real-time text, 1 by default
+        setting.textCount = 0

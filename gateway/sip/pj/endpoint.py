@@ -54,6 +54,7 @@ class Endpoint:
         self.pjmedia = Pjmedia(library_path())
         self.metronome: Any = None
         self.account: Any = None
+        self._dialling: dict[tuple[int, int], Any] = {}
         self.sip_port = 0
         self.sip_socket: socket.socket | None = None
         """The library's, to see when there is something to `poll` for; nothing else may be done with it."""
@@ -78,13 +79,29 @@ class Endpoint:
         self.sip_port = int(str(info.localName).rsplit(":", 1)[1])
         self.sip_socket = _socket_at(("127.0.0.1", self.sip_port))
         self.account = _Account(self)
-        self.account.create(self._account_configuration())
+        self.account.create(
+            self._account_configuration(self.options.srtp, self.options.session_expires_s), True
+        )
 
     def poll(self) -> None:
         """Handle what SIP has to say, without waiting. Media does not depend on it."""
         for _ in range(64):
             if self._endpoint.libHandleEvents(0) <= 0:
                 return
+
+    def dialling_account(self, srtp: int, session_expires_s: int) -> Any:
+        """Of calls that we place: one for each pair of these. `ValueError` when the library takes no more."""
+        found = self._dialling.get((srtp, session_expires_s))
+        if found is None:
+            config = self._account_configuration(srtp, session_expires_s)
+            config.idUri = f"sip:dial-{srtp}-{session_expires_s}@127.0.0.1:{self.sip_port}"
+            found = _Account(self)
+            try:
+                found.create(config)
+            except pj.Error as wrong:
+                raise ValueError(f"no more accounts: {wrong.reason}") from None
+            self._dialling[srtp, session_expires_s] = found
+        return found
 
     def bury(self, call: SipCall) -> None:
         """A call that is over is destroyed at the next `sweep`, outside of its own callback."""
@@ -134,7 +151,7 @@ class Endpoint:
         _discard_nothing(media)
         return config
 
-    def _account_configuration(self) -> Any:
+    def _account_configuration(self, srtp: int, session_expires_s: int) -> Any:
         config = pj.AccountConfig()
         config.idUri = f"sip:microturn@127.0.0.1:{self.sip_port}"
         media = config.mediaConfig
@@ -144,7 +161,13 @@ class Endpoint:
         # Where it begins in its range: the callers of a worker that was killed go on sending to the first
         # ports, and a new call on one of them would hear them and be heard by them.
         media.transportConfig.randomizePort = True
-        media.srtpUse, media.srtpSecureSignaling = self.options.srtp, 0
+        media.srtpUse, media.srtpSecureSignaling = srtp, 0
+        timer = config.callConfig
+        timer.timerUse = pj.PJSUA_SIP_TIMER_OPTIONAL if session_expires_s else pj.PJSUA_SIP_TIMER_INACTIVE
+        if session_expires_s:
+            timer.timerSessExpiresSec = session_expires_s
+        # Challenges are answered, by whatever name: the edge writes the right answer in its place.
+        config.sipConfig.authCreds.append(pj.AuthCredInfo("digest", "*", "microturn", 0, "-"))
         return config
 
 

@@ -93,18 +93,25 @@ def test_options_is_answered_by_the_edge() -> None:
     assert status(give(router, request("OPTIONS", cseq=4, to_tag="w"))) == 481
 
 
+@pytest.mark.parametrize("kind", ["application/dtmf", "application/dtmf-relay"])
 @pytest.mark.parametrize(
-    ("text", "digit"),
-    [(b"5", b"5"), (b"#\r\n", b"#"), (b"10", b"*"), (b"Signal= 7\r\nDuration=90\r\n", b"7")],
+    ("text", "digit", "lasts"),
+    [
+        (b"5", b"5", 160),
+        (b"#\r\n", b"#", 160),
+        (b"10", b"*", 160),
+        (b"Signal= 7\r\nDuration=90\r\n", b"7", 90),
+        (b"Signal = 11 \nduration : 250\n", b"#", 250),
+        (b"Duration=80\r\nSignal=d", b"D", 80),
+    ],
 )
-def test_dtmf_info_is_rewritten_to_relay(text: bytes, digit: bytes) -> None:
+def test_dtmf_info_is_rewritten_to_relay(kind: str, text: bytes, digit: bytes, lasts: int) -> None:
     router = edge()
     establish(router)
-    data = request("INFO", cseq=2, to_tag="w", body=text, kind="application/dtmf")
+    data = request("INFO", cseq=2, to_tag="w", body=text, kind=kind)
     _, info = one(give(router, data))
     assert find(info.headers, b"content-type") == b"application/dtmf-relay"
-    assert info.body == b"Signal=%b\r\nDuration=160\r\n" % digit
-    assert len([h for h in info.headers if h.name == b"content-length"]) == 1
+    assert info.body == b"Signal=%b\r\nDuration=%d\r\n" % (digit, lasts)
 
 
 def test_dtmf_relay_passes_and_nonsense_is_400() -> None:

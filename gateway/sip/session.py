@@ -1,0 +1,192 @@
+"""One conversation of a SIP worker: its leg, the call of the library that carries it, and what the model does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from gateway.background.conversation import Conversation, Tell
+from gateway.sip.pj import SipCall
+from gateway.turns import Pulls
+from media.chunk import PCM, Chunk, Reply, VideoFrame
+from media.chunker import Chunker, Line
+from media.keys import DIGITS, MOST_DIGITS, Mouth, Presses
+from media.leg import Leg
+
+log = structlog.get_logger()
+
+MOST_SAID_BYTES = 480
+"""Of the conversation, in a header of a REFER."""
+
+
+@dataclass(slots=True)
+class Counters:
+    """Of this process's calls, since its start."""
+
+    calls_answered: int = 0
+    calls_refused: int = 0
+    calls_ended: int = 0
+    calls_broken: int = 0
+    calls_transferred: int = 0
+    transfers_failed: int = 0
+    rtp_timeouts: int = 0
+    calls_placed: int = 0
+    placed_answered: int = 0
+    placed_failed: int = 0
+    handed_over: int = 0
+    handovers_failed: int = 0
+    keys_heard: int = 0
+    keys_pressed: int = 0
+    keys_unsent: int = 0
+
+
+class Session:
+    """One conversation: its leg, and the call of the library that carries it. `turns.Call`.
+
+    While a transfer is pending, `child` is the call to its target; when that is answered, it becomes `call`.
+    """
+
+    def __init__(
+        self,
+        call: SipCall,
+        rate_hz: int,
+        counters: Counters,
+        persona: str = "",
+        tell: Tell = lambda message: None,
+        ask_transfer: Callable[[Session, str], None] = lambda session, target: None,
+        dtmf_out: str = "auto",
+    ) -> None:
+        """`tell` is the line to the main process, `ask_transfer` what the model's wish comes to."""
+        self.call, self.persona = call, persona
+        self.placed = False
+        """We called."""
+        self.referring = 0
+        """Which handover is under way, counted from 1; 0 is none."""
+        self.rang = False
+        """Whom we call was heard to be called."""
+        self.gave_up: tuple[int, str] | None = None
+        """Status and reason, where we gave a call of ours up."""
+        self._ask_transfer, self._dtmf_out = ask_transfer, dtmf_out
+        self._presses = Presses()
+        self.child: SipCall | None = None
+        self.name = call.sip_call_id
+        """The SIP Call-ID of its first call: a lease goes by it."""
+        self.leg = Leg(Chunker(rate_hz, self))
+        self.mouth = Mouth(self.leg.playout.pull, rate_hz)
+        self.conversation = Conversation(self.name, self.leg, tell)
+        self.heard_at_ns = time.monotonic_ns()
+        self._counters = counters
+        self._packets = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Hung up, by whomever."""
+        return self.call.over
+
+    def drain(self) -> None:
+        """See what waits for the leg; raises what went wrong in its ear, which ends the call."""
+        if self.call.ear is not None and self.call.ear.wrong is not None:
+            raise self.call.ear.wrong
+        self.leg.intake.look()
+
+    def look(self) -> int | None:
+        """`media.chunker.Store`: of the call that carries it now."""
+        return None if self.call.over else self.call.look()
+
+    def line(self) -> Line:
+        """`media.chunker.Store`."""
+        return self.call.line()
+
+    def pull(self) -> PCM | None:
+        """`media.chunker.Store`, after `look` has found something."""
+        assert self.call.stream is not None, "no stream"
+        return self.call.stream.pull()
+
+    def pulls(self) -> Pulls | None:
+        """Of the library's clock thread."""
+        ear = self.call.ear
+        return Pulls(ear.first_pull_ns, ear.last_pull_ns) if ear is not None and ear.pulls else None
+
+    def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
+        """A telephone sees nothing."""
+        return ()
+
+    def turned(self, chunk: Chunk) -> None:
+        """The chunk was published; nobody at a telephone watches the turns."""
+        self.conversation.turned()
+
+    def replied(self, reply: Reply, taken: bool) -> None:
+        """The model's actions; its text is for those who can read."""
+        for event in self.conversation.replied(reply, taken):
+            action, _, value = event.partition(" ")
+            if action == "hangup":
+                self.hang_up()
+            elif action == "dtmf" and value:
+                self.press(value)
+            elif action == "transfer":
+                self._ask_transfer(self, value)
+            else:
+                log.warning("unknown action", call=self.name, action=event[:40])
+
+    def fail(self, wrong: Exception) -> None:
+        """A bug of ours in this call's turn: hang up."""
+        log.error("call broken", call=self.name, exc_info=wrong)
+        self._counters.calls_broken += 1
+        self.hang_up()
+
+    def hang_up(self) -> None:
+        """From our side, and whom we are about to call, too."""
+        if self.child is not None:
+            self.child.hang_up()
+        self.call.hang_up()
+
+    def press(self, digits: str) -> bool:
+        """Keys towards the peer; False, and an event for the model, when nobody is there to hear them: on hold,
+        while the target of a transfer still rings, or where too many wait."""
+        digits = digits.upper()
+        if DIGITS.fullmatch(digits) and self._pressed(digits):
+            self._counters.keys_pressed += len(digits)
+            return True
+        log.info("keys not sent", call=self.name)
+        self._counters.keys_unsent += 1
+        self.leg.receive_event(f"dtmf-failed {digits[:MOST_DIGITS]}")
+        return False
+
+    def _pressed(self, digits: str) -> bool:
+        if self.call.held or not (self.call.connected or not self.call.is_ours):
+            return False
+        if self._dtmf_out == "inband":
+            return self.mouth.press(digits)
+        return self.call.send_digits(digits, self._dtmf_out)
+
+    def hear_key(self, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
+        """A telephone event of the peer, or its INFO (without a time stamp)."""
+        self.leg.tones = None  # it sends events: what its keys sound like is the same press again
+        heard = digit if timestamp_ms is None else self._presses.receive(digit, timestamp_ms, duration_ms)
+        if heard is not None:
+            self._counters.keys_heard += 1
+            self.leg.receive_event(f"dtmf {heard}")
+
+    def said(self) -> str:
+        """The end of the conversation, for a person who takes the caller over."""
+        return self.conversation.newest(MOST_SAID_BYTES)
+
+    def move(self, child: SipCall) -> None:
+        """The conversation goes on in `child`: with its ear, in the turn that is under way."""
+        child.take_over(self.call)
+        self.call, self.child = child, None
+        self.leg.hold(child.held or not child.connected)
+        self.heard_at_ns, self._packets = time.monotonic_ns(), 0
+
+    def check_stream(self, now_ns: int) -> int:
+        """How long, in ns, nothing has been heard."""
+        packets = self.call.received_packets() if self.call.connected and not self.call.over else None
+        if packets is None:
+            return 0
+        if packets != self._packets or self.leg.held:
+            self.heard_at_ns = now_ns
+        self._packets = packets
+        return now_ns - self.heard_at_ns

@@ -1,0 +1,355 @@
+"""What others of the main process may ask of telephone calls: to call somebody, to hang up, to press keys, to hand
+a caller to a person. The HTTP API is one of those who ask.
+
+    originate -> a ticket of the edge -> `control.Dial` -> worker --INVITE ticket--> edge --INVITE target--> trunk
+    transfer  -> `control.Refer` -> worker --REFER--> edge --REFER--> peer;  its NOTIFYs -> `control.Progress`
+
+Nobody waits here for a person: `originate` and `transfer` return when the request is on its way, what becomes of it
+comes as a `CallEvent`, in order, to everyone in `watchers`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+import msgspec
+import structlog
+
+from gateway import control
+from gateway.sip.trunks import Trunk, caller_uri, destination
+from gateway.state.keys import name_of_telephone_call
+
+if TYPE_CHECKING:
+    from gateway.sip.edge import Edge
+
+log = structlog.get_logger()
+
+ANSWER_S: Final = 5.0
+"""A worker says within milliseconds whether it does what it was asked."""
+MOST_OUT: Final = 256
+"""Requests out to workers at once; more are refused."""
+MOST_RING_S: Final = 180.0
+"""Timer C of the edge: nobody may ring for longer."""
+MOST_DIGITS: Final = 32
+DIGITS: Final = "0123456789ABCD*#"
+
+Why = Literal[
+    "busy", "no-answer", "no-ringing", "rejected", "not-found", "forbidden", "unreachable", "no-room",
+    "not-acceptable", "cancelled", "failed",
+]  # fmt: skip
+"""Why nobody answered, in a word that programs may go by."""
+Kind = Literal[
+    "dialled", "ringing", "answered", "failed", "ended", "transferring", "transferred", "transfer-failed"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundCall:
+    """Who is to be called, and how.
+
+    `to` is a number, or a name that the trunk knows; `caller_id` and `caller_name` are what the other end sees
+    (default: the trunk's). Without a first ringing in `ring_s`, or an answer in `answer_s`, both from the INVITE,
+    it is given up. `persona` is what the model is to be in it, `tenant` whose call it is (default: the trunk's).
+    """
+
+    to: str
+    trunk: str
+    caller_id: str = ""
+    caller_name: str = ""
+    persona: str = ""
+    tenant: str = ""
+    ring_s: float = 20.0
+    answer_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("ring_s", "answer_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and 1.0 <= value <= MOST_RING_S):
+                raise ValueError(f"{name} = {value}: expected 1 to {MOST_RING_S:.0f} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class CallEvent:
+    """What became of a call. `status` and `reason` are SIP's where there are any."""
+
+    call: str
+    """As everywhere outside of this process: `state.keys.name_of_telephone_call`."""
+    kind: Kind
+    status: int = 0
+    reason: str = ""
+    why: Why | Literal[""] = ""
+    """Of `failed` and `transfer-failed`."""
+    target: str = ""
+    """Of a transfer: the name of whom the caller is handed to."""
+
+
+class Refused(Exception):
+    """It is not done. `status` is HTTP's for it: 404 no such call, trunk or target, 403 not allowed, 409 not now,
+    400 not understood, 503 no room or no model server, 504 a worker does not answer."""
+
+    def __init__(self, status: int, code: str, text: str) -> None:
+        super().__init__(text)
+        self.status, self.code, self.text = status, code, text
+
+
+@dataclass(frozen=True, slots=True)
+class _Out:
+    """A request that a worker has not answered."""
+
+    worker: str
+    future: asyncio.Future[control.Answered]
+    wish: OutboundCall | None
+
+
+class Limits(Protocol):
+    """Who knows how many calls a tenant and a trunk may have: `cluster.desk.Desk`."""
+
+    async def permit(self, wish: OutboundCall, ticket: str) -> str: ...
+    def placed(self, wish: OutboundCall, ticket: str, call_id: str) -> None: ...
+    def not_placed(self, ticket: str) -> None: ...
+
+
+Watcher = Callable[[CallEvent], None]
+
+
+class Switchboard:
+    """Of one main process. `send` gives what sends to a worker, None when it is away."""
+
+    def __init__(
+        self,
+        edge: Edge,
+        trunks: Mapping[str, Trunk],
+        targets: Mapping[str, str],
+        send: Callable[[str], Callable[[bytes], object] | None],
+        srtp: int = 0,
+        answer_s: float = ANSWER_S,
+    ) -> None:
+        """`targets` are whom callers may be handed to, by name: `transfers` of the settings. `srtp` is that of
+        calls whose trunk does not say: 0 off, 1 optional, 2 required."""
+        self.watchers: list[Watcher] = []
+        self.is_ready: Callable[[], bool] = lambda: True
+        """Whether there is a model server, and no draining."""
+        self.limits: Limits | None = None
+        """Whether tenants and trunks may have another call."""
+        self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
+        """Told of each call that was answered: Call-ID, worker, what was wished."""
+        self._edge, self._trunks, self._targets, self._send = edge, trunks, targets, send
+        self._srtp = srtp
+        self._answer_s = answer_s
+        self._out: dict[int, _Out] = {}
+        self._last_id = 0
+        self._wishes: dict[str, tuple[str, OutboundCall]] = {}
+        """Call-ID -> worker, of calls that were begun and are not over."""
+        self._transfers: dict[str, str] = {}
+        """Call-ID -> name of the target."""
+
+    # -- what may be asked
+
+    async def originate(self, wish: OutboundCall) -> str:
+        """The call's name; `CallEvent`s follow: `ringing`, then `answered` or `failed`, at last `ended`. Raises
+        `Refused`."""
+        trunk = self._trunk(wish.trunk)
+        try:
+            target = destination(trunk, wish.to)
+            caller = caller_uri(trunk, wish.caller_id, wish.caller_name)
+        except ValueError as wrong:
+            raise Refused(400, "bad-number", str(wrong)) from None
+        if not trunk.may_call(wish.to):
+            raise Refused(
+                403, "not-allowed", f"trunk {wish.trunk} may not call {wish.to[:64]!r}: see its dial"
+            )
+        if not self.is_ready():
+            raise Refused(503, "not-ready", "no new calls are taken now")
+        srtp = trunk.srtp_mode if trunk.srtp else self._srtp
+        self._last_id += 1
+        permit = f"placing-{self._last_id}"
+        if self.limits is not None and (full := await self.limits.permit(wish, permit)):
+            raise Refused(503, "no-room", f"{full} has as many calls as it may")
+        ticket = self._edge.issue(target, caller, wish.trunk)
+        if ticket is None:
+            self._not_placed(permit)
+            raise Refused(503, "no-room", "all workers are full")
+        dial = control.Dial(
+            0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s
+        )  # fmt: skip
+        try:
+            answered = await self._ask(ticket.worker, dial, wish)
+        except BaseException:
+            self._edge.revoke(ticket)
+            self._not_placed(permit)
+            raise
+        if self.limits is not None:
+            self.limits.placed(wish, permit, answered.call)
+        return name_of_telephone_call(answered.call)
+
+    async def hang_up(self, call: str) -> None:
+        """From our side: BYE, or CANCEL while it rings. Raises `Refused`."""
+        worker, call_id = self._find(call)
+        await self._ask(worker, control.HangUp(0, call_id))
+
+    async def send_dtmf(self, call: str, digits: str) -> None:
+        """Keys, as RFC 4733 events where the peer takes them, else as the setting `dtmf_out` says. Raises
+        `Refused`."""
+        digits = digits.upper()
+        if not 0 < len(digits) <= MOST_DIGITS or not set(digits) <= set(DIGITS):
+            raise Refused(400, "bad-digits", f"expected 1 to {MOST_DIGITS} of {DIGITS}")
+        worker, call_id = self._find(call)
+        await self._ask(worker, control.Press(0, call_id, digits))
+
+    async def transfer(self, call: str, target: str) -> None:
+        """Hand the caller to one of the configured targets (REFER); returns once the peer is being asked.
+        `transferring` and then `transferred` or `transfer-failed` follow; a call whose transfer failed goes on
+        with the model, which is told. Raises `Refused`."""
+        worker, call_id = self._find(call)
+        uri = self._targets.get(target)
+        if uri is None:
+            raise Refused(404, "no-such-target", f"{target[:64]!r} is not among the transfers")
+        self._transfers[call_id] = target
+        try:
+            await self._ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
+        except Refused:
+            if self._transfers.get(call_id) == target:
+                del self._transfers[call_id]
+            raise
+        self._tell(call_id, "transferring", target=target)
+
+    # -- of the workers
+
+    def hear(self, worker: str, message: control.Answered | control.Progress | control.TransferAsked) -> None:
+        """What a SIP worker says of what it was asked."""
+        match message:
+            case control.Answered():
+                self._answered(message)
+            case control.Progress():
+                self._progress(message)
+            case control.TransferAsked():
+                self._asked_by_model(worker, message)
+
+    def over(self, call_id: str) -> None:
+        """A worker says that a call is over."""
+        known = self._wishes.pop(call_id, None)
+        transfer = self._transfers.pop(call_id, None)
+        if known is not None or transfer is not None:
+            self._tell(call_id, "ended", target=transfer or "")
+
+    def lose(self, worker: str) -> None:
+        """It is gone, with its calls; who waits for its answer gets one."""
+        for out in self._out.values():
+            if out.worker == worker and not out.future.done():
+                out.future.set_result(control.Answered(0, 503, reason="its worker is gone"))
+        for call_id in [c for c, (its, _) in self._wishes.items() if its == worker]:
+            self.over(call_id)
+
+    def wish_of(self, call_id: str) -> OutboundCall | None:
+        """What was wished of a call that we began and that is not over."""
+        known = self._wishes.get(call_id)
+        return known[1] if known is not None else None
+
+    # -- inside
+
+    def _progress(self, told: control.Progress) -> None:
+        target = self._transfers.get(told.call_id, "")
+        if told.kind == "failed":
+            self._tell(told.call_id, "failed", told.status, told.reason, why=why_of(told.status, told.reason))
+        elif told.kind == "transfer-failed":
+            self._transfers.pop(told.call_id, None)
+            why = why_of(told.status, told.reason)
+            self._tell(told.call_id, "transfer-failed", told.status, told.reason, why, target)
+        elif told.kind == "answered":
+            self._tell(told.call_id, "answered", told.status)
+            known = self._wishes.get(told.call_id)
+            if known is not None:
+                self.began(told.call_id, *known)
+        else:
+            self._tell(told.call_id, told.kind, told.status, told.reason, target=target)
+
+    def _asked_by_model(self, worker: str, asked: control.TransferAsked) -> None:
+        """The model wants the caller handed over: the same path, and it hears what came of it."""
+        name = asked.target or (next(iter(self._targets)) if len(self._targets) == 1 else "")
+        uri = self._targets.get(name)
+        send = self._send(worker)
+        if send is None:
+            return
+        if uri is None:
+            log.warning("the model asked for a transfer to nobody we know", target=asked.target[:64])
+        if uri is not None:
+            self._transfers[asked.call_id] = name
+            self._tell(asked.call_id, "transferring", target=name)
+        send(
+            control.encode(control.Refer(0, asked.call_id, uri or "", name_of_telephone_call(asked.call_id)))
+        )
+
+    def _not_placed(self, permit: str) -> None:
+        if self.limits is not None:
+            self.limits.not_placed(permit)
+
+    def _answered(self, answered: control.Answered) -> None:
+        out = self._out.get(answered.id)
+        if out is None or out.future.done():
+            return
+        if out.wish is not None and answered.status == 200:  # before the next message about this call
+            self._wishes[answered.call] = (out.worker, out.wish)
+            self._tell(answered.call, "dialled")
+        out.future.set_result(answered)
+
+    def _trunk(self, name: str) -> Trunk:
+        trunk = self._trunks.get(name)
+        if trunk is None:
+            raise Refused(404, "no-such-trunk", f"{name[:64]!r} is not among the trunks")
+        if not trunk.server:
+            raise Refused(403, "not-allowed", f"trunk {name} has no server: calls only come from it")
+        return trunk
+
+    def _find(self, call: str) -> tuple[str, str]:
+        found = self._edge.find(call)
+        if found is None:
+            raise Refused(404, "no-such-call", "no telephone call of that name lives here")
+        return found
+
+    async def _ask(
+        self, worker: str, message: control.SipRequest, wish: OutboundCall | None = None
+    ) -> control.Answered:
+        send = self._send(worker)
+        if send is None or len(self._out) >= MOST_OUT:
+            raise Refused(503, "not-ready", "its worker is away, or has too much to do")
+        self._last_id += 1
+        number = self._last_id
+        out = self._out[number] = _Out(worker, asyncio.get_running_loop().create_future(), wish)
+        try:
+            send(control.encode(msgspec.structs.replace(message, id=number)))
+            async with asyncio.timeout(self._answer_s):
+                answered = await out.future
+        except (TimeoutError, OSError):
+            raise Refused(504, "no-answer", "its worker does not answer") from None
+        finally:
+            del self._out[number]
+        if answered.status != 200:
+            code = "no-room" if answered.status == 503 else "refused"
+            raise Refused(answered.status, code, answered.reason)
+        return answered
+
+    def _tell(
+        self, call_id: str, kind: Kind, status: int = 0, reason: str = "", why: Why | Literal[""] = "",
+        target: str = "",
+    ) -> None:  # fmt: skip
+        event = CallEvent(name_of_telephone_call(call_id), kind, status, reason, why, target)
+        for watcher in self.watchers:
+            watcher(event)
+
+
+_WHY: Final[dict[int, Why]] = {
+    401: "forbidden", 403: "forbidden", 404: "not-found", 407: "forbidden", 408: "no-answer", 410: "not-found",
+    415: "not-acceptable", 480: "no-answer", 484: "not-found", 486: "busy", 487: "cancelled",
+    488: "not-acceptable", 503: "unreachable", 600: "busy", 603: "rejected", 604: "not-found",
+    606: "not-acceptable", 607: "rejected", 608: "rejected",
+}  # fmt: skip
+_OURS: Final[dict[str, Why]] = {"no answer": "no-answer", "no ringing": "no-ringing", "no room": "no-room"}
+
+
+def why_of(status: int, reason: str) -> Why:
+    """A final status in a word (RFC 3261 21, 8197, 8688); what we gave up ourselves says so in `reason`."""
+    return _OURS.get(reason) or _WHY.get(status) or ("unreachable" if 500 <= status < 600 else "failed")
