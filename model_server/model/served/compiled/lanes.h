@@ -57,9 +57,9 @@ INLINE float largest_of(Lanes x)
 }
 
 /* out[r][c] (+)= sum over k of a[r][k] b[k][c]: ROWS rows, `columns` times LANES columns, all sums in registers.
- * Rows of a are a_row apart, of b b_row. */
+ * Rows of a are a_row apart, of b b_row. What lies `ahead`, a line each k, is on its way to the cache meanwhile. */
 INLINE void block(int adds, int columns, float *const out[ROWS], long count, const float *a, long a_row,
-                  const float *b, long b_row)
+                  const float *b, long b_row, const float *ahead)
 {
     Lanes sum[ROWS][COLUMNS], line[COLUMNS];
 #pragma GCC unroll 8
@@ -69,6 +69,7 @@ INLINE void block(int adds, int columns, float *const out[ROWS], long count, con
     for (long k = 0; k < count; k++) {
 #pragma GCC unroll 8
         for (int c = 0; c < columns; c++) line[c] = load(b + k * b_row + LANES * c);
+        if (ahead) __builtin_prefetch(ahead + LANES * k, 0, 2);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 8
@@ -82,7 +83,7 @@ INLINE void block(int adds, int columns, float *const out[ROWS], long count, con
 
 /* Blocks side by side, until `width` columns, a multiple of LANES, are there. */
 INLINE void multiply(int adds, long width, float *const out[ROWS], long count, const float *a, long a_row,
-                     const float *b, long b_row)
+                     const float *b, long b_row, const float *ahead)
 {
     for (long from = 0; from < width;) {
         float *here[ROWS];
@@ -91,11 +92,11 @@ INLINE void multiply(int adds, long width, float *const out[ROWS], long count, c
         int columns = left < COLUMNS ? left : COLUMNS;
         switch (columns) {
 #if COLUMNS > 1
-        case 4: block(adds, 4, here, count, a, a_row, b + from, b_row); break;
-        case 3: block(adds, 3, here, count, a, a_row, b + from, b_row); break;
-        case 2: block(adds, 2, here, count, a, a_row, b + from, b_row); break;
+        case 4: block(adds, 4, here, count, a, a_row, b + from, b_row, ahead); break;
+        case 3: block(adds, 3, here, count, a, a_row, b + from, b_row, ahead); break;
+        case 2: block(adds, 2, here, count, a, a_row, b + from, b_row, ahead); break;
 #endif
-        default: block(adds, 1, here, count, a, a_row, b + from, b_row);
+        default: block(adds, 1, here, count, a, a_row, b + from, b_row, ahead);
         }
         from += columns * LANES;
     }
