@@ -62,8 +62,8 @@ CALIBRATION_NS = NS_PER_S // 2
 CALIBRATION_LEAST_STEPS = 8
 CALIBRATION_LINE = "5"
 CALIBRATION_TYPISTS = 4
-"""One call of so many types it in a turn: what is read, and what is written and said after it, costs about as much as
-what is written and said among people who speak."""
+"""One call of so many types it in a turn: what is read, and what is written and said after it, costs about as
+much as what is written and said among people who speak."""
 CALIBRATION_BEGINNING = 4
 """Turns of each size that do not count: elsewhere calls do not begin all at once."""
 CALIBRATION_MAX_ROWS = 256
