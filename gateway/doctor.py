@@ -6,6 +6,7 @@ import importlib.metadata
 import ipaddress
 import os
 import resource
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         inbound_rules(settings),
         _pjsua2(),
         kept_state(settings),
+        _compiler(),
         _gpu(),
     ]
 
@@ -192,6 +194,12 @@ def kept_state(settings: GatewaySettings) -> Finding:
         advice = "calls go on without it, and their state waits: start it, or mend redis and redis_password"
         return Finding("Redis", False, f"{address}: {wrong}", advice, fatal=False)
     return Finding("Redis", True, found)
+
+
+def _compiler() -> Finding:
+    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    advice = "digits holds half as many calls on a core without one: apt-get install gcc libc6-dev"
+    return Finding("C compiler", found is not None, found or "none", advice, fatal=False)
 
 
 def _gpu() -> Finding:
