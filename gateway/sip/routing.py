@@ -27,7 +27,7 @@ from gateway.sip.marks import Marks, unmarked
 from gateway.sip.message import Message, Request, Response, render
 from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox, authorized
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
-from gateway.sip.sdp_policy import OPEN, Policy, with_body
+from gateway.sip.sdp_policy import OPEN, Policy, check_spoken, with_body
 from gateway.sip.sips import check_secure, for_peer, headers_for_peer, headers_for_worker, is_sips
 from gateway.sip.targets import Target, Targets
 from gateway.sip.tickets import Ticket, Tickets
@@ -319,6 +319,7 @@ class Router:
             request = _dtmf_relay(request)  # pjsua2 answers 500, or takes a 10 for a 1
         if request.method == b"REFER":
             request = self._transfers.begin(request, call, now_ns)
+        check_spoken(request, call.worker.address.wideband)
         self._outbox.to_worker(call.policy.of_peer(request), source, call)
         call.last_ns = now_ns
         if request.method == b"BYE":

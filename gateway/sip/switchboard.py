@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -25,11 +26,15 @@ from gateway.state.keys import name_of_telephone_call
 
 if TYPE_CHECKING:
     from gateway.sip.edge import Edge
+    from gateway.sip.targets import Target
+    from gateway.sip.tickets import Ticket
 
 log = structlog.get_logger()
 
 ANSWER_S: Final = 5.0
 """A worker says within milliseconds whether it does what it was asked."""
+PLACE_S, PLACE_AGAIN_S = 2.0, 0.02
+"""A call of ours waits so long for a worker that may have another INVITE, and looks so often."""
 MOST_OUT: Final = 256
 """Requests out to workers at once; more are refused."""
 MOST_RING_S: Final = 180.0
@@ -169,7 +174,7 @@ class Switchboard:
         permit = f"placing-{self._last_id}"
         if self.limits is not None and (full := await self.limits.permit(wish, permit)):
             raise Refused(503, "no-room", f"{full} has as many calls as it may")
-        ticket = self._edge.issue(target, caller, wish.trunk)
+        ticket = await self._ticket(target, caller, wish.trunk)
         if ticket is None:
             self._not_placed(permit)
             raise Refused(503, "no-room", "all workers are full")
@@ -282,6 +287,15 @@ class Switchboard:
         send(
             control.encode(control.Refer(0, asked.call_id, uri or "", name_of_telephone_call(asked.call_id)))
         )
+
+    async def _ticket(self, target: Target, caller: bytes, trunk: str) -> Ticket | None:
+        """A worker may have had an INVITE just now: there is a least time between two of some."""
+        deadline_s = time.monotonic() + PLACE_S
+        while (ticket := self._edge.issue(target, caller, trunk)) is None:
+            if self._edge.room <= 0 or time.monotonic() >= deadline_s:
+                return None
+            await asyncio.sleep(PLACE_AGAIN_S)
+        return ticket
 
     def _not_placed(self, permit: str) -> None:
         if self.limits is not None:

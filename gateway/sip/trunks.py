@@ -18,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from gateway.sip.digest import Login
 from gateway.sip.registration import Registree
-from gateway.sip.sdp_policy import Policy
+from gateway.sip.sdp_policy import CODECS, Policy
 from gateway.sip.targets import Target, target_of_uri
 from gateway.words import words
 
-CODECS: Final = ("PCMU", "PCMA", "G722")
 SRTP: Final = ("off", "optional", "required")
 LEAST_SESSION_S: Final = 90
 """RFC 4028 section 4: no less makes sense, and peers refuse it (422)."""
@@ -105,7 +104,7 @@ class Trunk(BaseModel):
                     raise ValueError(
                         f"dial has {pattern!r}, which is no regular expression ({wrong}): give such as /0[1-9]+/"
                     ) from None
-            elif not _NUMBER.fullmatch(pattern):
+            elif pattern != "+" and not _NUMBER.fullmatch(pattern):
                 raise ValueError(f"dial has {pattern!r}: expected a prefix such as +49, or /PATTERN/")
         return value
 
