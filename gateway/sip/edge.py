@@ -248,11 +248,18 @@ class Edge:
         worker = self._running.owner(call.encode())
         if worker is not None:
             return worker, call
-        for call_id in self._running.live():
-            told = call_id.decode("ascii", "replace")
-            if name_of_telephone_call(told) == call and (worker := self._running.owner(call_id)) is not None:
+        for told in self.live:
+            if (
+                name_of_telephone_call(told) == call
+                and (worker := self._running.owner(told.encode())) is not None
+            ):
                 return worker, told
         return None
+
+    @property
+    def live(self) -> list[str]:
+        """Call-IDs of all calls that workers have now."""
+        return [call_id.decode("ascii", "replace") for call_id in self._running.live()]
 
     @property
     def registrar_counters(self) -> RegistrarCounters:

@@ -10,9 +10,7 @@ from typing import Any
 
 import pytest
 
-from gateway.sip.load import CallState
 from gateway.sip.switchboard import OutboundCall, Refused
-from gateway.state.keys import name_of_telephone_call
 from tests.support.own_gateway import OwnGateway
 from tests.support.sipp import Scenario, kill_started, may_play, needs_sipp, sdp
 from tests.support.table_watch import TableWatch
@@ -209,18 +207,6 @@ def notify(call: Scenario, line: str, state: str) -> Scenario:
     return call.say("NOTIFY", f"SIP/2.0 {line}\n", *headers, kind="message/sipfrag;version=2.0").expect(200)
 
 
-def calling(gateway: OwnGateway) -> str:
-    """Name of the one call that lives."""
-    edge = gateway.gateway.telephones.edge
-    calls = edge._running._calls
-    gateway.wait_for(
-        lambda: [c for c in edge._running.live() if calls.get(c).state is CallState.CONFIRMED], 5.0, "a call"
-    )
-    time.sleep(0.1)  # its worker has the ACK, too
-    (call_id,) = edge._running.live()
-    return name_of_telephone_call(call_id.decode())
-
-
 def referred() -> Scenario:
     """A call that is asked to call sales."""
     call = answered().hear("REFER", "Refer-To: <sip:sales@127.0.0.1:9>", "X-Microturn-Call: t-[0-9a-f]{32}")
@@ -232,8 +218,8 @@ def test_a_caller_is_handed_to_a_person(gateway: OwnGateway, tmp_path: Path) -> 
         notify(referred(), "100 Trying", "active;expires=60"), "200 OK", "terminated;reason=noresource"
     )
     running = call.hear("BYE").reply_within(200).start(tmp_path, gateway.port)
-    name = calling(gateway)
-    gateway.do(gateway.switchboard.transfer(name, "sales"))
+    name = gateway.only_call()
+    gateway.transfer(name, "sales")
     running.finish()
     gateway.wait_for(lambda: gateway.kinds(name) == ["transferring", "transferred", "ended"])
     assert gateway.last(name, "transferred").target == "sales"
@@ -245,8 +231,8 @@ def test_whom_nobody_answers_comes_back_to_the_model(
 ) -> None:
     call = notify(notify(referred(), "100 Trying", "active;expires=60"), line, "terminated;reason=noresource")
     running = ended(call.pause(500)).start(tmp_path, gateway.port)
-    name = calling(gateway)
-    gateway.do(gateway.switchboard.transfer(name, "sales"))
+    name = gateway.only_call()
+    gateway.transfer(name, "sales")
     expected = f"transfer failed {line[:3]}"
     assert watch.look_until(lambda seen: expected in seen.heard, lambda: None, 5.0)
     running.finish()
@@ -257,8 +243,8 @@ def test_whom_nobody_answers_comes_back_to_the_model(
 def test_a_peer_that_takes_no_refer(gateway: OwnGateway, watch: TableWatch, tmp_path: Path) -> None:
     call = answered().hear("REFER").reply_within(405).pause(500)
     running = ended(call).start(tmp_path, gateway.port)
-    name = calling(gateway)
-    gateway.do(gateway.switchboard.transfer(name, "sales"))
+    name = gateway.only_call()
+    gateway.transfer(name, "sales")
     assert watch.look_until(lambda seen: "transfer failed 405" in seen.heard, lambda: None, 5.0)
     running.finish()
 
@@ -266,8 +252,8 @@ def test_a_peer_that_takes_no_refer(gateway: OwnGateway, watch: TableWatch, tmp_
 def test_a_peer_that_leaves_with_the_caller(gateway: OwnGateway, tmp_path: Path) -> None:
     """No NOTIFY, as many carriers do: the BYE says that it went well."""
     running = ended(referred().pause(100)).start(tmp_path, gateway.port)
-    name = calling(gateway)
-    gateway.do(gateway.switchboard.transfer(name, "sales"))
+    name = gateway.only_call()
+    gateway.transfer(name, "sales")
     with pytest.raises(Refused, match="not among the transfers"):
         gateway.do(gateway.switchboard.transfer(name, "premium"))
     running.finish()

@@ -20,7 +20,8 @@ from typing import Any, TypeVar
 from gateway.config import GatewaySettings
 from gateway.main import Gateway
 from gateway.sip.pool import ask_library
-from gateway.sip.switchboard import CallEvent, Switchboard
+from gateway.sip.switchboard import CallEvent, Refused, Switchboard
+from gateway.state.keys import name_of_telephone_call
 from tests.support.table_watch import TableWatch
 
 READY_S = 30.0
@@ -95,6 +96,24 @@ class OwnGateway:
             if time.monotonic() > deadline_s:
                 raise TimeoutError(f"{what or 'not'} within {timeout_s} s; events: {self.events}")
             time.sleep(0.01)
+
+    def only_call(self) -> str:
+        """Name of the one call that lives, once it does."""
+        edge = self.gateway.telephones.edge
+        self.wait_for(lambda: len(edge.live) == 1, 5.0, "one call")
+        return name_of_telephone_call(edge.live[0])
+
+    def transfer(self, call: str, target: str) -> None:
+        """Once it is up at its worker, too: 409 says not now."""
+        for _ in range(100):
+            try:
+                self.do(self.switchboard.transfer(call, target))
+                return
+            except Refused as refused:
+                if refused.status != 409:
+                    raise
+                time.sleep(0.02)
+        raise TimeoutError("no transfer")
 
     def kinds(self, call: str) -> list[str]:
         """Of the events of a call."""

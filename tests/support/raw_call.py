@@ -129,6 +129,18 @@ class RawCall:
         self._ticks += 5 * FRAME_TICKS
         self.talk(0.1)
 
+    def press_over(self, digit: str, packets: list[int]) -> None:
+        """The same over a line that has these of its seven packets arrive, in this order, none with a marker."""
+        first = self._sequence
+        for packet in packets:
+            self._sequence = (first + packet - 1) & 0xFFFF
+            event = dtmf_event(digit, min(packet, 5) * FRAME_TICKS, end=packet >= 5)
+            self._send_rtp(TELEPHONE_EVENT, event.serialise(), marker=False)
+            self._listen_until(time.monotonic_ns() + FRAME_NS)
+        self._sequence = (first + 7) & 0xFFFF
+        self._ticks += 7 * FRAME_TICKS
+        self.talk(0.1)
+
     def _send_rtp(self, payload_type: int, payload: bytes, *, marker: bool) -> None:
         assert self.audio is not None
         self._sequence = (self._sequence + 1) & 0xFFFF
