@@ -221,6 +221,16 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
             ) from None
         return value
 
+    @field_validator("rtp_host")
+    @classmethod
+    def _is_what_the_library_has(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError(
+                f"{value!r}: telephones' sound is IPv4 alone, since pjsua2's builds have no IPv6: give an IPv4 "
+                "address. sip_host may be IPv6"
+            )
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> GatewaySettings:
         if self.rtp_port + self.rtp_ports > 65_536:

@@ -51,6 +51,8 @@ class Scenario:
 
     steps: list[str] = field(default_factory=list)
     cseq: int = 0
+    is_up: bool = False
+    """There was a 2xx."""
 
     def invite(self, body: str = "", *headers: str) -> Scenario:
         """The first INVITE, or another one within the call."""
@@ -58,12 +60,11 @@ class Scenario:
 
     def say(self, method: str, body: str = "", *headers: str, kind: str = "application/sdp") -> Scenario:
         """A request: within the call once it is there."""
-        is_first = self.cseq == 0
+        is_first = not self.is_up
         self.cseq += method != "ACK"
         uri = "sip:bot@[remote_ip]:[remote_port]" if is_first else "[next_url]"
-        text = f"{method} {uri} SIP/2.0\n" + _WITHIN.format(
-            tag="" if is_first else "[peer_tag_param]", cseq=self.cseq, method=method
-        )
+        tag = "[peer_tag_param]" if self.is_up or method == "ACK" else ""
+        text = f"{method} {uri} SIP/2.0\n" + _WITHIN.format(tag=tag, cseq=self.cseq, method=method)
         return self._send(text, body, headers, kind, retransmits=method != "ACK")
 
     def ack(self, body: str = "") -> Scenario:
@@ -75,6 +76,7 @@ class Scenario:
         if status >= 200:
             for early in (100, 180, 183):
                 self.steps.append(f'<recv response="{early}" optional="true"/>')
+        self.is_up = self.is_up or 200 <= status < 300
         more = ' rrs="true"' if 200 <= status < 300 else ""
         if optional:
             more += ' optional="true"'
@@ -151,16 +153,18 @@ class Scenario:
         return self
 
     def start(self, folder: Path, remote_port: int | None, *, port: int = 0, host: str = "127.0.0.1",
-              transport: str = "u1") -> Running:  # fmt: skip
-        """In the background; without a `remote_port` it waits to be called."""
+              transport: str = "u1", remote: str = "") -> Running:  # fmt: skip
+        """In the background, from `host`, to `remote` or there; without a `remote_port` it waits to be called."""
         file = folder / f"scenario-{len(list(folder.glob('scenario-*.xml')))}.xml"
         steps = "\n".join(self.steps)
         file.write_text(f'<?xml version="1.0"?>\n<scenario name="{file.stem}">\n{steps}\n</scenario>\n')
-        remote = (
-            [f"[{host}]:{remote_port}" if ":" in host else f"{host}:{remote_port}"] if remote_port else []
+        there = remote or host
+        whom = (
+            [f"[{there}]:{remote_port}" if ":" in there else f"{there}:{remote_port}"] if remote_port else []
         )
+        media = "127.0.0.1" if ":" in host else host
         command = [
-            "sipp", *remote, "-sf", str(file), "-i", host, "-mi", host, "-m", "1", "-t", transport,
+            "sipp", *whom, "-sf", str(file), "-i", host, "-mi", media, "-m", "1", "-t", transport,
             "-timeout", f"{TIMEOUT_S}", "-timeout_error", "-trace_err", "-trace_msg",
             "-error_file", str(file.with_suffix(".err")), "-nostdin",
             "-message_file", str(file.with_suffix(".msg")),
