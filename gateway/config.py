@@ -519,9 +519,7 @@ def load(**flags: Any) -> GatewaySettings:
             told = error["msg"].removeprefix("Value error, ")
             if error["type"] == "extra_forbidden":
                 told = "is no setting of microturn: see `microturn settings`"
-            shown = (
-                error["loc"] and error["type"] != "value_error" and not re.search("secret|password", where)
-            )
+            shown = error["loc"] and error["type"] != "value_error" and not re.search("secret|passw", where)
             given = f" = {error['input']!r}" if shown else ""
             lines.append(f"{where}{given}: {told}")
         raise ValueError("\n".join(lines)) from None

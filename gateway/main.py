@@ -113,6 +113,7 @@ class Gateway:
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed
+        self.telephones.switchboard.watchers.append(door.happened)
         return door
 
     @property

@@ -166,10 +166,7 @@ class Mouth:
     def pull(self) -> bytes:
         """The next 20 ms, int16. Speech goes on meanwhile, unheard."""
         speech = self._speech()
-        try:
-            return self._frames.popleft()
-        except IndexError:
-            return speech
+        return self._frames.popleft() if self._frames else speech  # nobody else takes any
 
 
 TONE_MS: Final = 100

@@ -282,8 +282,10 @@ class Edge:
         return self._running.standing(call_id)
 
     def drain(self) -> None:
-        """Refuse new calls with 503 from now on; live ones go on.  There is no way back."""
+        """Refuse new calls with 503 from now on, and register nowhere any more; live calls go on.  There is no way
+        back."""
         self._running.drain()
+        self._registering.leave(time.monotonic_ns())
         self._drive()
 
     # ---- Inner workings ----

@@ -36,6 +36,7 @@ T2_NS: Final = 4 * SECOND_NS
 TIMER_F_NS: Final = 64 * T1_NS
 LEAST_BACKOFF_NS: Final = 15 * SECOND_NS
 MOST_BACKOFF_NS: Final = 1800 * SECOND_NS
+NEVER_NS: Final = 1 << 62
 DIAL_NS: Final = 10 * SECOND_NS
 """The dialler says sooner that there is no way."""
 LEAST_EXPIRES_S: Final = 10
@@ -97,6 +98,8 @@ class _Registration:
     answered: int = 0
     """Challenges answered in a row: one, and another where the nonce was stale."""
     failures: int = 0
+    leaving: bool = False
+    """It is taken back: nothing follows."""
     asked_s: int = 0
     granted_s: int = 0
     reason: str = field(default="")
@@ -166,7 +169,8 @@ class Registrar:
         """When `poll` is due (monotonic ns), or None.  In the past means at once."""
         if self._out:
             return 0
-        return min((r.due_ns for r in self._all.values()), default=None)
+        due_ns = min((r.due_ns for r in self._all.values()), default=NEVER_NS)
+        return None if due_ns == NEVER_NS else due_ns
 
     def take(self) -> list[Send]:
         """What is to be sent."""
@@ -195,7 +199,9 @@ class Registrar:
         for entry in self._all.values():
             if entry.flow == flow:
                 entry.flow, entry.granted_s = None, 0
-                if entry.state is RegistrationState.REGISTERED:
+                if entry.leaving:
+                    self._rest(entry)
+                elif entry.state is RegistrationState.REGISTERED:
                     entry.state, entry.due_ns = RegistrationState.IDLE, now_ns
                 elif entry.state is RegistrationState.TRYING:
                     self._fail(entry, now_ns, "connection lost")
@@ -223,9 +229,27 @@ class Registrar:
         else:
             self._refused(entry, response, now_ns)
 
+    def leave(self, now_ns: int) -> None:
+        """Calls are to go elsewhere: what is registered is taken back (RFC 3261 10.2.2), nothing is tried anew."""
+        for entry in self._all.values():
+            if entry.leaving:
+                continue
+            entry.leaving, entry.asked_s = True, 0
+            if entry.granted_s and entry.flow is not None:
+                self._send(entry, now_ns)
+            else:
+                self._rest(entry)
+
     # -- inside
 
+    def _rest(self, entry: _Registration) -> None:
+        """Nothing more is to be done."""
+        entry.state, entry.granted_s, entry.due_ns = RegistrationState.IDLE, 0, NEVER_NS
+
     def _registered(self, entry: _Registration, response: Response, now_ns: int) -> None:
+        if entry.leaving:
+            self._rest(entry)
+            return
         granted_s = max(LEAST_EXPIRES_S, min(self._granted_s(entry, response), MOST_EXPIRES_S))
         if not entry.granted_s:
             log.info("registered", trunk=entry.wish.trunk, seconds=granted_s)
@@ -266,6 +290,9 @@ class Registrar:
         self._fail(entry, now_ns, response.start_line[8:].decode(errors="replace"), retry_s)
 
     def _fail(self, entry: _Registration, now_ns: int, reason: str, retry_s: int | None = None) -> None:
+        if entry.leaving:
+            self._rest(entry)
+            return
         wait_ns = min(LEAST_BACKOFF_NS << min(entry.failures, 16), MOST_BACKOFF_NS)
         if retry_s is not None:
             wait_ns = min(max(wait_ns, retry_s * SECOND_NS), MOST_BACKOFF_NS)

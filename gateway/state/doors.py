@@ -11,7 +11,7 @@ from gateway import control
 from gateway.cluster.parties import NOBODY, Party
 from gateway.fleet import Kind
 from gateway.rules import Ruling
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.switchboard import CallEvent, OutboundCall
 from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.sessions import Sessions
@@ -47,8 +47,13 @@ class TelephoneDoor:
         """The switchboard: whom we called has answered."""
         persona = wish.persona or self._persona
         self._sessions.begin(
-            name_of_telephone_call(call_id), "sip", worker, persona, "", self._party_of(call_id)
+            name_of_telephone_call(call_id), "sip", worker, persona, "", self._party_of(call_id), placed=True
         )
+
+    def happened(self, event: CallEvent) -> None:
+        """The switchboard: what became of a call."""
+        if event.kind == "transferred" and event.target:
+            self._sessions.hand_over(event.call, event.target)
 
     def welcome(self, ready: Ready, send: Send) -> int:
         """See `Kind`."""

@@ -41,6 +41,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Pseudonym; empty when nothing was known of the caller."""
     recording: bool = False
     """Whether a rule allows that it is recorded."""
+    placed: bool = False
+    """We called."""
     resume: str = ""
     """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
@@ -108,6 +110,10 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_ms: int = 0
     reason: Reason = "over"
     recording: bool = False
+    placed: bool = False
+    """We called."""
+    handed_to: str = ""
+    """Whom the caller was handed to, by the name of the target."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it: `began_ms` is when it found the call."""
 

@@ -113,13 +113,14 @@ class Sessions:
         called: str = "",
         party: Party = NOBODY,
         resume: str = "",
+        placed: bool = False,
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one."""
+        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
             tenant=party.tenant, trunk=party.trunk, caller=party.caller, resume=resume,
-            recording=party.recording,
+            recording=party.recording, placed=placed,
         )  # fmt: skip
         self.store.begin(call)
         self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session)))
@@ -173,6 +174,13 @@ class Sessions:
             self.store.put_session(call, live.session)
         self.store.put_leg(call, live.leg)
         self.store.put_cdr(call, live.cdr)
+
+    def hand_over(self, call: str, target: str) -> None:
+        """Its caller was handed to a person; whoever that is finds the transcript under the call's name."""
+        live = self._live.get(call)
+        if live is not None:
+            live.cdr = msgspec.structs.replace(live.cdr, handed_to=target)
+            self.store.put_cdr(call, live.cdr)
 
     def said(self, call: str, line: Line) -> None:
         """One of them said something in a turn."""
@@ -245,6 +253,7 @@ def _cdr_of(session: Session) -> Cdr:
         session.tenant,
         session.trunk,
         recording=session.recording,
+        placed=session.placed,
     )
 
 

@@ -225,6 +225,24 @@ def test_a_caller_is_handed_to_a_person(gateway: OwnGateway, tmp_path: Path) -> 
     assert gateway.last(name, "transferred").target == "sales"
 
 
+def test_the_model_hands_a_caller_over_with_what_was_said(gateway: OwnGateway, tmp_path: Path) -> None:
+    call = answered().pause(300).say("INFO", "7", kind="application/dtmf").expect(200).pause(900)
+    call.say("INFO", "A", kind="application/dtmf").expect(200)  # with the echo engine: transfer
+    call.hear("REFER", "Refer-To: <sip:sales@127.0.0.1:9>", "X-Microturn-Said: model: *dtmf *7")
+    notify(call.reply_within(202), "200 OK", "terminated;reason=noresource").hear("BYE").reply_within(200)
+    running = call.start(tmp_path, gateway.port)
+    name = gateway.only_call()
+    running.finish()
+    gateway.wait_for(lambda: gateway.kinds(name) == ["transferring", "transferred", "ended"])
+
+
+def test_the_model_presses_keys_and_hangs_up(gateway: OwnGateway, tmp_path: Path) -> None:
+    call = answered(sdp("0")).pause(300).say("INFO", "B", kind="application/dtmf").expect(200)
+    call.hear("INFO", "Signal=5").reply_within(200)
+    call.say("INFO", "D", kind="application/dtmf").expect(200).hear("BYE").reply_within(200)
+    call.run(tmp_path, gateway.port)
+
+
 @pytest.mark.parametrize(("line", "why"), [("486 Busy Here", "busy"), ("603 Decline", "rejected")])
 def test_whom_nobody_answers_comes_back_to_the_model(
     gateway: OwnGateway, watch: TableWatch, tmp_path: Path, line: str, why: str
