@@ -29,7 +29,9 @@ from gateway.api.turn import check_urls
 from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
+from gateway.events.settings import EventSettings
 from gateway.rules import Rules, RuleSettings
+from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
 from gateway.sip.sdp_policy import Policy
@@ -55,7 +57,7 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSettings):
+class GatewaySettings(BackgroundSettings, ClusterSettings, EventSettings, GuardSettings, RuleSettings):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
@@ -179,6 +181,16 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
     jwt_secret: SecretStr = Field(
         SecretStr(""), description="browser calls need tokens signed with it; empty: only on loopback"
     )
+    api: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether programs are served below /v1: auto is on loopback, and beyond it with a jwt_secret",
+    )
+    api_requests_per_s: int = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="of one client address, in bursts of four times as many; 0 is no limit",
+    )
     web_origins: Words = Field(
         (), description="origins of other pages that may make browser calls: https://HOST, ..."
     )
@@ -251,7 +263,9 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
         if self.http_tls_cert or self.http_tls_key:
             self.http_tls()
         personas.check(self.personas)
+        self._has_strong_tokens()
         self.check_cluster()
+        self._tells_events()
         self.make_rules()
         self._has_state()
         self.check_background()
@@ -415,11 +429,35 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
                 "MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48) and give callers tokens "
                 "(microturn token), or http_host = 127.0.0.1, or webrtc_calls = 0 for no browser calls"
             )
-        if secret and len(secret.encode()) < LEAST_SECRET_BYTES:
-            raise ValueError(
-                f"jwt_secret has {len(secret.encode())} bytes: give {LEAST_SECRET_BYTES} or more, "
-                "such as the output of openssl rand -base64 48"
+
+    @property
+    def serves_api(self) -> bool:
+        """Whether `/v1` is there."""
+        if self.api == "auto":
+            return (
+                bool(self.jwt_secret.get_secret_value()) or ipaddress.ip_address(self.http_host).is_loopback
             )
+        return self.api == "on"
+
+    def _has_strong_tokens(self) -> None:
+        secret = self.jwt_secret.get_secret_value()
+        if secret:
+            check_secret("jwt_secret", secret.encode(), LEAST_SECRET_BYTES, "openssl rand -base64 48")
+        elif self.api == "on" and not ipaddress.ip_address(self.http_host).is_loopback:
+            raise ValueError(
+                f"api = 'on' with http_host = {self.http_host!r} and without jwt_secret: anyone there could end "
+                "calls. Set MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48), or api = off"
+            )
+
+    def _tells_events(self) -> None:
+        self.check_events(self.tenants)
+        if self.webhooks and self.redis == "off":
+            raise ValueError("webhooks with redis = 'off': nothing is known of calls there. Name a server")
+
+    @property
+    def events_folder(self) -> Path:
+        """Where events wait."""
+        return Path(self.events_dir) if self.events_dir else self.run_dir / "events"
 
     def _has_turn(self) -> None:
         check_urls(self.stun_urls, ("stun", "stuns"), "stun_urls")

@@ -9,10 +9,11 @@ for them belong.
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
+    both            Done                                     <-  Command
 
 Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
-which the main process chose (0: nobody waits for it). A browser call's name is the main process's as well; its
-media and its resume token are the worker's alone.
+which the main process chose (0: nobody waits for it), each Command by one `Done`. A browser call's name is the main
+process's as well; its media and its resume token are the worker's alone.
 """
 
 from __future__ import annotations
@@ -260,12 +261,37 @@ class Still(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+Do = Literal["hang-up", "text", "digits", "mute-caller", "mute-model", "unmute-caller", "unmute-model"]
+
+
+class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: what somebody beside the two wants of a call that lives (`gateway/intercom.py`)."""
+
+    id: int
+    call: str
+    do: Do
+    value: str = ""
+    """The text, or the digits."""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: what became of a `Command`: 204; 404 gone; 409 not now, or never of such a call, and why."""
+
+    id: int
+    status: int
+    code: str = ""
+    """For programs."""
+    reason: str = ""
+
+
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
-WorkerMessage = Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage | SipMessage
+WorkerMessage = (
+    Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage | SipMessage | Done
+)
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
 SipRequest = Dial | HangUp | Press | Refer
-MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look
+MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

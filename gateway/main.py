@@ -23,10 +23,12 @@ from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet, Kind
 from gateway.http import serve_http
+from gateway.intercom import Intercom
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
+from gateway.sip.switchboard import Switchboard
 from gateway.sip.tls import server_context
 from gateway.sip.trunks import SRTP, registree
 from gateway.state.keys import name_of_telephone_call
@@ -35,6 +37,8 @@ from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
 
 if TYPE_CHECKING:
+    from gateway.events.feed import Feed
+    from gateway.events.office import EventOffice
     from gateway.state.sessions import Sessions
 
 log = structlog.get_logger()
@@ -61,9 +65,11 @@ class Gateway:
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
         self.office = Office(settings, self.sessions)
+        self.events = self._tell_events()
         self.draining = False
         self.http_port = 0
-        door = self.office.door(self._telephone_door(), name_of_telephone_call)
+        self.intercom = self._make_intercom()
+        door = self._outermost(self.office.door(self._telephone_door(), name_of_telephone_call))
         for sip in plan_workers(settings, library):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
@@ -87,7 +93,7 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self.office.door(door)
+        door = self._outermost(self.office.door(door))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
@@ -100,6 +106,36 @@ class Gateway:
         from gateway.state.sessions import open_sessions  # redis-py takes 0.15 s to load
 
         return open_sessions(self.settings, address, self._tasks.spawn)
+
+    def _tell_events(self) -> EventOffice | None:
+        if self.sessions is None:
+            return None
+        from gateway.events.office import EventOffice
+
+        office = EventOffice(self.settings, self.sessions)
+        self.switchboard.watchers.append(office.heard)
+        return office
+
+    @property
+    def switchboard(self) -> Switchboard:
+        """Who makes telephone calls and hands callers on."""
+        return self.telephones.switchboard
+
+    def placing(self, call: str, tenant: str) -> None:
+        """A call of ours is on its way, of that tenant."""
+        if self.events is not None:
+            self.events.placing(call, tenant)
+
+    @property
+    def feed(self) -> Feed | None:
+        """Whom programs follow events by."""
+        return self.events.feed if self.events is not None else None
+
+    def _make_intercom(self) -> Intercom | None:
+        return Intercom(self.sessions.place_of) if self.sessions is not None else None
+
+    def _outermost(self, door: Kind) -> Kind:
+        return self.intercom.door(door) if self.intercom is not None else door
 
     def _telephone_door(self) -> Kind:
         if self.sessions is None:
@@ -139,6 +175,8 @@ class Gateway:
             gauges["webrtc_calls_live"] = float(self.pool.live)
         if self.sessions is not None:
             gauges |= self.sessions.store.gauges()
+        if self.events is not None:
+            gauges |= self.events.gauges()
         return gauges | self.office.gauges() | self.cluster.gauges()
 
     def counters(self) -> dict[str, Any]:
@@ -152,6 +190,10 @@ class Gateway:
         }
         if self.pool is not None:
             parts["webrtc"] = self.pool.counters
+        if self.events is not None:
+            parts |= self.events.counters()
+        if self.intercom is not None:
+            parts["commands"] = self.intercom.counters
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters
@@ -167,6 +209,8 @@ class Gateway:
         if self.sessions is not None:
             self._tasks.spawn(self.sessions.store.run())
             self._tasks.spawn(self.office.run())
+        if self.events is not None:
+            self._tasks.spawn(self.events.run())
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
@@ -174,7 +218,7 @@ class Gateway:
             self.cluster.url = self.settings.node_url or self._own_url()
             self._tasks.spawn(self.cluster.run())
             await stop.wait()
-            self._drain()
+            self.drain()
             await self._let_calls_end(at_once)
             if self.sessions is not None:
                 self.sessions.end_all()
@@ -185,11 +229,14 @@ class Gateway:
         if self.sessions is not None:
             await self.sessions.store.close()
         self._tasks.cancel()
+        if self.events is not None:
+            self.events.close()
         await self.telephones.edge.stop()
         listener.close()
         self.settings.worker_socket.unlink(missing_ok=True)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """No new calls from now on; live ones go on."""
         self.draining = True
         self.telephones.drain()
         self.cluster.drain()

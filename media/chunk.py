@@ -38,7 +38,7 @@ class Flags(enum.IntFlag):
     LAST = 2
     """No chunk follows: the caller is gone or the leg is closing."""
     HELD = 4
-    """The caller has put us on hold: the samples are silence by intent, not by loss."""
+    """The caller has put us on hold, or is muted: the samples are silence by intent, not by loss."""
     FLUSH = 8
     """Reply only: what is still queued of earlier replies is to be cut at once (the model yields)."""
     TEXT_CUT = 16

@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Quarters, Reply, VideoFrame
 from media.chunker import Cut
 from media.keys import ToneEar
@@ -75,7 +77,7 @@ class Leg(Generic[IntakeT]):
         self.playout = Playout(rate_hz)
         self.counters = LegCounters()
         self.turn = 0
-        self.held = False
+        self.held = self.muted = False
         self.tones: ToneEar | None = None
         """Who listens for keys in the sound, where nobody sends them as events."""
         self._up = Resampler(rate_hz, MODEL_HZ)
@@ -134,6 +136,12 @@ class Leg(Generic[IntakeT]):
             self.held = held
             self.receive_event(events[0] if held else events[1])
 
+    def mute(self, muted: bool) -> None:
+        """From the next chunk on the model hears nothing of the caller, or hears it again; it is told."""
+        if muted != self.muted:
+            self.muted = muted
+            self.receive_event("muted" if muted else "unmuted")
+
     def cut(
         self, now_ns: int, tick_ns: int, last_pull_ns: int, video: tuple[VideoFrame, ...] = ()
     ) -> Chunk | None:
@@ -160,8 +168,10 @@ class Leg(Generic[IntakeT]):
             self._playing_since, self._first_tick_ns = turn, tick_ns
             self._set_playout_point(turn, tick_ns, last_pull_ns, self._tenancy.budget_ns)
         flags = Flags.FIRST if turn == 0 else Flags.NONE
-        if self.held:
+        if self.held or self.muted:
             flags |= Flags.HELD
+        if self.muted:
+            pcm, concealed = np.zeros_like(pcm), (0, 0, 0, 0)
         events, self._events = tuple(self._events), []
         text, self._texts = "\n".join(self._texts), []
         lost, self._lost_packets = self._lost_packets, 0

@@ -50,7 +50,13 @@ ONE_PLACE = {
     "redis": ("gateway/state/", "gateway/background/", "loadtests/state_server.py"),
     "sglang": ("model_server/engine/sglang",),
     "av": ("gateway/webrtc/video.py", "gateway/webrtc/still.py", "gateway/caller/codec.py", "loadtests/"),
-    "aiohttp": ("gateway/http.py", "gateway/api/", "gateway/background/chat.py", "loadtests/"),
+    "aiohttp": (
+        "gateway/http.py",
+        "gateway/api/",
+        "gateway/background/chat.py",
+        "gateway/events/courier.py",
+        "loadtests/",
+    ),  # fmt: skip
     "mcp": ("gateway/background/mcp_tools.py",),
     "prometheus_client": ("gateway/metrics.py",),
     "triton": ("kernels/",),

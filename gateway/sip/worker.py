@@ -17,6 +17,7 @@ from urllib.parse import quote
 import structlog
 
 from gateway import control
+from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
@@ -389,6 +390,8 @@ class Worker:
                 self._press(message)
             case control.Refer():
                 self._refer(message)
+            case control.Command():
+                self.link.tell(obey(self._sessions.get(message.call), message))
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report()

@@ -185,6 +185,19 @@ class Client:
             raise _away(wrong) from None
         return lease.partition(b" ")[0].decode(errors="replace") if lease else ""
 
+    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[bytes | None]:
+        """Records of calls by name and begin (Unix ms); None for those that are gone. `Away` without answer."""
+        if not places:
+            return []
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for call, began_ms in places:
+                    pipeline.hget(key(self._namespace, call, "cdr"), str(began_ms))
+                answers: list[bytes | None] = await pipeline.execute()
+                return answers
+        except (RedisError, RedisClusterException, OSError) as wrong:
+            raise _away(wrong) from None
+
     async def sessions(self) -> AsyncIterator[tuple[str, bytes]]:
         """Every call that has a session record, with it; in no order. `Away` when nobody answers."""
         pattern, taken = key(self._namespace, "*", "session"), re.compile(r"\{(.+)\}")

@@ -41,13 +41,21 @@ class TelephoneDoor:
         ruling = self._ruling_of(call_id) or Ruling("")
         name = name_of_telephone_call(call_id)
         persona = ruling.persona or self._persona
-        self._sessions.begin(name, "sip", worker, persona, ruling.called, self._party_of(call_id))
+        party = self._party_of(call_id)
+        self._sessions.begin(name, "sip", worker, persona, ruling.called, party, inside=call_id)
 
     def placed(self, call_id: str, worker: str, wish: OutboundCall) -> None:
         """The switchboard: whom we called has answered."""
         persona = wish.persona or self._persona
         self._sessions.begin(
-            name_of_telephone_call(call_id), "sip", worker, persona, "", self._party_of(call_id), placed=True
+            name_of_telephone_call(call_id),
+            "sip",
+            worker,
+            persona,
+            "",
+            self._party_of(call_id),
+            placed=True,
+            inside=call_id,
         )
 
     def happened(self, event: CallEvent) -> None:
@@ -59,7 +67,7 @@ class TelephoneDoor:
         """See `Kind`."""
         count = self._inner.welcome(ready, send)
         for call_id in ready.calls:
-            self._sessions.adopt(name_of_telephone_call(call_id), "sip", ready.worker)
+            self._sessions.adopt(name_of_telephone_call(call_id), "sip", ready.worker, call_id)
         return count
 
     def hear(self, worker: str, message: control.WorkerMessage) -> None:

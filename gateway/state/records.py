@@ -15,8 +15,9 @@ import msgspec
 
 Door = Literal["sip", "webrtc"]
 Speaker = Literal["caller", "model"]
-Reason = Literal["over", "worker-lost", "stopped"]
-"""A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off."""
+Reason = Literal["over", "worker-lost", "stopped", "lost"]
+"""A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off;
+one that ended while its gateway was away, so that nobody knows when."""
 TaskState = Literal["asked", "running", "done", "failed", "cancelled"]
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -34,11 +34,30 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Watcher(Protocol):
+    """Who is told of calls: `events.desk.EventDesk`."""
+
+    def began(self, session: Session) -> None:
+        """Answered here, or adopted and known again."""
+        ...
+
+    def took(self, session: Session) -> None:
+        """One of a gateway that is gone goes on here."""
+        ...
+
+    def gave_back(self, call: str) -> None: ...
+    def over(self, session: Session, cdr: Cdr) -> None: ...
+    def said(self, session: Session, line: Line) -> None: ...
+    def task(self, session: Session, task: records.Task) -> None: ...
+
+
 @dataclass(slots=True)
 class _Live:
     session: Session
     leg: Leg
     cdr: Cdr
+    inside: str = ""
+    """Its name in its worker; the same as ours when empty."""
     over: tuple[int, Reason] | None = None
     """It ended before it was known what it had been."""
 
@@ -47,7 +66,11 @@ def open_sessions(
     settings: GatewaySettings, address: Address, spawn: Callable[[Coroutine[Any, Any, None]], None]
 ) -> Sessions:
     """As it is set; `store.run` is still to run."""
-    store = Store(lambda: make_client(settings, address), settings.redis_keep_s)
+    store = Store(
+        lambda: make_client(settings, address), settings.redis_keep_s,
+        namespace=settings.redis_namespace,
+        most_keep_s=max((tenant.keep_s for tenant in settings.tenants.values()), default=0),
+    )  # fmt: skip
     return Sessions(store, settings.node_name, spawn, keep_s=settings.make_parties().keep_s)
 
 
@@ -98,11 +121,26 @@ class Sessions:
         """Adopted calls of which it is not known yet what they were."""
         self.recalled: Callable[[Session], None] = lambda session: None
         self.over: Callable[[str], None] = lambda call: None
+        self.watcher: Watcher | None = None
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
 
     def __contains__(self, call: str) -> bool:
         return call in self._live
+
+    def __iter__(self) -> Iterator[Session]:
+        """Those that live."""
+        return iter([live.session for live in self._live.values()])
+
+    def find(self, call: str) -> Session | None:
+        """One that lives."""
+        live = self._live.get(call)
+        return live.session if live is not None else None
+
+    def place_of(self, call: str) -> tuple[str, str] | None:
+        """The worker that has it, and its name there; None when it does not live."""
+        live = self._live.get(call)
+        return (live.session.worker, live.inside or call) if live is not None else None
 
     def begin(
         self,
@@ -114,8 +152,10 @@ class Sessions:
         party: Party = NOBODY,
         resume: str = "",
         placed: bool = False,
+        inside: str = "",
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called."""
+        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, `inside`
+        is its name in its worker."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
@@ -123,14 +163,16 @@ class Sessions:
             recording=party.recording, placed=placed,
         )  # fmt: skip
         self.store.begin(call)
-        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session)))
+        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session), inside))
+        if self.watcher is not None:
+            self.watcher.began(session)
 
-    def adopt(self, call: str, door: Door, worker: str) -> None:
+    def adopt(self, call: str, door: Door, worker: str, inside: str = "") -> None:
         """It lived on while this process was away: what is known of it is asked of Redis."""
         now_ms = self._now_ms()
         session = Session(call, door, self._node, worker, now_ms)
         cdr = Cdr(call, door, self._node, now_ms, adopted=True)
-        live = self._live[call] = _Live(session, Leg(0, door, worker, now_ms), cdr)
+        live = self._live[call] = _Live(session, Leg(0, door, worker, now_ms), cdr, inside)
         self.recalling.add(call)
         self.store.adopt(call)
         self._spawn(self._recall(live))
@@ -149,6 +191,8 @@ class Sessions:
         live.cdr = msgspec.structs.replace(live.cdr, node=self._node)
         self._live[call] = live
         self.store.adopt(call)
+        if self.watcher is not None:
+            self.watcher.took(live.session)
         if await self.store.settled(call, TAKE_OVER_S):
             return True
         self.hand_back(call)
@@ -158,6 +202,8 @@ class Sessions:
         """It did not go on here: another gateway may have it."""
         if self._live.pop(call, None) is not None:
             self.store.release(call)
+            if self.watcher is not None:
+                self.watcher.gave_back(call)
 
     def resume(self, call: str, worker: str = "", token: str = "") -> None:
         """The browser is back with another connection: the next leg of the same call, with a new token's hash."""
@@ -184,8 +230,21 @@ class Sessions:
 
     def said(self, call: str, line: Line) -> None:
         """One of them said something in a turn."""
-        if call in self._live:
-            self.store.say(call, line)
+        live = self._live.get(call)
+        if live is None:
+            return
+        self.store.say(call, line)
+        if self.watcher is not None:
+            self.watcher.said(live.session, line)
+
+    def note_task(self, call: str, task: records.Task) -> None:
+        """What became of work that was handed off."""
+        live = self._live.get(call)
+        if live is None:
+            return
+        self.store.put_task(call, task)
+        if self.watcher is not None:
+            self.watcher.task(live.session, task)
 
     def end(self, call: str, reason: Reason = "over") -> None:
         """It is over; a call that is not known is nothing. One that was adopted is to be known first."""
@@ -203,8 +262,13 @@ class Sessions:
         self.recalling.discard(call)
         del self._live[call]
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=ended_ms))
-        self.store.put_session(call, msgspec.structs.replace(live.session, ended_ms=ended_ms))
-        self.store.put_cdr(call, msgspec.structs.replace(live.cdr, ended_ms=ended_ms, reason=reason))
+        live.session = msgspec.structs.replace(live.session, ended_ms=ended_ms)
+        live.cdr = msgspec.structs.replace(live.cdr, ended_ms=ended_ms, reason=reason)
+        self.store.put_session(call, live.session)
+        self.store.put_cdr(call, live.cdr)
+        if self.watcher is not None:
+            self.watcher.over(live.session, live.cdr)
+        self.store.index.add(call, live.cdr.began_ms, ended_ms, live.session.tenant)
         self.store.end(call, self._keep_s(live.session.tenant))
 
     def end_all(self) -> None:
@@ -234,6 +298,8 @@ class Sessions:
                 _complete(live, kept)
                 self._know(live)
                 self.recalling.discard(call)
+                if self.watcher is not None:
+                    self.watcher.began(live.session)
                 if live.over is not None:
                     self._finish(live, *live.over)
                 else:

@@ -165,6 +165,14 @@ class BrowserCall:
             self._let_go(self.peer, reason)
         self._ended(self, reason)
 
+    def hang_up(self) -> None:
+        """From our side."""
+        self.end("hangup")
+
+    def press(self, digits: str) -> bool:
+        """A browser has no use for any."""
+        return False
+
     def fail(self, wrong: Exception) -> None:
         """A bug of ours: it ends this call alone."""
         log.error("call broken", call=self.name, exc_info=wrong)

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from gateway import control
+from gateway.commands import obey
 from gateway.cut_time import BROWSER_COST_NS, CutTime
 from gateway.webrtc.call import BrowserCall
 from gateway.webrtc.certificate import Certificate
@@ -111,6 +112,8 @@ class Worker:
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.conversation.take_news(message)
+            case control.Command():
+                self.link.tell(obey(self._calls.get(message.call), message))
             case control.Look():
                 self.process.spawn(self._look(message))
 

@@ -23,10 +23,10 @@ def test_a_port_that_is_taken_is_found_with_its_setting() -> None:
 
 
 def test_pages_beyond_this_machine_need_tls_for_the_microphone() -> None:
-    beyond = findings(http_host="0.0.0.0", jwt_secret="x" * 32)
+    beyond = findings(http_host="0.0.0.0", jwt_secret="0123456789abcdef" * 2)
     assert not beyond["page"].good and "no microphone" in beyond["page"].found
     assert not beyond["media address"].good
-    reached = findings(http_host="0.0.0.0", jwt_secret="x" * 32, webrtc_public_host="192.0.2.1")
+    reached = findings(http_host="0.0.0.0", jwt_secret="0123456789abcdef" * 2, webrtc_public_host="192.0.2.1")
     assert reached["media address"].good and findings()["page"].good
 
 
