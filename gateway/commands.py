@@ -15,8 +15,8 @@ class Commanded(Protocol):
     def leg(self) -> Leg[Any]: ...
     @property
     def is_over(self) -> bool: ...
-    def hang_up(self) -> None:
-        """End it, as the model may."""
+    def hang_up(self, cause: str = "") -> None:
+        """End it; `cause` as in its record."""
         ...
 
     def press(self, digits: str) -> bool:
@@ -30,7 +30,7 @@ def obey(call: Commanded | None, command: control.Command) -> control.Done:
         return control.Done(command.id, 404, "gone", "the call is over")
     match command.do:
         case "hang-up":
-            call.hang_up()
+            call.hang_up("api")
         case "text":
             if not call.leg.receive_text(command.value):
                 return control.Done(command.id, 409, "turn-full", "this turn's text is full: send it again")

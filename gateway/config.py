@@ -42,6 +42,7 @@ from gateway.sip.trunks import LEAST_SESSION_S, SRTP, check_targets
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
 from gateway.state.keys import check_namespace
+from gateway.state.prices import PriceSettings
 from gateway.words import Words, words
 
 Engine = Literal["auto", "echo", "digits", "sglang"]
@@ -57,7 +58,9 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BackgroundSettings, ClusterSettings, EventSettings, GuardSettings, RuleSettings):
+class GatewaySettings(
+    BackgroundSettings, ClusterSettings, EventSettings, GuardSettings, PriceSettings, RuleSettings
+):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")

@@ -9,7 +9,7 @@ for them belong.
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
-    both            Done                                     <-  Command
+    both            Done, Measured                           <-  Command
 
 Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
 which the main process chose (0: nobody waits for it), each Command by one `Done`. A browser call's name is the main
@@ -29,6 +29,7 @@ from typing import Literal
 import msgspec
 
 from gateway.background.records import Reads, Spoken, State
+from gateway.state.records import Figures
 
 MAX_BYTES = 65_536
 
@@ -84,6 +85,16 @@ class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     """Worker: this call (SIP Call-ID, or a browser call's name) is over, and cannot be resumed."""
 
     call_id: str
+    cause: str = ""
+    """See `state.records.Cdr.cause`."""
+    figures: Figures | None = None
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker, once in a while: what it would say of a call if it ended now."""
+
+    call_id: str
+    figures: Figures
 
 
 class Attachable(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -287,7 +298,16 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
 WorkerMessage = (
-    Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage | SipMessage | Done
+    Ready
+    | WebrtcReady
+    | Answered
+    | CallEnded
+    | Measured
+    | Attachable
+    | Report
+    | TaskMessage
+    | SipMessage
+    | Done
 )
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
 SipRequest = Dial | HangUp | Press | Refer

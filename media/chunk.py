@@ -130,6 +130,8 @@ class Reply:
     events: tuple[str, ...] = ()
     """Actions, such as `hangup` or `dtmf 5`."""
     flags: Flags = Flags.NONE
+    engine_us: int = 0
+    """Its part of the step that made it."""
 
     def __post_init__(self) -> None:
         assert self.pcm.shape == (TURN_SAMPLES,) and self.pcm.dtype == np.int16, self.pcm.shape

@@ -66,6 +66,8 @@ class LegCounters:
     stale_replies: int = 0
     events_dropped: int = 0
     texts_dropped: int = 0
+    interruptions: int = 0
+    """The model fell silent in the middle of what it was saying."""
 
 
 class Leg(Generic[IntakeT]):
@@ -197,7 +199,7 @@ class Leg(Generic[IntakeT]):
             self.counters.stale_replies += 1
             return False
         if reply.flags & Flags.FLUSH:
-            self.playout.flush()
+            self.counters.interruptions += self.playout.flush() > 0
         return self.playout.offer(reply.turn, self._down.push(reply.pcm))
 
     def catch_up(self, elapsed_ns: int) -> int:

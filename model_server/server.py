@@ -148,7 +148,7 @@ class ModelServer:
             return []
         results = self.engine.step(batch)
         stepped_ns = self._clock_ns()
-        accepted = publish(self.table, batch, results, stepped_ns)
+        accepted = publish(self.table, batch, results, stepped_ns, stepped_ns - gathered_ns)
         self._count_video(batch)
         counters.passes_total += results.passes
         self._ask_for_pictures([int(batch.slots_B[b]) for b in batch.chunks])  # its persona may be another

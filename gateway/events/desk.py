@@ -79,7 +79,7 @@ class EventDesk:
 
     def over(self, session: Session, cdr: Cdr) -> None:
         """It is over, with its record."""
-        told = _public(session) | msgspec.structs.asdict(cdr)
+        told = _public(session) | _json(msgspec.structs.asdict(cdr))
         self._tell("call.ended", session, told)
         self.open_calls.end(session.call)
 
@@ -210,7 +210,7 @@ def _decoded(what: type[R], data: bytes | None) -> R | None:
         return None
 
 
-def _json(record: msgspec.Struct) -> dict[str, Any]:
+def _json(record: msgspec.Struct | dict[str, Any]) -> dict[str, Any]:
     told: dict[str, Any] = msgspec.to_builtins(record)
     return told
 

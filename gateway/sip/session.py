@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.background.conversation import Conversation, Tell
+from gateway.figures import LineSums
 from gateway.sip.pj import SipCall
 from gateway.turns import Pulls
 from media.chunk import PCM, Chunk, Reply, VideoFrame
@@ -78,6 +79,9 @@ class Session:
         self.mouth = Mouth(self.leg.playout.pull, rate_hz)
         self.conversation = Conversation(self.name, self.leg, tell)
         self.heard_at_ns = time.monotonic_ns()
+        self.cause = ""
+        """Why we ended it; empty when the other end did."""
+        self.line_sums = LineSums()
         self._counters = counters
         self._packets = 0
 
@@ -123,7 +127,7 @@ class Session:
         for event in self.conversation.replied(reply, taken):
             action, _, value = event.partition(" ")
             if action == "hangup":
-                self.hang_up()
+                self.hang_up("model")
             elif action == "dtmf" and value:
                 self.press(value)
             elif action == "transfer":
@@ -135,10 +139,11 @@ class Session:
         """A bug of ours in this call's turn: hang up."""
         log.error("call broken", call=self.name, exc_info=wrong)
         self._counters.calls_broken += 1
-        self.hang_up()
+        self.hang_up("error")
 
-    def hang_up(self) -> None:
+    def hang_up(self, cause: str = "") -> None:
         """From our side, and whom we are about to call, too."""
+        self.cause = self.cause or cause
         if self.child is not None:
             self.child.hang_up()
         self.call.hang_up()
@@ -182,10 +187,15 @@ class Session:
         self.heard_at_ns, self._packets = time.monotonic_ns(), 0
 
     def check_stream(self, now_ns: int) -> int:
-        """How long, in ns, nothing has been heard."""
-        packets = self.call.received_packets() if self.call.connected and not self.call.over else None
-        if packets is None:
+        """How long, in ns, nothing has been heard; what the line is like is noted."""
+        heard = self.call.heard() if self.call.connected and not self.call.over else None
+        if heard is None:
             return 0
+        packets = heard.packets
+        sums = self.line_sums
+        sums.codec, sums.packets, sums.lost = heard.codec, packets, heard.lost
+        if not self.leg.held:
+            sums.note(heard.jitter_ms, heard.delay_ms, heard.round_trip_ms)
         if packets != self._packets or self.leg.held:
             self.heard_at_ns = now_ns
         self._packets = packets

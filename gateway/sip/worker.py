@@ -19,10 +19,12 @@ import structlog
 from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
+from gateway.figures import TELL_S, figures_of
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
 from gateway.sip.session import Counters, Session
+from gateway.state.records import Figures
 from gateway.worker_process import WorkerProcess, prepare_process
 from media.keys import ToneEar
 from media.timebase import MODEL_HZ, NS_PER_S
@@ -56,6 +58,7 @@ class Worker:
         self.turns, self.link = self.process.turns, self.process.link
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
+        self._seconds = 0
         self._by_call: dict[SipCall, Session] = {}
 
     # -- events of the library, in the loop's thread but for `key`
@@ -102,6 +105,9 @@ class Worker:
         self.process.garbage.call_ended()
         if session is None:
             return
+        figures = (
+            self._figures(session) if call is session.call and session.name == call.sip_call_id else None
+        )
         if call is session.child:
             session.child = None
             self.counters.transfers_failed += 1
@@ -120,7 +126,13 @@ class Worker:
             self.turns.leave(session)
             session.conversation.end()
         if call.sip_call_id:
-            self.link.tell(control.CallEnded(call.sip_call_id))
+            cause = (session.cause or "caller") if figures is not None else ""
+            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
+
+    def _figures(self, session: Session) -> Figures:
+        tasks = session.conversation.tasks_begun
+        session.line_sums.codec = session.line_sums.codec or session.call.codec
+        return figures_of(session.line_sums, self.turns.sums_of(session), session.leg, tasks)
 
     def transfer(self, call: SipCall) -> SipCall | None:
         """One at a time; the library dials once this has returned."""
@@ -209,7 +221,7 @@ class Worker:
         if session.call.over or session.call.connected or session.gave_up:
             return
         session.gave_up = (status, reason)
-        session.hang_up()
+        session.hang_up("no-answer")
 
     def _placed_answered(self, session: Session) -> None:
         self.counters.calls_answered += 1
@@ -275,7 +287,9 @@ class Worker:
             self.counters.handed_over += 1
             self._tell_progress(session, "transferred", status, reason)
             if not session.call.over:
-                self._loop.call_soon(session.hang_up)  # after the library's answer to the NOTIFY
+                self._loop.call_soon(
+                    session.hang_up, "handed-over"
+                )  # after the library's answer to the NOTIFY
             return
         self.counters.handovers_failed += 1
         log.info("not handed over", call=session.name, status=status, reason=reason)
@@ -304,7 +318,7 @@ class Worker:
         if session is None:
             self._answer_main(message.id, 404, "no such call")
             return
-        session.hang_up()
+        session.hang_up("api")
         self._answer_main(message.id, 200)
 
     def _answer_main(self, number: int, status: int, reason: str = "", call: str = "") -> None:
@@ -373,7 +387,12 @@ class Worker:
             if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
                 self.counters.rtp_timeouts += 1
                 log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
+                session.cause = session.cause or "no-rtp"
                 session.call.hang_up()  # a transfer that is pending goes on
+        self._seconds += 1
+        if self._seconds % TELL_S == 0:
+            for session in self._sessions.values():
+                self.link.tell(control.Measured(session.name, self._figures(session)))
 
     # -- what the main process says, and is told
 

@@ -74,7 +74,10 @@ class TelephoneDoor:
         """See `Kind`."""
         self._inner.hear(worker, message)
         if isinstance(message, control.CallEnded):
-            self._sessions.end(name_of_telephone_call(message.call_id))
+            name = name_of_telephone_call(message.call_id)
+            self._sessions.end(name, cause=message.cause, figures=message.figures)
+        elif isinstance(message, control.Measured):
+            self._sessions.measured(name_of_telephone_call(message.call_id), message.figures)
 
     def lose(self, worker: str) -> int:
         """See `Kind`."""
@@ -109,7 +112,9 @@ class BrowserDoor:
         )
         self._pool.hear(worker, message)
         if isinstance(message, control.CallEnded):
-            self._sessions.end(message.call_id)
+            self._sessions.end(message.call_id, cause=message.cause, figures=message.figures)
+        elif isinstance(message, control.Measured):
+            self._sessions.measured(message.call_id, message.figures)
         elif isinstance(message, control.Answered) and asked is not None:
             self._answered(worker, asked.message, message)
 

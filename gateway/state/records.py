@@ -97,6 +97,45 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
     played_samples: int
 
 
+class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What its worker has measured of a call, up to now."""
+
+    codec: str = ""
+    """PCMU, PCMA, G722, OPUS."""
+    turns: int = 0
+    """Of 200 ms."""
+    missed_turns: int = 0
+    """Whose reply was not heard."""
+    late_turns: int = 0
+    """Of them, those whose reply came too late."""
+    concealed_ms: int = 0
+    """Of what the model heard, made up where sound was missing."""
+    dropped_ms: int = 0
+    """Left out to keep the delay down."""
+    played_ms: int = 0
+    """Of the model's sound, heard by the caller."""
+    interruptions: int = 0
+    """The model fell silent in the middle of what it was saying."""
+    packets: int = 0
+    """Received of the caller."""
+    lost_packets: int = 0
+    loss: float = 0.0
+    """Of those that were sent to us, 0 to 1."""
+    jitter_ms: float = 0.0
+    """Mean of RFC 3550's."""
+    jitter_max_ms: float = 0.0
+    delay_ms: float = 0.0
+    """Mean of what waits in the jitter buffer."""
+    round_trip_ms: float = 0.0
+    """Mean, by RTCP; 0 where the other end told nothing."""
+    mos: float = 0.0
+    """Estimated by the E-model of what the model heard; 0 where nothing was heard."""
+    tasks: int = 0
+    """That the model handed off."""
+    engine_ms: int = 0
+    """Of the model server's steps, this call's part."""
+
+
 class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Call detail record; in the making while `ended_ms` is 0."""
 
@@ -117,6 +156,13 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whom the caller was handed to, by the name of the target."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it: `began_ms` is when it found the call."""
+    cause: str = ""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    figures: Figures = Figures()
+    tokens: int = 0
+    """Of the background models, both ways."""
+    cost: float = 0.0
+    """Estimated, by the prices of the settings."""
 
 
 Record = Session | Leg | Line | Task | Heard | Cdr

@@ -20,11 +20,14 @@ from gateway.state import records
 from gateway.state.address import Address
 from gateway.state.client import Client, Kept, Login
 from gateway.state.faults import Away
-from gateway.state.records import Cdr, Door, Leg, Line, Reason, Session
+from gateway.state.prices import Prices
+from gateway.state.records import Cdr, Door, Figures, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
 PATIENCE_S: Final = 2.0
 """Between two attempts to read what is known of an adopted call."""
+SPENT: Final = "return redis.call('HMGET', KEYS[1], 'tokens', 'money')"
+"""Of `background.scripts`: what the tasks of a call have cost, money in millionths."""
 TAKE_OVER_S: Final = 1.0
 """A browser that comes from a dead gateway waits so long for the lease."""
 
@@ -60,6 +63,10 @@ class _Live:
     """Its name in its worker; the same as ours when empty."""
     over: tuple[int, Reason] | None = None
     """It ended before it was known what it had been."""
+    cause: str = ""
+    figures: Figures | None = None
+    """The newest that its worker has told."""
+    has_tasks: bool = False
 
 
 def open_sessions(
@@ -71,7 +78,9 @@ def open_sessions(
         namespace=settings.redis_namespace,
         most_keep_s=max((tenant.keep_s for tenant in settings.tenants.values()), default=0),
     )  # fmt: skip
-    return Sessions(store, settings.node_name, spawn, keep_s=settings.make_parties().keep_s)
+    sessions = Sessions(store, settings.node_name, spawn, keep_s=settings.make_parties().keep_s)
+    sessions.prices = settings.prices
+    return sessions
 
 
 def ask_server(settings: GatewaySettings, address: Address) -> str:
@@ -122,6 +131,7 @@ class Sessions:
         self.recalled: Callable[[Session], None] = lambda session: None
         self.over: Callable[[str], None] = lambda call: None
         self.watcher: Watcher | None = None
+        self.prices = Prices()
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
 
@@ -242,28 +252,55 @@ class Sessions:
         live = self._live.get(call)
         if live is None:
             return
+        live.has_tasks = True
         self.store.put_task(call, task)
         if self.watcher is not None:
             self.watcher.task(live.session, task)
 
-    def end(self, call: str, reason: Reason = "over") -> None:
-        """It is over; a call that is not known is nothing. One that was adopted is to be known first."""
+    def measured(self, call: str, figures: Figures) -> None:
+        """What its worker has measured up to now."""
+        if (live := self._live.get(call)) is not None:
+            live.figures = figures
+
+    def end(
+        self, call: str, reason: Reason = "over", cause: str = "", figures: Figures | None = None
+    ) -> None:
+        """It is over; a call that is not known is nothing. One that was adopted is to be known first, and what one
+        with tasks has cost."""
         live = self._live.get(call)
         if live is None or live.over is not None:
             return
+        live.cause, live.figures = cause, figures or live.figures
         self.over(call)
         if call in self.recalling:
             live.over = self._now_ms(), reason
+        elif live.has_tasks:
+            live.over = self._now_ms(), reason
+            self._spawn(self._ask_costs(live))
         else:
             self._finish(live, self._now_ms(), reason)
 
-    def _finish(self, live: _Live, ended_ms: int, reason: Reason) -> None:
+    async def _ask_costs(self, live: _Live) -> None:
+        """Of the background models; without an answer they are not known, and the call is over all the same."""
         call = live.session.call
+        told = await self.store.script(SPENT, [f"{self.store.namespace}:{{tasks}}:spent:{call}"], [])
+        if self._live.get(call) is live and live.over is not None:
+            spent = [int(float(word or 0)) for word in told] if told is not None else [0, 0]
+            self._finish(live, *live.over, *spent)
+
+    def _finish(
+        self, live: _Live, ended_ms: int, reason: Reason, tokens: int = 0, millionths: int = 0
+    ) -> None:
+        call, figures = live.session.call, live.figures or Figures()
         self.recalling.discard(call)
         del self._live[call]
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=ended_ms))
         live.session = msgspec.structs.replace(live.session, ended_ms=ended_ms)
-        live.cdr = msgspec.structs.replace(live.cdr, ended_ms=ended_ms, reason=reason)
+        cost = self.prices.cost(ended_ms - live.cdr.began_ms, figures.engine_ms) + millionths / 1e6
+        live.cdr = msgspec.structs.replace(
+            live.cdr, ended_ms=ended_ms, reason=reason, cause=live.cause, figures=figures, tokens=tokens,
+            cost=round(cost, 6),
+        )  # fmt: skip
         self.store.put_session(call, live.session)
         self.store.put_cdr(call, live.cdr)
         if self.watcher is not None:

@@ -48,6 +48,7 @@ class Store:
         """`most_keep_s` is of the calls that stay longest; 0 is `keep_s`."""
         self.index = CdrIndex(self.script, namespace, max(keep_s, most_keep_s))
         """Of calls that are over, for lists."""
+        self.namespace = namespace
         self._keep_s, self._times = keep_s, times if times is not None else Times()
         self._buffer = buffer if buffer is not None else Buffer()
         self._owned: dict[str, Owned] = {}

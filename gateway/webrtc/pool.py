@@ -153,6 +153,8 @@ class WebrtcPool:
                 self._answered(place, message)
             case control.CallEnded(call_id):
                 place.calls.pop(call_id, None)
+            case control.Measured():
+                pass  # the state of calls has it, where that is kept
             case control.Attachable(attached):
                 place.attached = attached
             case _:

@@ -24,7 +24,7 @@ class Call:
         self.is_over = False
         self.digits = ""
 
-    def hang_up(self) -> None:
+    def hang_up(self, cause: str = "") -> None:
         self.is_over = True
 
     def press(self, digits: str) -> bool:

@@ -38,3 +38,6 @@ def test_a_telephone_call_is_written_down(server: StateServer, tmp_path: Path) -
     found: Any = rows
     (cdr,) = [decode(Cdr, row) for row in found]
     assert cdr.ended_ms - cdr.began_ms >= 2_000 and cdr.reason == "over"
+    figures = cdr.figures
+    assert cdr.cause == "caller" and figures.codec == "PCMU" and 1 <= figures.mos <= 4.5
+    assert figures.packets >= 50 and figures.turns >= 8 and figures.played_ms >= 1_000

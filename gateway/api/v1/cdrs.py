@@ -51,4 +51,4 @@ class Cdrs:
 
 def record_of(cdr: records.Cdr) -> shapes.CallRecord:
     """As it is given."""
-    return msgspec.convert(msgspec.structs.asdict(cdr), shapes.CallRecord)
+    return msgspec.convert(cdr, shapes.CallRecord, from_attributes=True)

@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from gateway.state.records import Door, Reason
+from gateway.state.records import Door, Figures, Reason
 
 MOST_LISTED: Final = 200
 MOST_TEXT_LETTERS: Final = 1_000
@@ -177,6 +177,13 @@ class CallRecord(Given, frozen=True):
     """Whom the caller was handed to."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it."""
+    cause: str = ""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    figures: Figures = Figures()
+    tokens: int = 0
+    """Of the background models, both ways."""
+    cost: float = 0.0
+    """Estimated, by the prices of the settings."""
 
 
 class CdrPage(Given, frozen=True):

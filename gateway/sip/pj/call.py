@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pjsua2 as pj
 import structlog
@@ -43,6 +43,20 @@ def guarded(method: Callable[..., None]) -> Callable[..., None]:
             self.failed()
 
     return call
+
+
+class Heard(NamedTuple):
+    """What the library has seen of a stream."""
+
+    codec: str
+    packets: int
+    lost: int
+    jitter_ms: float
+    """RFC 3550 6.4.1, of now."""
+    delay_ms: float
+    """Waits beyond the turn that is cut, of now."""
+    round_trip_ms: float
+    """By the newest RTCP report; 0 where there was none."""
 
 
 class CallEvents(Protocol):
@@ -88,6 +102,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self._troubles = (0, 0, 0)
         self._line = Line(0.0, 0, 0)
         self._waiting_ms = self._cuts = 0
+        self.codec = ""
+        """Of its stream: PCMU, PCMA, G722."""
         self.held = False
         self.connected = False
         self.over = False
@@ -222,13 +238,17 @@ class SipCall(pj.Call):  # type: ignore[misc]
                 self._line = Line(jitter.last / 1000, received.loss, max(0, late))
         return self._line
 
-    def received_packets(self) -> int | None:
-        """Since the stream began; None while there is none."""
+    def heard(self) -> Heard | None:
+        """Of the stream since it began; None while there is none."""
         stat = self._stat()
-        if stat is None:
+        if stat is None or self.stream is None:
             return None
         rtcp = stat.rtcp
-        return int(rtcp.rxStat.pkt)
+        received, trip = rtcp.rxStat, rtcp.rttUsec
+        return Heard(
+            self.codec, int(received.pkt), int(received.loss), received.jitterUsec.last / 1000,
+            float(max(0, self._waiting_ms - TURN_MS)), trip.last / 1000,
+        )  # fmt: skip
 
     def _stat(self) -> Any:
         if self.stream is None:
@@ -301,6 +321,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     def _negotiated(self, index: int) -> Negotiated:
         info = self.getStreamInfo(index)
+        self.codec = str(info.codecName).upper()
         param = info.audCodecParam
         codec, setting = param.info, param.setting
         frames = max(1, setting.frmPerPkt)
