@@ -36,7 +36,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     call: str
     data: dict[str, Any]
-    """By type: docs/protocol.md."""
+    """By type: docs/operations.md, *Events*."""
     tenant: str = ""
 
 

@@ -210,7 +210,7 @@ class Client:
             raise _away(wrong) from None
 
     async def forget_tasks(self, calls: set[str]) -> None:
-        """What was handed off in these calls: tasks, pictures and results under way. `Away` when nobody answers."""
+        """What was handed off in these calls, and what is told of them live. `Away` when nobody answers."""
         tasks, news = (f"{self._namespace}:{{tasks}}:{part}:*" for part in ("task", "news"))
         told = {call.encode() for call in calls}
         try:
@@ -221,6 +221,11 @@ class Client:
                 for entry, fields in await self._redis.xrange(name):
                     if fields.get(b"call") in told:
                         await self._redis.xdel(name, entry)
+            feed = f"{self._namespace}:{{events}}:log"
+            marks = [b'"call":"%b"' % call for call in told]
+            for entry, fields in await self._redis.xrange(feed):
+                if any(mark in fields.get(b"e", b"") for mark in marks):
+                    await self._redis.xdel(feed, entry)
         except (RedisError, RedisClusterException, OSError) as wrong:
             raise _away(wrong) from None
 

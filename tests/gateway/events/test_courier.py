@@ -26,6 +26,7 @@ class Endpoint:
     answers: list[int] = field(default_factory=list)
     """Statuses of the next requests; then 204."""
     got: list[str] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
     asked: int = 0
     port: int = 0
 
@@ -39,6 +40,7 @@ class Endpoint:
         status = self.answers.pop(0) if self.answers else 204
         if status == 204:
             self.got.append(name)
+            self.bodies.append(body)
         if status == 0:
             await asyncio.sleep(1)
         headers_ = {"Location": "/elsewhere"} if status == 302 else {}
