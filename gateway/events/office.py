@@ -30,6 +30,9 @@ class EventOffice:
 
     def __init__(self, settings: GatewaySettings, sessions: Sessions) -> None:
         folder, webhooks = settings.events_folder, settings.webhooks
+        settings.run_dir.mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )  # for this user alone, as its sockets are
         open_calls = OpenCalls(folder / "calls")
         spool = Spool(folder / "spool", settings.events_spool_mb << 20, tuple(webhooks)) if webhooks else None
         outboxes = make_outboxes(webhooks, spool, settings.events_give_up_s) if spool is not None else []

@@ -53,7 +53,7 @@ class OwnGateway:
             }  # fmt: skip
             environment = {k: v for k, v in os.environ.items() if not k.startswith("MICROTURN_")}
             own = cls(GatewaySettings(**(chosen | settings)))
-            run_dir.mkdir(mode=0o700)
+            run_dir.mkdir(mode=0o700, exist_ok=True)
             server = subprocess.Popen(
                 [sys.executable, "-m", "model_server", "--engine", "echo", "--socket", own.settings.model_socket],
                 env=environment, stdin=subprocess.DEVNULL, start_new_session=True,
