@@ -185,16 +185,17 @@ class Client:
             raise _away(wrong) from None
         return lease.partition(b" ")[0].decode(errors="replace") if lease else ""
 
-    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[bytes | None]:
-        """Records of calls by name and begin (Unix ms); None for those that are gone. `Away` without answer."""
+    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[tuple[bytes | None, bytes | None]]:
+        """Record and session of calls by name and begin (Unix ms); None for what is gone. `Away` without answer."""
         if not places:
             return []
         try:
             async with self._redis.pipeline(transaction=False) as pipeline:
                 for call, began_ms in places:
                     pipeline.hget(key(self._namespace, call, "cdr"), str(began_ms))
+                    pipeline.get(key(self._namespace, call, "session"))
                 answers: list[bytes | None] = await pipeline.execute()
-                return answers
+                return list(zip(answers[::2], answers[1::2], strict=True))
         except (RedisError, RedisClusterException, OSError) as wrong:
             raise _away(wrong) from None
 

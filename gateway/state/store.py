@@ -136,8 +136,8 @@ class Store:
         except Away:
             return None
 
-    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[bytes | None] | None:
-        """Records of calls by name and begin (Unix ms), None for those that are gone; None without an answer."""
+    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[tuple[bytes | None, bytes | None]] | None:
+        """Record and session of calls by name and begin (Unix ms), None for what is gone; None without answer."""
         if self._delivery.server is None:
             return None
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from gateway.state import records
 
 if TYPE_CHECKING:
     from gateway.state.sessions import Sessions
+
+R = TypeVar("R", records.Cdr, records.Session)
 
 
 class Cdrs:
@@ -38,17 +40,26 @@ class Cdrs:
         if ended is None or found is None:
             raise Problem(503, "not-ready", "the state of calls is away", {"Retry-After": "2"})
         given = []
-        for data in found:
-            try:
-                cdr = records.decode(records.Cdr, data or b"")
-            except msgspec.DecodeError:
+        for data, kept in found:
+            cdr, session = _decoded(records.Cdr, data), _decoded(records.Session, kept)
+            if cdr is None or not cdr.ended_ms or not asked.sees(cdr.tenant):
                 continue
-            if cdr.ended_ms and asked.sees(cdr.tenant):
-                given.append(record_of(cdr))
+            is_its = session is not None and session.began_ms == cdr.began_ms
+            given.append(record_of(cdr, session if is_its else None))
         more = len(ended) > query.limit
         return shapes.CdrPage(given, cursor_of(ended[query.limit - 1]) if more else "")
 
 
-def record_of(cdr: records.Cdr) -> shapes.CallRecord:
-    """As it is given."""
-    return msgspec.convert(cdr, shapes.CallRecord, from_attributes=True)
+def record_of(cdr: records.Cdr, session: records.Session | None) -> shapes.CallRecord:
+    """As it is given; who called is known as long as the session is kept."""
+    given = msgspec.convert(cdr, shapes.CallRecord, from_attributes=True)
+    if session is None:
+        return given
+    return msgspec.structs.replace(given, caller=session.caller, called=session.called)
+
+
+def _decoded(what: type[R], data: bytes | None) -> R | None:
+    try:
+        return records.decode(what, data or b"")
+    except msgspec.DecodeError:
+        return None

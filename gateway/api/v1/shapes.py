@@ -177,6 +177,10 @@ class CallRecord(Given, frozen=True):
     """Whom the caller was handed to."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it."""
+    caller: str = ""
+    """Pseudonym, and"""
+    called: str = ""
+    """name of ours that was called: both until the call's state is gone, or was forgotten."""
     cause: str = ""
     """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
     figures: Figures = Figures()

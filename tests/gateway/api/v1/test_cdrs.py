@@ -45,6 +45,10 @@ def test_records_are_listed_by_the_end_of_their_calls(server: StateServer, folde
             assert [cdr["call"] for cdr in oldest] == names
             assert [cdr["call"] for cdr in (await cdrs(left))["cdrs"]] == names[::-1]
             assert all(cdr["ended_ms"] >= cdr["began_ms"] and cdr["reason"] == "over" for cdr in oldest)
+            assert len({cdr["caller"] for cdr in oldest}) == 2 and len(oldest[0]["caller"]) == 32
+            with server.look() as look:
+                look.delete(f"microturn:{{{names[0]}}}:session")  # as `microturn forget` does
+            assert "caller" not in (await cdrs(right, "order=oldest"))["cdrs"][0]
             for order, expected in (("oldest", names), ("newest", names[::-1])):
                 seen, cursor = [], ""
                 for _ in names:
