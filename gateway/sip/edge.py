@@ -256,6 +256,11 @@ class Edge:
                 return worker, told
         return None
 
+    def replaces(self, call_id: str) -> str | None:
+        """Address that makes whoever calls it take our place in a call of ours (RFC 3891), for an attended
+        transfer; None for a call that is not ours, or not answered."""
+        return self._running.replaces(call_id.encode())
+
     @property
     def live(self) -> list[str]:
         """Call-IDs of all calls that workers have now."""
@@ -314,7 +319,7 @@ class Edge:
             return
         now_ns = time.monotonic_ns()
         outside = source.kind != "worker"
-        verdict = self._guarding.judge(data, source, now_ns) if outside else Verdict.PASS
+        verdict = self._judge(data, source, now_ns) if outside else Verdict.PASS
         if verdict is Verdict.DROP:
             return
         try:
@@ -333,7 +338,7 @@ class Edge:
             now_ns = time.monotonic_ns()
             verdict = Verdict.PASS
             if isinstance(item, Framed):
-                verdict = self._guarding.judge(item.head, connection.flow, now_ns)
+                verdict = self._judge(item.head, connection.flow, now_ns)
             if verdict is Verdict.DROP:
                 if not self._running.flow_in_use(connection.flow):
                     connection.close()
@@ -343,6 +348,12 @@ class Edge:
             self._take(item.parse() if isinstance(item, Framed) else item, connection.flow, verdict, now_ns)
             if isinstance(item, BadMessage) and item.fatal:
                 connection.close()
+
+    def _judge(self, data: bytes, source: Flow, now_ns: int) -> Verdict:
+        """Where we are registered is nobody's stranger, whatever name it has in the settings."""
+        if self._registering.trunk_at(source.host):
+            return Verdict.PASS
+        return self._guarding.judge(data, source, now_ns)
 
     def _take(self, message: Message | BadMessage, source: Flow, verdict: Verdict, now_ns: int) -> None:
         if isinstance(message, Response) and message.method == b"REGISTER" and source.kind != "worker":

@@ -395,6 +395,35 @@ def test_keys_to_a_peer_without_telephone_events_go_by_info(
     running.finish()
 
 
+def test_a_caller_is_handed_to_whom_we_asked_first(gateway: OwnGateway, port: int, tmp_path: Path) -> None:
+    """Attended: whom we called is replaced in our call by the caller (RFC 3891)."""
+    asked = picked_up().hear("BYE").reply_within(200).start(tmp_path, None, port=port)
+    wait_bound(port)
+    other = place(gateway)
+    gateway.wait_for(lambda: "answered" in gateway.kinds(other))
+    call = answered().hear(
+        "REFER", f"Refer-To: <sip:.4930123@127.0.0.1:{port}.Replaces=[^ ]*%3Bto-tag%3Ds1%3Bfrom-tag%3D[^%]+>"
+    )
+    notify(call.reply_within(202), "200 OK", "terminated;reason=noresource").hear("BYE").reply_within(200)
+    running = call.start(tmp_path, gateway.port)
+    edge = gateway.gateway.telephones.edge
+    gateway.wait_for(lambda: len(edge.live) == 2)
+    (caller,) = [name for name in gateway.names() if name != other]
+    gateway.retry(lambda: gateway.switchboard.transfer_to_call(caller, other))
+    running.finish()
+    asked.finish()
+    gateway.wait_for(lambda: gateway.kinds(caller) == ["transferring", "transferred", "ended"])
+    gateway.wait_for(lambda: gateway.kinds(other)[-1] == "ended")
+    assert gateway.last(caller, "transferred").target == other
+
+
+def test_an_invite_with_replaces_is_a_call_of_its_own(gateway: OwnGateway, tmp_path: Path) -> None:
+    wanted = "Replaces: nobody@nowhere;to-tag=1;from-tag=2"
+    ended(Scenario().invite(sdp(), wanted).expect(200).ack().pause(100)).run(tmp_path, gateway.port)
+    refused = Scenario().invite(sdp(), wanted, "Require: replaces").expect(420, "Unsupported: replaces").ack()
+    refused.run(tmp_path, gateway.port)
+
+
 @pytest.mark.parametrize(
     ("wish", "status"),
     [({"to": "4930"}, 403), ({"trunk": "none"}, 404), ({"to": "x@y"}, 400), ({"caller_name": 'a"b'}, 400)],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from gateway.caller.codec import find_codec
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.switchboard import OutboundCall, Refused
 from media.keys import ToneEar, tones
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
@@ -133,3 +135,22 @@ def test_sip_over_ipv6_with_sound_over_ipv4(tmp_path: Path) -> None:
         call = Scenario().invite(sdp()).expect(200, "c=IN IP4 127.0.0.1", "m=audio [1-9]").ack().pause(300)
         call.say("BYE").expect(200).run(tmp_path, gateway.port, host="::1")
         gateway.wait_for(lambda: gateway.is_idle, 5.0)
+
+
+@pytest.mark.long
+def test_a_worker_that_dies_takes_its_calls_and_says_so(target: Target) -> None:
+    trunks = {"pbx": {"server": f"127.0.0.1:{target.port}", "dial": "+"}}
+    with OwnGateway.start(rtp_port=52_000, trunks=trunks) as gateway:
+        name = gateway.do(gateway.switchboard.originate(OutboundCall("+1", "pbx")))
+        gateway.wait_for(lambda: "answered" in gateway.kinds(name))
+        (worker,) = gateway.gateway.fleet.ready
+        assert worker.child is not None and worker.child.pid
+        os.kill(worker.child.pid, signal.SIGKILL)
+        gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")
+        with pytest.raises(Refused, match="no telephone call"):
+            gateway.do(gateway.switchboard.hang_up(name))
+        gateway.wait_for(lambda: gateway.gateway.is_ready)
+        again = gateway.do(gateway.switchboard.originate(OutboundCall("+1", "pbx")))
+        gateway.wait_for(lambda: "answered" in gateway.kinds(again))
+        gateway.do(gateway.switchboard.hang_up(again))
+        gateway.wait_for(lambda: gateway.is_idle)

@@ -103,17 +103,25 @@ class OwnGateway:
         self.wait_for(lambda: len(edge.live) == 1, 5.0, "one call")
         return name_of_telephone_call(edge.live[0])
 
+    def names(self) -> list[str]:
+        """Of all calls that live."""
+        return [name_of_telephone_call(call_id) for call_id in self.gateway.telephones.edge.live]
+
     def transfer(self, call: str, target: str) -> None:
-        """Once it is up at its worker, too: 409 says not now."""
+        """Once it is up."""
+        self.retry(lambda: self.switchboard.transfer(call, target))
+
+    def retry(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Until the call is up at its worker, too: 409 says not now."""
         for _ in range(100):
             try:
-                self.do(self.switchboard.transfer(call, target))
+                self.do(work())
                 return
             except Refused as refused:
                 if refused.status != 409:
                     raise
                 time.sleep(0.02)
-        raise TimeoutError("no transfer")
+        raise TimeoutError("it is never now")
 
     def kinds(self, call: str) -> list[str]:
         """Of the events of a call."""
