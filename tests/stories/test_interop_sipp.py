@@ -88,8 +88,8 @@ HELD = {
 @pytest.mark.parametrize("way", list(HELD))
 def test_held_and_resumed(gateway: OwnGateway, watch: TableWatch, tmp_path: Path, way: str) -> None:
     offer, patterns = HELD[way]
-    call = answered().pause(500).invite(offer).expect(200, *patterns).ack().pause(500)
-    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(400)
+    call = answered().pause(300).invite(offer).expect(200, *patterns).ack().pause(300)
+    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(300)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     expected = [] if way == "recvonly" else ["hold", "resume"]  # who only listens is still talked to
     assert watch.heard == expected
@@ -189,7 +189,7 @@ def test_keys_by_rfc_4733(gateway: OwnGateway, watch: TableWatch, tmp_path: Path
     """sipp's own recordings of a telephone that pressed 1, 5 and #."""
     call = Scenario().invite(sdp()).expect(200, "telephone-event").ack().pause(400)
     for key in ("1", "5", "pound"):
-        call.play(f"dtmf_2833_{key}.pcap").pause(900)
+        call.play(f"dtmf_2833_{key}.pcap").pause(450)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     assert watch.heard == ["dtmf 1", "dtmf 5", "dtmf #"]
 
