@@ -142,12 +142,11 @@ class OwnGateway:
         assert self._thread.is_alive(), "the gateway ended"
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self.gateway.run(self._stop, asyncio.Event()))
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self.gateway.run(self._stop, asyncio.Event()))
 
     def _end(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(15)
         assert not self._thread.is_alive(), "the gateway does not end"
-        self._loop.close()
