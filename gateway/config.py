@@ -37,7 +37,7 @@ from gateway.sip.guard import GuardRules
 from gateway.sip.sdp_policy import Policy
 from gateway.sip.settings import GuardSettings
 from gateway.sip.targets import Targets
-from gateway.sip.tls import server_context
+from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP, check_targets
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
@@ -94,6 +94,10 @@ class GatewaySettings(
     sip_public_host: str = Field("", description="address that callers reach us at; sip_host when empty")
     sip_tls_port: int = Field(0, ge=0, le=65535, description="TLS port of SIP, such as 5061; 0 is no TLS")
     sip_tls_cert: str = Field("", description="PEM file: the certificate that callers see, with its chain")
+    sip_tls_ca: str = Field(
+        "",
+        description="PEM file: who signs the certificates of trunks that we reach by TLS; empty is the system's",
+    )
     sip_tls_key: str = Field("", description="PEM file: the certificate's key, without password")
     sip_calls: int = Field(200, ge=1, le=4096, description="calls at once; beyond it 503 with Retry-After")
     sip_wideband_calls: int = Field(4, ge=0, le=1024, description="of them, places for G.722 calls")
@@ -388,8 +392,20 @@ class GatewaySettings(
                 "us call anyone. List the hosts that may be called, such as pbx.example.net, or refer = 'refuse'"
             )
 
+    @property
+    def tls_client(self) -> ssl.SSLContext | None:
+        """Of connections to trunks; `ValueError` in words for the operator."""
+        if not any(trunk.transport == "tls" for trunk in self.trunks.values()):
+            return None
+        return client_context(self.sip_tls_ca, self.sip_tls_cert, self.sip_tls_key)
+
     def _trunks_differ(self) -> None:
         users: dict[str, str] = {}
+        if self.tls_client is not None and not self.sip_tls_port:
+            raise ValueError(
+                "a trunk has transport = 'tls' without sip_tls_port: its peer has to reach us the same way. Give "
+                "sip_tls_port, such as 5061, with sip_tls_cert and sip_tls_key"
+            )
         for name, trunk in self.trunks.items():
             if trunk.inbound_user and (other := users.setdefault(trunk.inbound_user, name)) != name:
                 raise ValueError(

@@ -296,6 +296,7 @@ class Gateway:
             retry_after_s=settings.sip_retry_after_s,
             tls_port=settings.sip_tls_port,
             tls_context=tls,
+            tls_client=settings.tls_client,
             refer_targets=settings.allowed_targets,
             rules=settings.make_guard_rules(),
             registrations={

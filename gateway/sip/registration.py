@@ -106,13 +106,18 @@ class _Registration:
 
 
 class Registrar:
-    """All registrations of one edge.  `own` gives our address as peers along a flow see it (host, port)."""
+    """All registrations of one edge.  `own` is our address as peers see it (host, port), `own_tls` that for TLS."""
 
     def __init__(
-        self, key: bytes, own: tuple[str, int], wishes: Mapping[str, Registree], now_ns: int
+        self,
+        key: bytes,
+        own: tuple[str, int],
+        wishes: Mapping[str, Registree],
+        now_ns: int,
+        own_tls: tuple[str, int] | None = None,
     ) -> None:
         self.counters = RegistrarCounters()
-        self._key, self._own = key, host_port(*own)
+        self._key, self._own, self._own_tls = key, host_port(*own), host_port(*(own_tls or own))
         self._all: dict[bytes, _Registration] = {}
         for name, wish in wishes.items():
             call_id = self._token(f"call {name}") + b"@microturn"
@@ -143,6 +148,15 @@ class Registrar:
     def uses(self, flow: Flow) -> bool:
         """Whether one of them goes along that connection: calls come by it."""
         return any(r.flow == flow for r in self._all.values())
+
+    def flow_to(self, target: Target) -> Flow | None:
+        """The connection that we are registered along at this target; None without one."""
+        for entry in self._all.values():
+            its, flow = entry.wish.target, entry.flow
+            same = (its.host, its.port, its.transport) == (target.host, target.port, target.transport)
+            if same and flow is not None and flow.is_connection and entry.granted_s:
+                return flow
+        return None
 
     def trunk_at(self, host: str) -> str:
         """The trunk whose registrar answers from that address; "" for none."""
@@ -333,9 +347,9 @@ class Registrar:
         wish = entry.wish
         uri = wish.target.uri
         name = b"<sip:%b@%b>" % (wish.user.encode(), uri.removeprefix(b"sip:").split(b";")[0])
-        way = b"TCP" if flow.is_connection else b"UDP"
+        way = flow.kind.upper().encode()
         headers = [
-            Header.make(b"Via", b"SIP/2.0/%b %b;branch=%b;rport" % (way, self._own, entry.branch)),
+            Header.make(b"Via", b"SIP/2.0/%b %b;branch=%b;rport" % (way, self._place(entry), entry.branch)),
             Header.make(b"Max-Forwards", b"70"),
             Header.make(b"From", name + b";tag=" + entry.tag),
             Header.make(b"To", name),
@@ -354,8 +368,12 @@ class Registrar:
 
     def _address(self, entry: _Registration) -> bytes:
         """Our Contact's URI."""
-        is_tcp = entry.wish.target.transport == "tcp"
-        return b"sip:%b@%b%b" % (entry.wish.user.encode(), self._own, b";transport=tcp" if is_tcp else b"")
+        transport = entry.wish.target.transport
+        suffix = b";transport=%b" % transport.encode() if transport != "udp" else b""
+        return b"sip:%b@%b%b" % (entry.wish.user.encode(), self._place(entry), suffix)
+
+    def _place(self, entry: _Registration) -> bytes:
+        return self._own_tls if entry.wish.target.transport == "tls" else self._own
 
     def _token(self, what: str) -> bytes:
         return blake2b(b"register " + what.encode(), key=self._key, digest_size=16).hexdigest().encode()

@@ -151,6 +151,8 @@ class Switchboard:
         """Call-ID -> worker, of calls that were begun and are not over."""
         self._transfers: dict[str, str] = {}
         """Call-ID -> name of the target."""
+        self._joins: dict[str, str] = {}
+        """Call-ID -> Call-ID of the call whose other end the caller is handed to."""
 
     # -- what may be asked
 
@@ -213,14 +215,22 @@ class Switchboard:
         uri = self._targets.get(target)
         if uri is None:
             raise Refused(404, "no-such-target", f"{target[:64]!r} is not among the transfers")
-        self._transfers[call_id] = target
+        await self._begin_transfer(worker, call_id, uri, target)
+
+    async def transfer_to_call(self, call: str, other: str) -> None:
+        """Attended: hand the caller to whom we talk to in `other`, a call of ours that was answered (REFER with
+        Replaces, RFC 5589 7). Events as of `transfer`; when it is done `other` is over, too. Raises `Refused`."""
+        worker, call_id = self._find(call)
+        _, other_id = self._find(other)
+        uri = self._edge.replaces(other_id) if other_id != call_id else None
+        if uri is None:
+            raise Refused(409, "not-answered", "the other call is not one of ours that was answered")
+        self._joins[call_id] = other_id
         try:
-            await self._ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
+            await self._begin_transfer(worker, call_id, uri, name_of_telephone_call(other_id))
         except Refused:
-            if self._transfers.get(call_id) == target:
-                del self._transfers[call_id]
+            self._joins.pop(call_id, None)
             raise
-        self._tell(call_id, "transferring", target=target)
 
     # -- of the workers
 
@@ -238,6 +248,7 @@ class Switchboard:
         """A worker says that a call is over."""
         known = self._wishes.pop(call_id, None)
         transfer = self._transfers.pop(call_id, None)
+        self._joins.pop(call_id, None)
         if known is not None or transfer is not None:
             self._tell(call_id, "ended", target=transfer or "")
 
@@ -256,12 +267,32 @@ class Switchboard:
 
     # -- inside
 
+    async def _begin_transfer(self, worker: str, call_id: str, uri: str, target: str) -> None:
+        before = self._transfers.get(call_id)
+        self._transfers[call_id] = target  # known when the peer's word comes
+        try:
+            await self._ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
+        except Refused:
+            self._transfers.pop(call_id, None)
+            if before is not None:  # one is under way
+                self._transfers[call_id] = before
+            raise
+        self._tell(call_id, "transferring", target=target)
+
+    def _hang_up_joined(self, call_id: str) -> None:
+        """Who was consulted talks to the caller now: our call with him is over, if he has not ended it himself."""
+        found = self._edge.find(self._joins.pop(call_id, ""))
+        send = self._send(found[0]) if found is not None else None
+        if found is not None and send is not None:
+            send(control.encode(control.HangUp(0, found[1])))
+
     def _progress(self, told: control.Progress) -> None:
         target = self._transfers.get(told.call_id, "")
         if told.kind == "failed":
             self._tell(told.call_id, "failed", told.status, told.reason, why=why_of(told.status, told.reason))
         elif told.kind == "transfer-failed":
             self._transfers.pop(told.call_id, None)
+            self._joins.pop(told.call_id, None)
             why = why_of(told.status, told.reason)
             self._tell(told.call_id, "transfer-failed", told.status, told.reason, why, target)
         elif told.kind == "answered":
@@ -271,6 +302,8 @@ class Switchboard:
                 self.began(told.call_id, *known)
         else:
             self._tell(told.call_id, told.kind, told.status, told.reason, target=target)
+            if told.kind == "transferred":
+                self._hang_up_joined(told.call_id)
 
     def _asked_by_model(self, worker: str, asked: control.TransferAsked) -> None:
         """The model wants the caller handed over: the same path, and it hears what came of it."""

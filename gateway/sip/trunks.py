@@ -44,7 +44,8 @@ class Trunk(BaseModel):
     tenant: str = ""
     server: str = ""
     """HOST or HOST:PORT that our calls and REGISTERs go to; empty is none."""
-    transport: Literal["udp", "tcp"] = "udp"
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    """With tls, the certificate of `domain` (else of the server's host) has to be shown."""
     domain: str = ""
     """In From, To and Request-URI; the server's host when empty."""
     user: str = ""
@@ -178,19 +179,20 @@ class Trunk(BaseModel):
     def target(self, user: str = "") -> Target:
         """Where it is reached. `ValueError` when `server` is no address."""
         match = _SERVER.fullmatch(self.server)
-        port = int(match["port"] or 5060) if match else 0
+        port = int(match["port"] or (5061 if self.transport == "tls" else 5060)) if match else 0
         if match is None or not 0 < port < 65536:
             raise ValueError(
                 f"server = {self.server!r}: expected HOST or HOST:PORT, such as sip.example.net:5060"
             )
-        suffix = ";transport=tcp" if self.transport == "tcp" else ""
+        suffix = f";transport={self.transport}" if self.transport != "udp" else ""
         place = target_of_uri(f"sip:{match['host']}:{port}{suffix}".encode())
         uri = (
             f"sip:{user}@{self.domain or self.server}{suffix}"
             if user
             else f"sip:{self.domain or self.server}"
         )
-        return Target(uri.encode(), place.host, place.port, place.transport)
+        name = (self.domain or match["host"]).strip("[]") if self.transport == "tls" else ""
+        return Target(uri.encode(), place.host, place.port, place.transport, name)
 
     def may_call(self, number: str) -> bool:
         """Whether `dial` has it."""

@@ -206,8 +206,9 @@ class Worker:
         self._answer_main(dial.id, 200, call=session.name)
         self._loop.call_later(dial.ring_s, self._no_ringing, session)
         self._loop.call_later(dial.answer_s, self._no_answer, session)
-        if not await self.turns.lease(session):
-            self._give_up(session, 503, "no room")
+        if not await self.turns.lease(session) and not call.over:
+            session.gave_up = session.gave_up or (503, "no room")
+            session.hang_up()
         session.conversation.engine = self.turns.engine
 
     def _no_ringing(self, session: Session) -> None:

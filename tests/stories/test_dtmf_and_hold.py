@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from gateway.caller.codec import find_codec
 from loadtests.gateway_under_test import GatewayUnderTest
 from tests.support.raw_call import RawCall
 from tests.support.table_watch import TableWatch
@@ -101,6 +102,26 @@ def test_music_on_hold_is_not_heard_and_nothing_is_said(gateway: GatewayUnderTes
         assert call.talk(1.0, loud) > 40
         watch.look()
         assert int(np.abs(watch.sound[-1][1]).max()) > 20_000
+
+
+def test_a_codec_that_changes_within_the_call_is_heard(gateway: GatewayUnderTest, watch: TableWatch) -> None:
+    time_s = np.arange(160) / 8000
+    tone = (8000 * np.sin(2 * np.pi * 500 * time_s)).astype(np.int16)  # ten periods a frame
+    with RawCall(gateway.uri) as call:
+        for name, number in (("PCMU", 0), ("PCMA", 8), ("PCMU", 0)):
+            assert call.negotiate("sendrecv", name, number) == 200
+            assert call.audio is not None and next(iter(call.audio.codecs)) == number
+            call.talk(0.6, find_codec(name).encode(tone))
+            watch.look()
+            watch.sound.clear()
+            assert call.talk(0.8, find_codec(name).encode(tone)) > 30
+            watch.look()
+            heard = np.concatenate([pcm for _, pcm in watch.sound][-2:]).astype(np.float64)
+            spectrum = np.abs(np.fft.rfft(heard))
+            loudest = int(np.argmax(spectrum)) * 16_000 / len(heard)
+            assert abs(loudest - 500) < 10 and 5_000 < np.sqrt(2 * np.mean(heard**2)) < 9_000, name
+        assert call.negotiate("sendrecv", "GSM", 3) == 488
+        assert call.talk(0.3) > 8 and call.bye() == 200
 
 
 def test_hold_silences_the_gateway_and_resume_brings_it_back(

@@ -88,8 +88,8 @@ HELD = {
 @pytest.mark.parametrize("way", list(HELD))
 def test_held_and_resumed(gateway: OwnGateway, watch: TableWatch, tmp_path: Path, way: str) -> None:
     offer, patterns = HELD[way]
-    call = answered().pause(500).invite(offer).expect(200, *patterns).ack().pause(500)
-    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(400)
+    call = answered().pause(300).invite(offer).expect(200, *patterns).ack().pause(300)
+    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(300)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     expected = [] if way == "recvonly" else ["hold", "resume"]  # who only listens is still talked to
     assert watch.heard == expected
@@ -189,7 +189,7 @@ def test_keys_by_rfc_4733(gateway: OwnGateway, watch: TableWatch, tmp_path: Path
     """sipp's own recordings of a telephone that pressed 1, 5 and #."""
     call = Scenario().invite(sdp()).expect(200, "telephone-event").ack().pause(400)
     for key in ("1", "5", "pound"):
-        call.play(f"dtmf_2833_{key}.pcap").pause(900)
+        call.play(f"dtmf_2833_{key}.pcap").pause(450)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     assert watch.heard == ["dtmf 1", "dtmf 5", "dtmf #"]
 
@@ -393,6 +393,35 @@ def test_keys_to_a_peer_without_telephone_events_go_by_info(
         gateway.do(gateway.switchboard.send_dtmf(name, "4x"))
     gateway.do(gateway.switchboard.hang_up(name))
     running.finish()
+
+
+def test_a_caller_is_handed_to_whom_we_asked_first(gateway: OwnGateway, port: int, tmp_path: Path) -> None:
+    """Attended: whom we called is replaced in our call by the caller (RFC 3891)."""
+    asked = picked_up().hear("BYE").reply_within(200).start(tmp_path, None, port=port)
+    wait_bound(port)
+    other = place(gateway)
+    gateway.wait_for(lambda: "answered" in gateway.kinds(other))
+    call = answered().hear(
+        "REFER", f"Refer-To: <sip:.4930123@127.0.0.1:{port}.Replaces=[^ ]*%3Bto-tag%3Ds1%3Bfrom-tag%3D[^%]+>"
+    )
+    notify(call.reply_within(202), "200 OK", "terminated;reason=noresource").hear("BYE").reply_within(200)
+    running = call.start(tmp_path, gateway.port)
+    edge = gateway.gateway.telephones.edge
+    gateway.wait_for(lambda: len(edge.live) == 2)
+    (caller,) = [name for name in gateway.names() if name != other]
+    gateway.retry(lambda: gateway.switchboard.transfer_to_call(caller, other))
+    running.finish()
+    asked.finish()
+    gateway.wait_for(lambda: gateway.kinds(caller) == ["transferring", "transferred", "ended"])
+    gateway.wait_for(lambda: gateway.kinds(other)[-1] == "ended")
+    assert gateway.last(caller, "transferred").target == other
+
+
+def test_an_invite_with_replaces_is_a_call_of_its_own(gateway: OwnGateway, tmp_path: Path) -> None:
+    wanted = "Replaces: nobody@nowhere;to-tag=1;from-tag=2"
+    ended(Scenario().invite(sdp(), wanted).expect(200).ack().pause(100)).run(tmp_path, gateway.port)
+    refused = Scenario().invite(sdp(), wanted, "Require: replaces").expect(420, "Unsupported: replaces").ack()
+    refused.run(tmp_path, gateway.port)
 
 
 @pytest.mark.parametrize(

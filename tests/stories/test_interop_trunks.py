@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,8 +11,10 @@ import numpy as np
 import pytest
 
 from gateway.caller.codec import find_codec
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.switchboard import OutboundCall, Refused
 from media.keys import ToneEar, tones
+from tests.stories.test_baresip_calls import Tls, needs_baresip, needs_openssl, tls
+from tests.support.baresip_phone import BaresipPhone, free_port
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
 from tests.support.referring_call import Target
@@ -18,6 +22,7 @@ from tests.support.sipp import Scenario, kill_started, needs_sipp, sdp
 
 pytestmark = pytest.mark.processes
 
+__all__ = ["tls"]  # a fixture
 PASSWORD = "what-the-carrier-knows"
 CRYPTO = "a=crypto:1 AES_CM_128_HMAC_SHA1_80 inline:WVNfX19zZW1jdGwgKCkgewkyMjA7fQp9CnVubGVz"
 MULAW = find_codec("PCMU")
@@ -133,3 +138,55 @@ def test_sip_over_ipv6_with_sound_over_ipv4(tmp_path: Path) -> None:
         call = Scenario().invite(sdp()).expect(200, "c=IN IP4 127.0.0.1", "m=audio [1-9]").ack().pause(300)
         call.say("BYE").expect(200).run(tmp_path, gateway.port, host="::1")
         gateway.wait_for(lambda: gateway.is_idle, 5.0)
+
+
+@needs_baresip
+@needs_openssl
+@pytest.mark.sip
+def test_we_call_by_tls_with_srtp_and_trust_not_everyone(tmp_path: Path, tls: Tls) -> None:
+    """baresip shows a certificate that is ours to trust, and one for another name."""
+    both = tmp_path / "both.pem"
+    both.write_text((tmp_path / "key.pem").read_text() + (tmp_path / "cert.pem").read_text())
+    port = free_port()
+    account = (
+        "<sip:phone@127.0.0.1;transport=tls>;regint=0;audio_codecs=pcmu;answermode=auto;mediaenc=srtp-mand"
+    )
+    pbx = {"server": f"127.0.0.1:{port + 1}", "transport": "tls", "dial": "phone", "srtp": "required"}
+    trunks = {"pbx": pbx, "other": pbx | {"domain": "elsewhere.example"}}
+    settings = {name: value for name, value in tls.settings.items()}
+    with (
+        OwnGateway.start(
+            rtp_port=52_000, trunks=trunks, sip_tls_ca=str(tmp_path / "cert.pem"), **settings
+        ) as gateway,
+        BaresipPhone.start(tmp_path / "phone", account, port, both) as phone,
+    ):
+        name = gateway.do(gateway.switchboard.originate(OutboundCall("phone", "pbx")))
+        gateway.wait_for(lambda: "answered" in gateway.kinds(name))
+        phone.wait_for(lambda: "CALL_ESTABLISHED" in phone.kinds)
+        gateway.do(gateway.switchboard.send_dtmf(name, "7"))
+        phone.wait_for(lambda: "CALL_DTMF_START" in phone.kinds)
+        assert "SRTP is Enabled" in phone.told
+        phone.do("hangup")
+        gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")
+        refused = gateway.do(gateway.switchboard.originate(OutboundCall("phone", "other")))
+        gateway.wait_for(lambda: gateway.kinds(refused)[-1] == "ended")
+        assert gateway.last(refused, "failed").why == "unreachable"
+
+
+@pytest.mark.long
+def test_a_worker_that_dies_takes_its_calls_and_says_so(target: Target) -> None:
+    trunks = {"pbx": {"server": f"127.0.0.1:{target.port}", "dial": "+"}}
+    with OwnGateway.start(rtp_port=52_000, trunks=trunks) as gateway:
+        name = gateway.do(gateway.switchboard.originate(OutboundCall("+1", "pbx")))
+        gateway.wait_for(lambda: "answered" in gateway.kinds(name))
+        (worker,) = gateway.gateway.fleet.ready
+        assert worker.child is not None and worker.child.pid
+        os.kill(worker.child.pid, signal.SIGKILL)
+        gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")
+        with pytest.raises(Refused, match="no telephone call"):
+            gateway.do(gateway.switchboard.hang_up(name))
+        gateway.wait_for(lambda: gateway.gateway.is_ready)
+        again = gateway.do(gateway.switchboard.originate(OutboundCall("+1", "pbx")))
+        gateway.wait_for(lambda: "answered" in gateway.kinds(again))
+        gateway.do(gateway.switchboard.hang_up(again))
+        gateway.wait_for(lambda: gateway.is_idle)

@@ -22,6 +22,7 @@ _CONFIG = """\
 module_path {modules}
 module g711.so
 module aufile.so
+module srtp.so
 module ctrl_tcp.so
 module_app account.so
 module_app menu.so
@@ -46,8 +47,9 @@ def free_port() -> int:
 class BaresipPhone:
     """One phone. `events`: what it has told, in order."""
 
-    def __init__(self, folder: Path, account: str, port: int = 0) -> None:
-        """`account` as in its file `accounts`; it listens on `port`, or anywhere."""
+    def __init__(self, folder: Path, account: str, port: int = 0, certificate: Path | None = None) -> None:
+        """`account` as in its file `accounts`; it listens on `port`, or anywhere, and with a `certificate` (PEM,
+        its key in the same file) for TLS on the next one."""
         folder.mkdir(exist_ok=True)
         self._folder, self._control = folder, free_port()
         self.port = port or free_port()
@@ -55,6 +57,7 @@ class BaresipPhone:
             folder / "said.wav", numbered_tones(SAID_S, RATE_HZ, seed=5), RATE_HZ, subtype="PCM_16"
         )
         config = _CONFIG.format(modules=MODULES, folder=folder, control=self._control, port=self.port)
+        config += f"sip_certificate {certificate}\n" if certificate is not None else ""
         (folder / "config").write_text(config)
         (folder / "accounts").write_text(account + "\n")
         (folder / "contacts").touch()
@@ -69,9 +72,11 @@ class BaresipPhone:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, folder: Path, account: str, port: int = 0) -> Iterator[BaresipPhone]:
+    def start(
+        cls, folder: Path, account: str, port: int = 0, certificate: Path | None = None
+    ) -> Iterator[BaresipPhone]:
         """Ready for orders; gone when the block is left."""
-        phone = cls(folder, account, port)
+        phone = cls(folder, account, port, certificate)
         try:
             phone._connect()
             yield phone

@@ -103,17 +103,25 @@ class OwnGateway:
         self.wait_for(lambda: len(edge.live) == 1, 5.0, "one call")
         return name_of_telephone_call(edge.live[0])
 
+    def names(self) -> list[str]:
+        """Of all calls that live."""
+        return [name_of_telephone_call(call_id) for call_id in self.gateway.telephones.edge.live]
+
     def transfer(self, call: str, target: str) -> None:
-        """Once it is up at its worker, too: 409 says not now."""
+        """Once it is up."""
+        self.retry(lambda: self.switchboard.transfer(call, target))
+
+    def retry(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Until the call is up at its worker, too: 409 says not now."""
         for _ in range(100):
             try:
-                self.do(self.switchboard.transfer(call, target))
+                self.do(work())
                 return
             except Refused as refused:
                 if refused.status != 409:
                     raise
                 time.sleep(0.02)
-        raise TimeoutError("no transfer")
+        raise TimeoutError("it is never now")
 
     def kinds(self, call: str) -> list[str]:
         """Of the events of a call."""
@@ -134,12 +142,11 @@ class OwnGateway:
         assert self._thread.is_alive(), "the gateway ended"
 
     def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self.gateway.run(self._stop, asyncio.Event()))
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self.gateway.run(self._stop, asyncio.Event()))
 
     def _end(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join(15)
         assert not self._thread.is_alive(), "the gateway does not end"
-        self._loop.close()

@@ -42,7 +42,7 @@ class RawCall:
         self._routes: list[str] = []
         self._up = False
         self._provisional: list[int] = []
-        self._cseq = self._version = 0
+        self._cseq = self._version = self._payload_type = 0
         self._sequence, self._ticks = self._rng.getrandbits(16), self._rng.getrandbits(32)
         self._ssrc = self._rng.getrandbits(32)
         self.audio: RemoteAudio | None = None
@@ -74,6 +74,7 @@ class RawCall:
             # the route set is that of the first answer (RFC 3261 section 12.2)
             self._routes = self._routes or answer.values("record-route")[::-1]
             self._up = True
+            self._payload_type = payload_type
             self._remote_uri = parse_uri(answer.header("contact")).text
             self.audio = parse_audio(answer.body)
             self._send(self._request("ACK", cseq=answer.cseq[0]))
@@ -108,7 +109,7 @@ class RawCall:
         """Silence, or what is given, for so long, in packets of 20 ms; how many came back meanwhile."""
         before = len(self.received_ns)
         for _ in range(round(seconds * 50)):
-            self._send_rtp(0, payload, marker=False)
+            self._send_rtp(self._payload_type, payload, marker=False)
             self._ticks += FRAME_TICKS
             self._listen_until(time.monotonic_ns() + FRAME_NS)
         return len(self.received_ns) - before
