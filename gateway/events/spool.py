@@ -15,6 +15,7 @@ No clock, no thread, no network. Everything but `sync` belongs to one thread.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import struct
@@ -24,7 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 import structlog
@@ -79,7 +80,7 @@ class Spool:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._find()
         self._readable: dict[int, FileIO] = {}
-        self._unsynced: deque[BinaryIO] = deque()  # segments that are whole
+        self._unsynced: deque[FileIO] = deque()  # segments that are whole
         self._failing = False
         self._writing = self._open_last()
         self.places = {reader: self._place_of(reader) for reader in readers}
@@ -112,8 +113,9 @@ class Spool:
             self._make_room(size)
             place = self.end
             self._writing.seek(place.offset)
-            self._writing.write(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
-            self._writing.flush()
+            written = self._writing.write(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
+            if written != size:  # the next one is written over it
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as wrong:
             self.counters.refused_error += 1
             if not self._failing:
@@ -194,9 +196,9 @@ class Spool:
             return {1: 0}
         return found
 
-    def _open_last(self) -> BinaryIO:
+    def _open_last(self) -> FileIO:
         newest = max(self._sizes)
-        file = self._path(newest).open("r+b")
+        file = self._path(newest).open("r+b", buffering=0)
         good = 0
         for length in _lengths(file, 0):
             good += _HEAD.size + length
@@ -207,7 +209,7 @@ class Spool:
         return file
 
     def _begin_segment(self, number: int) -> None:
-        file = self._path(number).open("w+b")
+        file = self._path(number).open("w+b", buffering=0)
         os.chmod(file.fileno(), 0o600)
         self._unsynced.append(self._writing)
         self._writing = file
@@ -287,7 +289,7 @@ class Spool:
                 path.unlink()
 
 
-def _payload(file: BinaryIO | FileIO) -> bytes | None:
+def _payload(file: FileIO) -> bytes | None:
     """The record at the file's place; None when there is no whole one."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:
@@ -299,7 +301,7 @@ def _payload(file: BinaryIO | FileIO) -> bytes | None:
     return payload if len(payload) == length and zlib.crc32(payload) == crc else None
 
 
-def _lengths(file: BinaryIO | FileIO, offset: int) -> Iterator[int]:
+def _lengths(file: FileIO, offset: int) -> Iterator[int]:
     """Of each whole record from there on."""
     file.seek(offset)
     while (payload := _payload(file)) is not None:

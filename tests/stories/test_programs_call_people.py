@@ -81,6 +81,10 @@ def test_a_program_calls_somebody_and_hangs_up(tmp_path: Path) -> None:
             assert ask(url, "POST", f"{path}/text", {"text": "hello"})[0] == 204
             wait_for(lambda: ask(url, "POST", f"{path}/digits", {"digits": "12#"})[0] == 204)
             assert ask(url, "POST", f"{path}/transfer", {"target": "nobody"})[1]["code"] == "no-such-target"
+            both = {"target": "a", "call": placed["id"]}
+            for wish, status in (({}, 422), (both, 422), ({"call": "t-" + "0" * 32}, 404)):
+                assert ask(url, "POST", f"{path}/transfer", wish)[0] == status
+            assert ask(url, "POST", f"{path}/transfer", {"call": placed["id"]})[1]["code"] == "not-answered"
             time.sleep(1.2)  # what the line is like is noted once a second
             assert ask(url, "DELETE", path)[0] == 204
             running.finish()

@@ -170,8 +170,17 @@ class Calls:
         session = self._own(asked)
         if session.door != "sip" or self._switchboard is None:
             raise Problem(409, "no-telephone", "a browser's call cannot be handed to anybody")
+        wish: shapes.TransferWish = asked.body
+        if bool(wish.target) == bool(wish.call):
+            raise Problem(422, "wrong-value", "the body: give target or call, one of the two")
+        other = self._sessions.find(wish.call) if wish.call and self._sessions is not None else None
+        if wish.call and (other is None or not asked.sees(other.tenant)):
+            raise Problem(404, "no-such-target", "the other call is not there")
         try:
-            await self._switchboard.transfer(asked.call, asked.body.target)
+            if other is not None:
+                await self._switchboard.transfer_to_call(asked.call, other.call)
+            else:
+                await self._switchboard.transfer(asked.call, wish.target)
         except Refused as wrong:
             raise _refused(wrong) from None
 

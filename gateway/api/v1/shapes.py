@@ -133,9 +133,12 @@ class MuteWish(Shape, frozen=True):
 
 
 class TransferWish(Shape, frozen=True):
-    """Whom the caller is handed to: one of the setting `transfers`. Events say what becomes of it."""
+    """Whom the caller is handed to, one of the two. Events say what becomes of it."""
 
-    target: Name
+    target: Name = ""
+    """One of the setting `transfers`, or"""
+    call: Annotated[str, Meta(pattern="^([bt]-[0-9a-f]{16,32})?$")] = ""
+    """whom we talk to in that call, which we made and which was answered."""
 
 
 class RecordingWish(Shape, frozen=True):
