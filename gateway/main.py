@@ -224,6 +224,8 @@ class Gateway:
                 self.sessions.end_all()
             await self.fleet.stop()
             await self.office.close()
+            if self.events is not None:
+                await self.events.settle()
             self._past.unlink(missing_ok=True)
         await self.cluster.close()
         if self.sessions is not None:

@@ -85,6 +85,7 @@ class Feed:
         self._script, self._key, self._most = script, f"{namespace}:{{events}}:log", most
         self._waiting: deque[tuple[bytes, str]] = deque()
         self._wake = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._followers: set[asyncio.Event] = set()
         self._newest = ""
         self._closing = False
@@ -105,7 +106,7 @@ class Feed:
     async def run(self) -> None:
         """Write what happens, and look for news, until cancelled, or `close` (`state.index.CdrIndex.run`)."""
         while not self._closing:
-            if not await self._flush():
+            if not await self.flush():
                 await asyncio.sleep(AWAY_S)
                 continue
             if self._followers:
@@ -160,18 +161,20 @@ class Feed:
 
     # -- inside
 
-    async def _flush(self) -> bool:
-        while self._waiting:
-            taken = list(self._waiting)[:AT_ONCE]
-            told: list[str | bytes | int] = [self._most, LIFE_S]
-            for packed, tenant in taken:
-                told += [packed, tenant]
-            if await self._script(ADD, [self._key], told) is None:
-                return False
-            self.counters.written += len(taken)
-            for entry in taken:
-                if self._waiting and self._waiting[0] is entry:
-                    self._waiting.popleft()
+    async def flush(self) -> bool:
+        """What waits, to the server; False when it did not take all."""
+        async with self._writing:
+            while self._waiting:
+                taken = list(self._waiting)[:AT_ONCE]
+                told: list[str | bytes | int] = [self._most, LIFE_S]
+                for packed, tenant in taken:
+                    told += [packed, tenant]
+                if await self._script(ADD, [self._key], told) is None:
+                    return False
+                self.counters.written += len(taken)
+                for entry in taken:
+                    if self._waiting and self._waiting[0] is entry:
+                        self._waiting.popleft()
         return True
 
     async def _look(self) -> None:

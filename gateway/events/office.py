@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from typing import Any, Final
 
@@ -88,6 +89,14 @@ class EventOffice:
             group.create_task(self.desk.settle_former(self._sessions))
             if self.feed is not None:
                 group.create_task(self.feed.run())
+
+    async def settle(self, patience_s: float = 1.0) -> None:
+        """The stop is near: followers get what has happened, for so long at most, and are let go."""
+        if self.feed is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience_s):
+                    await self.feed.flush()
+            self.feed.close()
 
     def close(self) -> None:
         """What was not delivered waits for the next process."""

@@ -34,7 +34,7 @@ class OpenCalls:
         except OSError:
             self._lock.close()
             raise ValueError(
-                f"{path.parent} is in use by another gateway: give each its own events_dir"
+                f"{path.parent} is in use: stop the other gateway, or give this one another run_dir or events_dir"
             ) from None
         self._calls = self._read()
         self._rewrite()

@@ -311,6 +311,7 @@ class Sessions:
     def end_all(self) -> None:
         """This gateway stops, and its calls with it."""
         for live in list(self._live.values()):
+            live.cause = live.cause or ("drain" if live.over is None else "")
             self._finish(live, *(live.over or (self._now_ms(), "stopped")))
 
     def lose(self, door: Door, worker: str) -> None:

@@ -88,7 +88,7 @@ def test_a_call_that_lives_on_is_not_begun_twice(tmp_path: Path) -> None:
     with (tmp_path / "calls").open("ab") as torn:
         torn.write(b'{"call":"b-00')
     assert not len(again := OpenCalls(tmp_path / "calls"))
-    with pytest.raises(ValueError, match="in use by another gateway"):
+    with pytest.raises(ValueError, match="another run_dir or events_dir"):
         OpenCalls(tmp_path / "calls")
     again.close()
 
