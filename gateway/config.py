@@ -340,7 +340,8 @@ class GatewaySettings(
     def make_parties(self) -> Parties:
         """Whose calls they are."""
         secret = self.caller_secret.get_secret_value()
-        return Parties(self.tenants, self.trunks, self.redis_keep_s, secret)
+        keeps = self.caller_numbers == "on"
+        return Parties(self.tenants, self.trunks, self.redis_keep_s, secret, keeps_numbers=keeps)
 
     @property
     def state_address(self) -> Address | None:

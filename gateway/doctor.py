@@ -47,6 +47,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         inbound_rules(settings),
         _pjsua2(),
         kept_state(settings),
+        *([waiting_events(settings)] if settings.webhooks else []),
         _compiler(),
         _gpu(),
     ]
@@ -61,6 +62,14 @@ def inbound_rules(settings: GatewaySettings) -> Finding:
     )
     advice = 'calls_without_rule = "refuse" if nobody else shall be answered; microturn route NUMBER shows the rule'
     return Finding("inbound rules", good, f"{count}, {others}", advice, fatal=False)
+
+
+def waiting_events(settings: GatewaySettings) -> Finding:
+    """Where events wait for endpoints that are away."""
+    folder = settings.events_folder
+    good = bool(settings.events_dir)
+    found = f"{len(settings.webhooks)} endpoints, events wait in {folder}"
+    return Finding("webhooks", good, found, "events_dir on a disk: a reboot may empty run_dir", fatal=False)
 
 
 def browser_calls(settings: GatewaySettings) -> list[Finding]:

@@ -44,6 +44,7 @@ PUBLIC: Final = (
     "tenant",
     "trunk",
     "caller",
+    "number",
     "recording",
 )
 """Of a session: not what a resume token is checked against, nor its worker."""

@@ -4,7 +4,8 @@ Times are Unix ms of the gateway's wall clock. A reader takes what it knows and 
 of two versions can share a server for the time of an upgrade; a field that is new has a default.
 
 Caller data are in `Line.text`, `Task.request` and `Task.result` alone. Who called is a keyed pseudonym
-(`cluster.parties`), by which all of one caller's calls are found and forgotten: no address, number or token.
+(`cluster.parties`), by which all of one caller's calls are found and forgotten: no address, number or token, unless
+the operator has numbers kept, which are in `Session` alone.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a telephone call came from, by the setting `trunks`."""
     caller: str = ""
     """Pseudonym; empty when nothing was known of the caller."""
+    number: str = ""
+    """Of a telephone that called, where that is kept (`caller_numbers`)."""
     recording: bool = False
     """Whether a rule allows that it is recorded."""
     placed: bool = False

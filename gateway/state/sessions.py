@@ -169,7 +169,7 @@ class Sessions:
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
-            tenant=party.tenant, trunk=party.trunk, caller=party.caller, resume=resume,
+            tenant=party.tenant, trunk=party.trunk, caller=party.caller, number=party.number, resume=resume,
             recording=party.recording, placed=placed,
         )  # fmt: skip
         self.store.begin(call)

@@ -55,7 +55,7 @@ def record_of(cdr: records.Cdr, session: records.Session | None) -> shapes.CallR
     given = msgspec.convert(cdr, shapes.CallRecord, from_attributes=True)
     if session is None:
         return given
-    return msgspec.structs.replace(given, caller=session.caller, called=session.called)
+    return msgspec.structs.replace(given, caller=session.caller, number=session.number, called=session.called)
 
 
 def _decoded(what: type[R], data: bytes | None) -> R | None:

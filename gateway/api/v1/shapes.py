@@ -74,6 +74,8 @@ class Call(Given, frozen=True):
     trunk: str = ""
     caller: str = ""
     """Pseudonym."""
+    number: str = ""
+    """That called, where numbers are kept."""
     recording: bool = False
     """Whether it may be recorded."""
     placed: bool = False
@@ -181,9 +183,11 @@ class CallRecord(Given, frozen=True):
     adopted: bool = False
     """Its begin was not known to the gateway that ended it."""
     caller: str = ""
-    """Pseudonym, and"""
+    """Pseudonym,"""
+    number: str = ""
+    """number that called, where numbers are kept, and"""
     called: str = ""
-    """name of ours that was called: both until the call's state is gone, or was forgotten."""
+    """name of ours that was called: all until the call's state is gone, or was forgotten."""
     cause: str = ""
     """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
     figures: Figures = Figures()
