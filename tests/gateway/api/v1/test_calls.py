@@ -97,6 +97,7 @@ def test_a_command_reaches_the_worker_wherever_the_call_lives(server: StateServe
             told(await right.v1("POST", f"{path}/text", {"txt": "hello"}), 422, "wrong-value")
             told(await right.ask("POST", f"/v1{path}/text", "{", "application/json"), 400, "malformed")
             told(await right.ask("POST", f"/v1{path}/text", "{}", "text/plain"), 415, "wrong-type")
+            told(await right.v1("POST", f"{path}/text", {"text": "x" * 40_000}), 413, "too-long")
             left.worker.silent = True
             told(await right.v1("POST", f"{path}/mute", {}), 504, "no-answer")
             left.worker.silent = False
