@@ -137,6 +137,21 @@ def test_an_offer_that_nobody_can_take_leaves_the_call_as_it_is(gateway: OwnGate
     ended(call.invite(sdp(version=3)).expect(200, "a=sendrecv").ack().pause(200)).run(tmp_path, gateway.port)
 
 
+def test_fax_is_refused_and_the_call_goes_on(gateway: OwnGateway, tmp_path: Path) -> None:
+    fax = sdp(version=2).split("m=audio")[0] + "m=image 6000 udptl t38\na=T38FaxVersion:0\n"
+    call = answered().pause(200).invite(fax).expect(488).ack()
+    ended(call.say("OPTIONS").expect(200).pause(200)).run(tmp_path, gateway.port)
+
+
+def test_sound_that_is_taken_away_is_refused_and_the_call_goes_on(
+    gateway: OwnGateway, tmp_path: Path
+) -> None:
+    """What differs: RFC 3264 8.2 would have port 0 answered with port 0; the library says 488."""
+    off = sdp(version=2).replace("m=audio [media_port]", "m=audio 0")
+    call = answered().pause(200).invite(off).expect(488).ack().say("OPTIONS").expect(200)
+    ended(call).run(tmp_path, gateway.port)
+
+
 def test_video_beside_audio_is_refused_and_audio_taken(gateway: OwnGateway, tmp_path: Path) -> None:
     video = "m=video 6000 RTP/AVP 96\na=rtpmap:96 VP8/90000"
     call = Scenario().invite(sdp(more=video)).expect(200, "m=audio [1-9]", "m=video 0 ").ack().pause(200)
