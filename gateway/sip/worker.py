@@ -256,7 +256,7 @@ class Worker:
             session.leg.receive_event("transfer failed 404")
             return
         headers = [("X-Microturn-Call", message.reference)]
-        if said := session.said():
+        if self.options.transfer_words and (said := session.said()):
             headers.append(("X-Microturn-Said", quote(said, safe=" :,.!?")))
         self._begin_referring(session, REFER_S, 408)
         if not session.call.refer(message.uri, headers):

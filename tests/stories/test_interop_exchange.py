@@ -96,6 +96,17 @@ def test_we_call_a_phone_of_the_exchange_which_asks_who_we_are(office: Office) -
     office.phone.wait_for(lambda: "CALL_CLOSED" in office.phone.kinds)
 
 
+def test_a_call_of_ours_goes_along_the_connection_of_its_registration(office: Office) -> None:
+    registered(office)
+    gateway, counters = office.gateway, office.gateway.gateway.telephones.edge.counters
+    before = counters.tcp_connections
+    name = gateway.do(gateway.switchboard.originate(OutboundCall("phone", "wire")))
+    gateway.wait_for(lambda: "answered" in gateway.kinds(name))
+    gateway.do(gateway.switchboard.hang_up(name))
+    gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")
+    assert counters.tcp_connections == before
+
+
 def test_a_wrong_password_calls_nobody(office: Office) -> None:
     registered(office)
     gateway = office.gateway
