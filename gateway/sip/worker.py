@@ -92,6 +92,8 @@ class Worker:
         session = self._by_call.get(call)
         if session is not None and call is session.call:
             session.leg.hold(call.held)
+            if call.held:
+                session.stop_pressing()
             session.heard_at_ns = time.monotonic_ns()
 
     def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
