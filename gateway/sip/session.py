@@ -70,6 +70,10 @@ class Session:
         """We called."""
         self.referring = 0
         """Which handover is under way, counted from 1; 0 is none."""
+        self.refer_accepted = False
+        """The peer has taken our REFER."""
+        self.hung_up = False
+        """By us."""
         self.rang = False
         """Whom we call was heard to be called."""
         self.gave_up: tuple[int, str] | None = None
@@ -149,6 +153,7 @@ class Session:
 
     def hang_up(self, cause: str = "") -> None:
         """From our side, and whom we are about to call, too."""
+        self.hung_up = True
         self.cause = self.cause or cause
         if self.child is not None:
             self.child.hang_up()

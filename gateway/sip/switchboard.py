@@ -79,7 +79,8 @@ class OutboundCall:
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """What became of a call. `status` and `reason` are SIP's where there are any."""
+    """What became of a call. `status` and `reason` are SIP's where there are any. `ended` is told of calls that we
+    began and of those that were handed over; of all others `Sessions` knows."""
 
     call: str
     """As everywhere outside of this process: `state.keys.name_of_telephone_call`."""

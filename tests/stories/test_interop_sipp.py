@@ -293,6 +293,22 @@ def test_a_peer_that_leaves_with_the_caller(gateway: OwnGateway, tmp_path: Path)
     gateway.wait_for(lambda: gateway.kinds(name) == ["transferring", "transferred", "ended"])
 
 
+@pytest.mark.parametrize("by", ["the caller", "us"])
+def test_a_call_that_ends_before_its_transfer_was_taken_is_not_transferred(
+    gateway: OwnGateway, tmp_path: Path, by: str
+) -> None:
+    call = answered().hear("REFER")
+    call = ended(call) if by == "the caller" else call.reply_within(202).hear("BYE").reply_within(200)
+    running = call.start(tmp_path, gateway.port)
+    name = gateway.only_call()
+    gateway.transfer(name, "sales")
+    if by == "us":
+        gateway.do(gateway.switchboard.hang_up(name))
+    running.finish()
+    gateway.wait_for(lambda: gateway.kinds(name) == ["transferring", "transfer-failed"])
+    assert gateway.last(name, "transfer-failed").why == "cancelled"
+
+
 # -- calls of ours
 
 
