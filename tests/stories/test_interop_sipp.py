@@ -89,7 +89,7 @@ HELD = {
 def test_held_and_resumed(gateway: OwnGateway, watch: TableWatch, tmp_path: Path, way: str) -> None:
     offer, patterns = HELD[way]
     call = answered().pause(300).invite(offer).expect(200, *patterns).ack().pause(300)
-    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(300)
+    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(600)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     expected = [] if way == "recvonly" else ["hold", "resume"]  # who only listens is still talked to
     assert watch.heard == expected
@@ -106,7 +106,7 @@ def test_held_twice_is_held_once(gateway: OwnGateway, watch: TableWatch, tmp_pat
     call = answered().pause(400)
     for version in (2, 3):
         call.invite(sdp(direction="sendonly", version=version)).expect(200, "a=recvonly").ack().pause(300)
-    call.say("UPDATE", sdp(version=4)).expect(200, "a=sendrecv").pause(400)
+    call.say("UPDATE", sdp(version=4)).expect(200, "a=sendrecv").pause(600)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     assert watch.heard == ["hold", "resume"]
 
@@ -119,7 +119,7 @@ def test_late_offer_and_late_offer_within_the_call(gateway: OwnGateway, tmp_path
 
 def test_hold_by_a_late_offer(gateway: OwnGateway, watch: TableWatch, tmp_path: Path) -> None:
     call = answered().pause(400).invite().expect(200, "m=audio").ack(sdp(direction="inactive", version=2))
-    call.pause(400).invite().expect(200, "m=audio", "!a=inactive").ack(sdp(version=3)).pause(400)
+    call.pause(400).invite().expect(200, "m=audio", "!a=inactive").ack(sdp(version=3)).pause(600)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     assert watch.heard == ["hold", "resume"]
 
@@ -457,7 +457,13 @@ def test_an_invite_with_replaces_is_a_call_of_its_own(gateway: OwnGateway, tmp_p
 
 @pytest.mark.parametrize(
     ("wish", "status"),
-    [({"to": "4930"}, 403), ({"trunk": "none"}, 404), ({"to": "x@y"}, 400), ({"caller_name": 'a"b'}, 400)],
+    [
+        ({"to": "4930"}, 403),
+        ({"trunk": "none"}, 404),
+        ({"to": "x@y"}, 400),
+        ({"caller_name": 'a"b'}, 400),
+        ({"persona": "x\n"}, 400),
+    ],
 )
 def test_what_is_not_called(gateway: OwnGateway, wish: dict[str, str], status: int) -> None:
     with pytest.raises(Refused) as refused:
