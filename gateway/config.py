@@ -124,6 +124,10 @@ class GatewaySettings(
         description="people whom the model or the API may hand a caller to (REFER): name = address, such as "
         'sales = "sip:200@pbx.example.net"',
     )
+    transfer_words: Literal["on", "off"] = Field(
+        "on",
+        description="whether whoever gets a caller is sent the end of the conversation, or its reference alone",
+    )
     dtmf_in: Literal["events", "inband"] = Field(
         "events",
         description="how keys that callers press are heard: events is RFC 4733 and SIP INFO; inband listens for "

@@ -94,6 +94,7 @@ def plan_workers(settings: GatewaySettings, library: Library) -> list[WorkerOpti
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            transfer_words=settings.transfer_words == "on",
             hears_tones=settings.dtmf_in == "inband",
         )
         for index, (wideband, calls) in enumerate(shares)

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from gateway import control
+from gateway.personas import check_persona
 from gateway.sip.trunks import Trunk, caller_uri, destination
 from gateway.state.keys import name_of_telephone_call
 
@@ -79,7 +80,8 @@ class OutboundCall:
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """What became of a call. `status` and `reason` are SIP's where there are any."""
+    """What became of a call. `status` and `reason` are SIP's where there are any. `ended` is told of calls that we
+    began and of those that were handed over; of all others `Sessions` knows."""
 
     call: str
     """As everywhere outside of this process: `state.keys.name_of_telephone_call`."""
@@ -163,8 +165,10 @@ class Switchboard:
         try:
             target = destination(trunk, wish.to)
             caller = caller_uri(trunk, wish.caller_id, wish.caller_name)
+            if wish.persona:
+                check_persona(wish.persona, "persona")
         except ValueError as wrong:
-            raise Refused(400, "bad-number", str(wrong)) from None
+            raise Refused(400, "bad-request", str(wrong)) from None
         if not trunk.may_call(wish.to):
             raise Refused(
                 403, "not-allowed", f"trunk {wish.trunk} may not call {wish.to[:64]!r}: see its dial"

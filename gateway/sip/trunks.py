@@ -136,6 +136,8 @@ class Trunk(BaseModel):
             raise ValueError(
                 f"session_expires_s = {self.session_expires_s}: expected 0 or {LEAST_SESSION_S} and more"
             )
+        if self.domain and not _SERVER.fullmatch(self.domain):
+            raise ValueError(f"domain = {self.domain!r}: expected HOST or HOST:PORT, such as example.net")
         for name in ("user", "caller_id"):
             value = getattr(self, name)
             if value and not _NUMBER.fullmatch(value):

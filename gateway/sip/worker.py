@@ -92,6 +92,8 @@ class Worker:
         session = self._by_call.get(call)
         if session is not None and call is session.call:
             session.leg.hold(call.held)
+            if call.held:
+                session.stop_pressing()
             session.heard_at_ns = time.monotonic_ns()
 
     def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
@@ -121,8 +123,12 @@ class Worker:
             if session.placed and not call.connected:
                 self.counters.placed_failed += 1
                 self._tell_progress(session, "failed", *(session.gave_up or call.final))
-            if session.referring:  # a peer that goes has taken the caller along (RFC 5589 6.1)
-                self._handed_over(session, 200, "OK")
+            if session.referring and session.refer_accepted and not session.hung_up:
+                self._handed_over(
+                    session, 200, "OK"
+                )  # a peer that goes has taken the caller along (RFC 5589 6.1)
+            elif session.referring:
+                self._handed_over(session, 487, "Call Ended")
             self.turns.leave(session)
             session.conversation.end()
         if call.sip_call_id:
@@ -256,7 +262,7 @@ class Worker:
             session.leg.receive_event("transfer failed 404")
             return
         headers = [("X-Microturn-Call", message.reference)]
-        if said := session.said():
+        if self.options.transfer_words and (said := session.said()):
             headers.append(("X-Microturn-Said", quote(said, safe=" :,.!?")))
         self._begin_referring(session, REFER_S, 408)
         if not session.call.refer(message.uri, headers):
@@ -269,18 +275,22 @@ class Worker:
 
     def _begin_referring(self, session: Session, seconds: float, status: int) -> None:
         self._referrals += 1
-        session.referring = self._referrals
+        session.referring, session.refer_accepted = self._referrals, False
         self._loop.call_later(seconds, self._stop_referring, session, session.referring, status)
 
     def _stop_referring(self, session: Session, number: int, status: int) -> None:
         if session.referring == number and not session.is_over:
             self._handed_over(session, status, "Request Timeout")
 
-    def referred(self, call: SipCall, status: int, reason: str) -> None:
-        """The peer's last word about our REFER."""
+    def referred(self, call: SipCall, status: int, reason: str, final: bool) -> None:
+        """The peer takes our REFER, or has its last word about it."""
         session = self._by_call.get(call)
-        if session is not None and call is session.call and session.referring:
+        if session is None or call is not session.call or not session.referring:
+            return
+        if final or status >= 300:
             self._handed_over(session, status, reason)
+        else:
+            session.refer_accepted = True
 
     def _handed_over(self, session: Session, status: int, reason: str) -> None:
         session.referring = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -96,6 +97,17 @@ def test_we_call_a_phone_of_the_exchange_which_asks_who_we_are(office: Office) -
     office.phone.wait_for(lambda: "CALL_CLOSED" in office.phone.kinds)
 
 
+def test_a_call_of_ours_goes_along_the_connection_of_its_registration(office: Office) -> None:
+    registered(office)
+    gateway, counters = office.gateway, office.gateway.gateway.telephones.edge.counters
+    before = counters.tcp_connections
+    name = gateway.do(gateway.switchboard.originate(OutboundCall("phone", "wire")))
+    gateway.wait_for(lambda: "answered" in gateway.kinds(name))
+    gateway.do(gateway.switchboard.hang_up(name))
+    gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")
+    assert counters.tcp_connections == before
+
+
 def test_a_wrong_password_calls_nobody(office: Office) -> None:
     registered(office)
     gateway = office.gateway
@@ -115,3 +127,22 @@ def test_a_phone_is_handed_to_somebody_else_of_the_exchange(office: Office) -> N
     gateway.transfer(name, "wire")
     gateway.wait_for(lambda: "transferred" in gateway.kinds(name))
     gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")
+
+
+@pytest.mark.long
+def test_registrations_are_refreshed_and_outlive_the_exchange(tmp_path: Path) -> None:
+    """It grants 10 s, and is away for a while: tried again after 15 s."""
+    with Kamailio.start(tmp_path, most_s=10) as exchange:
+        port = exchange.port
+        wire = {
+            "server": f"127.0.0.1:{port}", "domain": "127.0.0.1", "user": "wire", "password": PASSWORD,
+            "register": True, "transport": "tcp",
+        }  # fmt: skip
+        with OwnGateway.start(rtp_port=52_000, trunks={"wire": wire}) as gateway:
+            edge = gateway.gateway.telephones.edge
+            gateway.wait_for(lambda: edge.registrar_counters.registered >= 2, 12.0, "a refresh")
+            assert edge.registered == (1, 1) and edge.registrar_counters.refused == 0
+            exchange.process.terminate()  # and its children with it
+            gateway.wait_for(lambda: edge.registered == (0, 1), 5.0, "the loss is seen")
+            with Kamailio.start(tmp_path, port, most_s=10):
+                gateway.wait_for(lambda: edge.registered == (1, 1), 20.0, "registered again")

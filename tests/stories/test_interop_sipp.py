@@ -89,7 +89,7 @@ HELD = {
 def test_held_and_resumed(gateway: OwnGateway, watch: TableWatch, tmp_path: Path, way: str) -> None:
     offer, patterns = HELD[way]
     call = answered().pause(300).invite(offer).expect(200, *patterns).ack().pause(300)
-    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(300)
+    call.invite(sdp(version=3)).expect(200, "m=audio [1-9]", "!a=recvonly", "!a=inactive").ack().pause(600)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     expected = [] if way == "recvonly" else ["hold", "resume"]  # who only listens is still talked to
     assert watch.heard == expected
@@ -106,7 +106,7 @@ def test_held_twice_is_held_once(gateway: OwnGateway, watch: TableWatch, tmp_pat
     call = answered().pause(400)
     for version in (2, 3):
         call.invite(sdp(direction="sendonly", version=version)).expect(200, "a=recvonly").ack().pause(300)
-    call.say("UPDATE", sdp(version=4)).expect(200, "a=sendrecv").pause(400)
+    call.say("UPDATE", sdp(version=4)).expect(200, "a=sendrecv").pause(600)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     assert watch.heard == ["hold", "resume"]
 
@@ -119,7 +119,7 @@ def test_late_offer_and_late_offer_within_the_call(gateway: OwnGateway, tmp_path
 
 def test_hold_by_a_late_offer(gateway: OwnGateway, watch: TableWatch, tmp_path: Path) -> None:
     call = answered().pause(400).invite().expect(200, "m=audio").ack(sdp(direction="inactive", version=2))
-    call.pause(400).invite().expect(200, "m=audio", "!a=inactive").ack(sdp(version=3)).pause(400)
+    call.pause(400).invite().expect(200, "m=audio", "!a=inactive").ack(sdp(version=3)).pause(600)
     run_watched(ended(call), tmp_path, gateway.port, watch)
     assert watch.heard == ["hold", "resume"]
 
@@ -135,6 +135,21 @@ def test_an_offer_that_nobody_can_take_leaves_the_call_as_it_is(gateway: OwnGate
     call = answered().pause(200).invite(sdp("3", version=2)).expect(488).ack()
     call.say("OPTIONS").expect(200)
     ended(call.invite(sdp(version=3)).expect(200, "a=sendrecv").ack().pause(200)).run(tmp_path, gateway.port)
+
+
+def test_fax_is_refused_and_the_call_goes_on(gateway: OwnGateway, tmp_path: Path) -> None:
+    fax = sdp(version=2).split("m=audio")[0] + "m=image 6000 udptl t38\na=T38FaxVersion:0\n"
+    call = answered().pause(200).invite(fax).expect(488).ack()
+    ended(call.say("OPTIONS").expect(200).pause(200)).run(tmp_path, gateway.port)
+
+
+def test_sound_that_is_taken_away_is_refused_and_the_call_goes_on(
+    gateway: OwnGateway, tmp_path: Path
+) -> None:
+    """What differs: RFC 3264 8.2 would have port 0 answered with port 0; the library says 488."""
+    off = sdp(version=2).replace("m=audio [media_port]", "m=audio 0")
+    call = answered().pause(200).invite(off).expect(488).ack().say("OPTIONS").expect(200)
+    ended(call).run(tmp_path, gateway.port)
 
 
 def test_video_beside_audio_is_refused_and_audio_taken(gateway: OwnGateway, tmp_path: Path) -> None:
@@ -276,6 +291,22 @@ def test_a_peer_that_leaves_with_the_caller(gateway: OwnGateway, tmp_path: Path)
         gateway.do(gateway.switchboard.transfer(name, "premium"))
     running.finish()
     gateway.wait_for(lambda: gateway.kinds(name) == ["transferring", "transferred", "ended"])
+
+
+@pytest.mark.parametrize("by", ["the caller", "us"])
+def test_a_call_that_ends_before_its_transfer_was_taken_is_not_transferred(
+    gateway: OwnGateway, tmp_path: Path, by: str
+) -> None:
+    call = answered().hear("REFER")
+    call = ended(call) if by == "the caller" else call.reply_within(202).hear("BYE").reply_within(200)
+    running = call.start(tmp_path, gateway.port)
+    name = gateway.only_call()
+    gateway.transfer(name, "sales")
+    if by == "us":
+        gateway.do(gateway.switchboard.hang_up(name))
+    running.finish()
+    gateway.wait_for(lambda: gateway.kinds(name) == ["transferring", "transfer-failed"])
+    assert gateway.last(name, "transfer-failed").why == "cancelled"
 
 
 # -- calls of ours
@@ -426,7 +457,13 @@ def test_an_invite_with_replaces_is_a_call_of_its_own(gateway: OwnGateway, tmp_p
 
 @pytest.mark.parametrize(
     ("wish", "status"),
-    [({"to": "4930"}, 403), ({"trunk": "none"}, 404), ({"to": "x@y"}, 400), ({"caller_name": 'a"b'}, 400)],
+    [
+        ({"to": "4930"}, 403),
+        ({"trunk": "none"}, 404),
+        ({"to": "x@y"}, 400),
+        ({"caller_name": 'a"b'}, 400),
+        ({"persona": "x\n"}, 400),
+    ],
 )
 def test_what_is_not_called(gateway: OwnGateway, wish: dict[str, str], status: int) -> None:
     with pytest.raises(Refused) as refused:

@@ -128,6 +128,22 @@ def test_we_press_keys_as_tones(gateway: OwnGateway, target: Target) -> None:
     assert "".join(ear.listen(np.asarray(turn)) for turn in turns).startswith("42")
 
 
+def test_keys_that_a_hold_cuts_off_are_told(gateway: OwnGateway) -> None:
+    with gateway.watch() as watch, RawCall(gateway.uri) as call:
+        call.talk(0.5)
+        gateway.do(gateway.switchboard.send_dtmf(gateway.only_call(), "12345"))
+        call.talk(0.3)
+        assert call.negotiate("inactive") == 200
+        call.talk(0.1)
+        with pytest.raises(Refused, match="on hold"):
+            gateway.do(gateway.switchboard.send_dtmf(gateway.only_call(), "6"))
+        watch.look_until(lambda seen: "dtmf-failed 6" in seen.heard, lambda: call.talk(0.1), 3.0)
+        cut_off = [event for event in watch.heard if event.startswith("dtmf-failed")]
+        assert cut_off in (["dtmf-failed 2345", "dtmf-failed 6"], ["dtmf-failed 345", "dtmf-failed 6"])
+        assert call.negotiate("sendrecv") == 200
+        call.talk(0.2)
+
+
 @needs_sipp
 @pytest.mark.sip
 def test_sip_over_ipv6_with_sound_over_ipv4(tmp_path: Path) -> None:

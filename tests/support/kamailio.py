@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -29,7 +31,7 @@ listen=tcp:127.0.0.1:{port}
 mpath="/usr/lib/x86_64-linux-gnu/kamailio/modules/"
 {modules}
 modparam("usrloc", "db_mode", 0)
-modparam("registrar", "max_expires", 3600)
+modparam("registrar", "max_expires", {most_s})
 modparam("registrar", "min_expires", 10)
 modparam("registrar", "default_expires", 120)
 modparam("auth", "qop", "auth")
@@ -64,27 +66,28 @@ request_route {{
 class Kamailio:
     """One, on UDP and TCP at `port` of 127.0.0.1."""
 
-    def __init__(self, folder: Path, port: int) -> None:
+    def __init__(self, folder: Path, port: int, most_s: int = 3600) -> None:
+        """`most_s` is the longest registration that it grants."""
         self.port = port
         modules = "\n".join(f'loadmodule "{name}.so"' for name in _MODULES)
         config = folder / "kamailio.cfg"
-        config.write_text(_CONFIG.format(port=port, modules=modules, password=PASSWORD))
+        config.write_text(_CONFIG.format(port=port, modules=modules, password=PASSWORD, most_s=most_s))
         self._log = (folder / "kamailio.log").open("wb")
         self.process = subprocess.Popen(
             ["kamailio", "-f", str(config), "-DD", "-E", "-w", str(folder), "-Y", str(folder),
              "-m", "16", "-M", "4"],
-            stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         self.log = folder / "kamailio.log"
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, folder: Path) -> Iterator[Kamailio]:
+    def start(cls, folder: Path, port: int = 0, most_s: int = 3600) -> Iterator[Kamailio]:
         """Ready; gone when the block is left. RuntimeError with its last lines when it does not come up."""
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        exchange = cls(folder, port)
+            port = port or int(probe.getsockname()[1])
+        exchange = cls(folder, port, most_s)
         try:
             exchange._wait()
             yield exchange
@@ -92,7 +95,9 @@ class Kamailio:
             exchange.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 exchange.process.wait(5)
-            exchange.process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(exchange.process.pid, signal.SIGKILL)  # its children are in its group
+            exchange.process.wait()
             exchange._log.close()
 
     def _wait(self) -> None:

@@ -47,13 +47,13 @@ class OwnGateway:
         """Ready to take calls; gone when the block is left."""
         with tempfile.TemporaryDirectory(prefix="microturn-own-") as folder:
             run_dir = Path(folder) / "run"
+            run_dir.mkdir(mode=0o700)
             chosen = {
                 "run_dir": run_dir, "engine": "echo", "sip_port": 0, "sip_calls": calls, "sip_wideband_calls": 0,
                 "http_port": 0, "webrtc_calls": 0, "redis": "off", "rtp_port": rtp_port, "rtp_ports": 2_000,
             }  # fmt: skip
             environment = {k: v for k, v in os.environ.items() if not k.startswith("MICROTURN_")}
             own = cls(GatewaySettings(**(chosen | settings)))
-            run_dir.mkdir(mode=0o700, exist_ok=True)
             server = subprocess.Popen(
                 [sys.executable, "-m", "model_server", "--engine", "echo", "--socket", own.settings.model_socket],
                 env=environment, stdin=subprocess.DEVNULL, start_new_session=True,

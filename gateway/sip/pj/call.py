@@ -82,8 +82,9 @@ class CallEvents(Protocol):
         """A call that we began is answered and acknowledged."""
         ...
 
-    def referred(self, call: SipCall, status: int, reason: str) -> None:
-        """What came of our REFER: a final status of whom the peer called, or of the REFER itself."""
+    def referred(self, call: SipCall, status: int, reason: str, final: bool) -> None:
+        """What comes of our REFER: that it was accepted (100), then how it is with whom the peer calls; `final` is
+        the last word, and so is any refusal."""
         ...
 
 
@@ -362,8 +363,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
     @guarded
     def onCallTransferStatus(self, prm: Any) -> None:  # noqa: N802
         prm.cont = not prm.finalNotify
-        if prm.finalNotify or int(prm.statusCode) >= 300:
-            self._endpoint.events.referred(self, int(prm.statusCode), str(prm.reason))
+        self._endpoint.events.referred(self, int(prm.statusCode), str(prm.reason), bool(prm.finalNotify))
 
 
 def one_audio(setting: Any) -> None:

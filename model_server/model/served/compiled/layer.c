@@ -311,7 +311,7 @@ INLINE void attend_head(const struct Sizes *sizes, const struct Workspace *space
         float sums[ROWS];
         for (long r = 0; r < ROWS; r++) sums[r] = exponentials(places, scores[r]);
         multiply(0, width, heads, places, scores[0], places, values, width,
-                 next + (i < half ? i : i - half) * LANES * places);
+                 next + (i < half ? i : i - half) * LINE * places);
         for (long r = 0; r < ROWS; r++)
             for (long d = 0; d < width; d++) heads[r][d] /= sums[r];
     }
