@@ -178,11 +178,13 @@ def sound(rate_hz: int, codec: str, ptime_ms: int) -> None:
         for _ in range((call.look() or 0) // FRAME_MS):
             assert call.stream is not None
             call.stream.pull()
-    packets = caller.received_packets()
+    heard = caller.heard()
+    packets = heard.packets if heard is not None else None
     began = time.monotonic()
     to_caller = listen(line, caller)
     seconds = time.monotonic() - began
-    received = caller.received_packets()
+    heard = caller.heard()
+    received = heard.packets if heard is not None else None
     to_called = listen(line, called)
     called.send_digits(DIGITS)
     line.run(WAIT_S, until=lambda: len(line.digits) >= len(DIGITS))
