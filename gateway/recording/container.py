@@ -1,13 +1,14 @@
 """A recording as it lies on disk: a header, then frames, of which every one is whole, proved and in its place.
 
     "MTREC" 1 CR LF | length of the header, u32 | header, JSON | CRC-32 of it, u32
-    frame: length of what follows, u32 | sealed(kind, u8 | place, u64 | bytes)
+    frame: length of what follows the number, u32 | number, u64 | sealed(kind, u8 | place, u64 | bytes)
 
-All numbers are little-endian. With the cipher `aes-256-gcm` a frame is sealed with the file's own key (`keys.py`),
-its number in the file as the nonce, and the SHA-256 of all before the first frame as associated data: frames can
-neither be changed, left out nor exchanged. With the cipher `none` a CRC-32 over the frame's number and bytes stands
-behind them. A file that was cut off anywhere is read up to its last whole frame; only one that ends with the frame
-`END` is complete, and says so.
+All numbers are little-endian; those of frames ascend, and one is never used twice, not even where a frame did
+not get to the disk. With the cipher `aes-256-gcm` a frame is sealed with the file's own key (`keys.py`) and its
+number as the nonce; associated data are the SHA-256 of all before the first frame and the number of the frame
+before: frames can neither be changed, left out nor exchanged. With the cipher `none` a CRC-32 over these and
+the bytes stands behind them. A file that was cut off anywhere is read up to its last whole frame; only one that
+ends with the frame `END` is complete, and says so.
 
 Of content `pcm` bytes are int16 pairs (caller, model), and place is the sample they begin at: what lies between two
 frames is silence. Of any other content bytes simply follow each other.
@@ -34,6 +35,10 @@ MOST_HEADER: Final = 16_384
 MOST_FRAME: Final = 1 << 24
 DATA, END = 0, 1
 _U32: Final = struct.Struct("<I")
+_U64: Final = struct.Struct("<Q")
+_LENGTH: Final = struct.Struct("<IQ")
+_FAR: Final = 1 << 32
+"""A writer that goes on behind another leaves out so many numbers: some of them the other may have used."""
 _PREFIX: Final = struct.Struct("<BQ")
 SALT_BYTES: Final = 16
 Content = Literal["pcm", "wav", "opus"]
@@ -70,36 +75,41 @@ class Frame:
 class Seal(Protocol):
     """How a frame is closed and opened again; None when it is not what was closed."""
 
-    def close(self, number: int, plain: bytes) -> bytes: ...
-    def open(self, number: int, sealed: bytes) -> bytes | None: ...
+    def close(self, number: int, before: int, plain: bytes) -> bytes: ...
+    def open(self, number: int, before: int, sealed: bytes) -> bytes | None: ...
 
 
 class _Gcm:
     def __init__(self, key: bytes, head: bytes) -> None:
         self._aead, self._head = AESGCM(key), hashlib.sha256(head).digest()
 
-    def close(self, number: int, plain: bytes) -> bytes:
-        return self._aead.encrypt(number.to_bytes(12, "little"), plain, self._head)
+    def close(self, number: int, before: int, plain: bytes) -> bytes:
+        return self._aead.encrypt(number.to_bytes(12, "little"), plain, self._head + _U64.pack(before))
 
-    def open(self, number: int, sealed: bytes) -> bytes | None:
+    def open(self, number: int, before: int, sealed: bytes) -> bytes | None:
         try:
-            return self._aead.decrypt(number.to_bytes(12, "little"), sealed, self._head)
+            nonce = number.to_bytes(12, "little")
+            return self._aead.decrypt(nonce, sealed, self._head + _U64.pack(before))
         except InvalidTag:
             return None
 
 
 class _Checked:
-    def close(self, number: int, plain: bytes) -> bytes:
-        return plain + _U32.pack(zlib.crc32(plain, number))
+    def __init__(self, head: bytes) -> None:
+        self._head = hashlib.sha256(head).digest()
 
-    def open(self, number: int, sealed: bytes) -> bytes | None:
+    def close(self, number: int, before: int, plain: bytes) -> bytes:
+        beside = self._head + _U64.pack(number) + _U64.pack(before)
+        return plain + _U32.pack(zlib.crc32(plain, zlib.crc32(beside)))
+
+    def open(self, number: int, before: int, sealed: bytes) -> bytes | None:
         plain = sealed[: -_U32.size]
-        return plain if sealed == self.close(number, plain) else None
+        return plain if sealed == self.close(number, before, plain) else None
 
 
 def _seal(header: Header, head: bytes, key: Key | None) -> Seal:
     if header.cipher == "none":
-        return _Checked()
+        return _Checked(head)
     if key is None or key.id != header.key_id:
         raise Broken(f"it needs the key {header.key_id[:64]!r}")
     return _Gcm(key.of_file(bytes.fromhex(header.salt)), head)
@@ -116,28 +126,32 @@ class Writer:
         told = msgspec.json.encode(header)
         self.head: Final = MAGIC + _U32.pack(len(told)) + told + _U32.pack(zlib.crc32(told))
         """What the file begins with."""
-        self._seal, self._number = _seal(header, self.head, key), 0
+        self._seal, self._number, self._before = _seal(header, self.head, key), 1, 0
 
     @classmethod
     def go_on(cls, reader: Reader) -> Writer:
         """Behind the last whole frame of a file that was cut off; after `reader` has read all of them."""
         writer = cls.__new__(cls)
         writer.header, writer.head = reader.header, reader.head  # type: ignore[misc]
-        writer._seal, writer._number = reader.seal, reader.number
+        writer._seal, writer._number, writer._before = reader.seal, reader.number + _FAR, reader.number
         return writer
 
-    def frame(self, place: int, data: bytes | memoryview) -> bytes:
-        """The next one."""
+    def frame(self, place: int, data: bytes) -> bytes:
+        """The next one; `written` follows when it is in the file."""
         return self._next(DATA, place, data)
 
     def end(self, place: int) -> bytes:
         """The last one; `place` is the length of it all."""
         return self._next(END, place, b"")
 
-    def _next(self, kind: int, place: int, data: bytes | memoryview) -> bytes:
-        sealed = self._seal.close(self._number, _PREFIX.pack(kind, place) + data)
-        self._number += 1
-        return _U32.pack(len(sealed)) + sealed
+    def written(self) -> None:
+        """The newest frame is in the file: the next one follows it."""
+        self._before = self._number - 1
+
+    def _next(self, kind: int, place: int, data: bytes) -> bytes:
+        sealed = self._seal.close(self._number, self._before, _PREFIX.pack(kind, place) + data)
+        number, self._number = self._number, self._number + 1
+        return _LENGTH.pack(len(sealed), number) + sealed
 
 
 class Reader:
@@ -147,6 +161,7 @@ class Reader:
         self.header, self.head = read_header(file)
         self.seal = _seal(self.header, self.head, key)
         self.number = 0
+        """Of the frame that was read last."""
         self.whole_bytes = len(self.head)
         """Of the file, up to the last frame that was read."""
         self.is_complete = False
@@ -154,16 +169,18 @@ class Reader:
 
     def __iter__(self) -> Iterator[Frame]:
         while not self.is_complete:
-            length = self._file.read(_U32.size)
-            size = _U32.unpack(length)[0] if len(length) == _U32.size else 0
-            sealed = self._file.read(size) if 0 < size <= MOST_FRAME else b""
-            plain = self.seal.open(self.number, sealed) if size and len(sealed) == size else None
+            told = self._file.read(_LENGTH.size)
+            size, number = _LENGTH.unpack(told) if len(told) == _LENGTH.size else (0, 0)
+            sealed = self._file.read(size) if 0 < size <= MOST_FRAME and number > self.number else b""
+            if not size or len(sealed) != size:
+                return
+            plain = self.seal.open(number, self.number, sealed)
             if plain is None or len(plain) < _PREFIX.size:
-                if self.number == 0 and self.header.cipher != "none" and len(sealed) == size > 0:
+                if self.number == 0 and self.header.cipher != "none":
                     raise Broken("its first frame does not open: the key is another one, or it was changed")
                 return
-            self.number += 1
-            self.whole_bytes += _U32.size + size
+            self.number = number
+            self.whole_bytes += _LENGTH.size + size
             kind, place = _PREFIX.unpack_from(plain)
             self.is_complete = kind == END
             yield Frame(kind, place, plain[_PREFIX.size :])
@@ -199,6 +216,7 @@ def pack(
     place = 0
     while some := data.read(block):
         yield writer.frame(place, some)
+        writer.written()
         place += len(some)
     yield writer.end(place)
 
