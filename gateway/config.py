@@ -29,6 +29,7 @@ from gateway.api.turn import check_urls
 from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
+from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
@@ -55,7 +56,7 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSettings):
+class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RecordingSettings, RuleSettings):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
@@ -254,12 +255,17 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RuleSe
         self._trunks_differ()
         if self.webrtc_calls:
             self._takes_browser_calls()
+        self.check_recording()
         return self
 
     @property
     def allowed_targets(self) -> tuple[str, ...]:
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
+
+    def is_beyond(self, host: str) -> bool:
+        """Whether a line that listens at this address is reached from other machines."""
+        return not ipaddress.ip_address(host).is_loopback
 
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
@@ -510,7 +516,9 @@ def load(**flags: Any) -> GatewaySettings:
             if error["type"] == "extra_forbidden":
                 told = "is no setting of microturn: see `microturn settings`"
             shown = (
-                error["loc"] and error["type"] != "value_error" and not re.search("secret|password", where)
+                error["loc"]
+                and error["type"] != "value_error"
+                and not re.search("secret|password|key", where)
             )
             given = f" = {error['input']!r}" if shown else ""
             lines.append(f"{where}{given}: {told}")

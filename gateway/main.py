@@ -25,6 +25,7 @@ from gateway.fleet import Fleet, Kind
 from gateway.http import serve_http
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
+from gateway.recording.desk import RecordingDesk
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.tls import server_context
@@ -53,6 +54,9 @@ class Gateway:
         self.settings = settings
         self.metrics = Metrics()
         self._tasks = Tasks(self._broken)
+        self._recording = settings.recording_options()
+        self.recordings = RecordingDesk()
+        """What may be asked of recordings."""
         self.telephones = Telephones(
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
             SRTP.index(settings.srtp),
@@ -63,8 +67,9 @@ class Gateway:
         self.office = Office(settings, self.sessions)
         self.draining = False
         self.http_port = 0
-        door = self.office.door(self._telephone_door(), name_of_telephone_call)
-        for sip in plan_workers(settings, library):
+        door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
+        door = self.recordings.door(door, name_of_telephone_call)
+        for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
             self.pool = self._browser_calls()
@@ -78,7 +83,7 @@ class Gateway:
             raise ValueError(
                 "browser calls need aiortc, which is not installed: make setup, or webrtc_calls = 0"
             )
-        workers = plan_webrtc(self.settings)
+        workers = plan_webrtc(self.settings, self._recording)
         pool = WebrtcPool(workers)
         door: Kind = pool
         if self.sessions is not None:
@@ -87,7 +92,7 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self.office.door(door)
+        door = self.recordings.door(self.office.door(door))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool

@@ -17,10 +17,9 @@ frames is silence. Of any other content bytes simply follow each other.
 from __future__ import annotations
 
 import hashlib
-import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, Literal, Protocol
 
@@ -207,23 +206,13 @@ def is_recording(data: bytes) -> bool:
     return data.startswith(MAGIC)
 
 
-def pack(
-    header: Header, key: Key | None, salt: bytes, data: BinaryIO, block: int = 1 << 16
-) -> Iterator[bytes]:
+def pack(header: Header, key: Key | None, salt: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """A complete file around some bytes, piece by piece."""
     writer = Writer(header, key, salt)
     yield writer.head
     place = 0
-    while some := data.read(block):
+    for some in pieces:
         yield writer.frame(place, some)
         writer.written()
         place += len(some)
     yield writer.end(place)
-
-
-def unpacked(reader: Reader) -> bytes:
-    """All bytes of a file whose content is no `pcm`."""
-    out = io.BytesIO()
-    for frame in reader:
-        out.write(frame.data)
-    return out.getvalue()

@@ -149,7 +149,10 @@ class RecordingWriter:
                 self._make(recording)
             elif isinstance(what, Block):
                 self._taken_bytes += what.pcm.nbytes
-                recording.blocks.append(what)
+                if recording in self._files:
+                    recording.blocks.append(what)
+                else:  # its file could not be made
+                    self.counters.recordings_samples_dropped += len(what.pcm)
             else:
                 recording.length = what
                 ended.append(recording)
@@ -167,7 +170,7 @@ class RecordingWriter:
             recording.fd = os.open(recording.path, flags, 0o600)
             fcntl.flock(recording.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._append(recording, recording.writer.head)
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
         except OSError as wrong:
             log.error("no recording", file=recording.name, reason=str(wrong))
             self.counters.recordings_failed += 1
@@ -240,7 +243,8 @@ def joined(blocks: list[Block]) -> list[tuple[int, PCM]]:
     return [(at, np.concatenate(parts) if len(parts) > 1 else parts[0]) for at, parts in pieces]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """What was made or renamed in it stays."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(fd)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gateway.recording.options import AnnouncementOptions, RecordingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +49,5 @@ class WorkerOptions:
     log_level: str = "info"
     hears_tones: bool = False
     """Keys are listened for in the sound of calls that send no events."""
+    recording: RecordingOptions | None = None
+    announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
