@@ -172,6 +172,17 @@ def finish(part: Path, done: Path, form: Format, keyring: Keyring) -> Finished |
     return Finished(path, header, samples, repaired)
 
 
+def plain_name(name: str) -> str:
+    """Of a recording when it is decrypted. `ValueError` when it has no ending of ours."""
+    if name.endswith(ENDING):
+        return name.removesuffix(ENDING) + ENDINGS["wav"]
+    if not name.endswith(SEALED):
+        raise ValueError(
+            f"{name}: a recording's name ends with {SEALED} or {ENDING}; else say where to with --out"
+        )
+    return name.removesuffix(SEALED)
+
+
 def decrypt(path: Path, out: Path, keyring: Keyring) -> Header:
     """As WAV, or as it is inside; of a part that is still written all that is there. `ValueError` in words."""
     with path.open("rb") as file, contextlib.ExitStack() as undo:

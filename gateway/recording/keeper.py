@@ -38,7 +38,8 @@ STATE: Final = "keeper.json"
 _DAY_S: Final = 86_400.0
 
 
-class Counters(msgspec.Struct):
+@dataclass(slots=True)
+class Counters:
     """Since the first keeper of this folder."""
 
     finished: int = 0

@@ -21,7 +21,7 @@ NICE: Final = 15
 
 def run(settings: GatewaySettings) -> int:
     """Until SIGTERM or SIGINT. `ValueError` in words for the operator."""
-    if settings.recording_options() is None:
+    if not settings.recording_dir:
         raise ValueError("recording_dir is not set: nothing is recorded")
     os.nice(NICE)
     with alone(Path(settings.recording_dir)):

@@ -17,6 +17,7 @@ Door = Literal["sip", "webrtc"]
 Speaker = Literal["caller", "model"]
 Reason = Literal["over", "worker-lost", "stopped"]
 """A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off."""
+MOST_RECORDINGS = 32
 TaskState = Literal["asked", "running", "done", "failed", "cancelled"]
 
 
@@ -110,6 +111,12 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     recording: bool = False
     adopted: bool = False
     """Its begin was not known to the gateway that ended it: `began_ms` is when it found the call."""
+    disclosed: bool = False
+    """Its caller has heard to the end that it talks to a machine."""
+    consented: bool = False
+    """Its caller has heard to the end that it is recorded."""
+    recordings: tuple[str, ...] = ()
+    """Names of its recordings, without folder and ending; the first `MOST_RECORDINGS`."""
 
 
 Record = Session | Leg | Line | Task | Heard | Cdr

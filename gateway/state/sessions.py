@@ -20,11 +20,12 @@ from gateway.state import records
 from gateway.state.address import Address
 from gateway.state.client import Client, Kept, Login
 from gateway.state.faults import Away
-from gateway.state.records import Cdr, Door, Leg, Line, Reason, Session
+from gateway.state.records import MOST_RECORDINGS, Cdr, Door, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
 PATIENCE_S: Final = 2.0
 """Between two attempts to read what is known of an adopted call."""
+MOST_EARLY: Final = 4096
 TAKE_OVER_S: Final = 1.0
 """A browser that comes from a dead gateway waits so long for the lease."""
 
@@ -100,6 +101,8 @@ class Sessions:
         self.over: Callable[[str], None] = lambda call: None
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
+        self._early: dict[str, list[Callable[[Cdr], Cdr]]] = {}
+        """What is to be written of calls that are not known yet; bounded by `MOST_EARLY`, gone with the call."""
 
     def __contains__(self, call: str) -> bool:
         return call in self._live
@@ -174,6 +177,31 @@ class Sessions:
         self.store.put_leg(call, live.leg)
         self.store.put_cdr(call, live.cdr)
 
+    def announced(self, call: str, disclosure: bool, consent: bool) -> None:
+        """Its caller has heard our announcements; it may not be answered yet (early media)."""
+        self._stamp(call, lambda cdr: msgspec.structs.replace(cdr, disclosed=disclosure, consented=consent))
+
+    def recorded(self, call: str, file: str) -> None:
+        """A recording of it has begun."""
+        self._stamp(
+            call,
+            lambda cdr: (
+                cdr
+                if file in cdr.recordings or len(cdr.recordings) >= MOST_RECORDINGS
+                else msgspec.structs.replace(cdr, recordings=(*cdr.recordings, file))
+            ),
+        )
+
+    def _stamp(self, call: str, change: Callable[[Cdr], Cdr]) -> None:
+        live = self._live.get(call)
+        if live is None or call in self.recalling:
+            if len(self._early) < MOST_EARLY or call in self._early:
+                self._early.setdefault(call, []).append(change)
+            return
+        before, live.cdr = live.cdr, change(live.cdr)
+        if live.cdr != before:
+            self.store.put_cdr(call, live.cdr)
+
     def said(self, call: str, line: Line) -> None:
         """One of them said something in a turn."""
         if call in self._live:
@@ -182,6 +210,8 @@ class Sessions:
     def end(self, call: str, reason: Reason = "over") -> None:
         """It is over; a call that is not known is nothing. One that was adopted is to be known first."""
         live = self._live.get(call)
+        if live is None:
+            self._early.pop(call, None)
         if live is None or live.over is not None:
             return
         self.over(call)
@@ -213,6 +243,8 @@ class Sessions:
     def _know(self, live: _Live) -> None:
         call = live.session.call
         self._live[call] = live
+        for change in self._early.pop(call, ()):
+            live.cdr = change(live.cdr)
         self.store.put_session(call, live.session)
         self.store.put_leg(call, live.leg)
         self.store.put_cdr(call, live.cdr)
