@@ -348,8 +348,9 @@ def forget(
     except (ValueError, OSError) as wrong:
         typer.echo(f"microturn: {wrong}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}")
-    raise typer.Exit(0 if done.forgotten + done.live else 1)
+    told = f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}"
+    typer.echo(f"{told}; recordings deleted here: {done.recordings}")
+    raise typer.Exit(0 if done.forgotten + done.live + done.recordings else 1)
 
 
 @recordings.command("decrypt")

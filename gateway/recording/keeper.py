@@ -15,7 +15,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -155,6 +155,16 @@ class Keeper:
         if tries == 1 or given_up:  # not each time
             log.error(text, file=path.name, tries=tries, again_in_s=None if given_up else wait_s)
         return given_up
+
+
+def delete_of(folder: Path, calls: Iterable[str]) -> int:
+    """All recordings of these calls that are in this folder, of those that live, too; how many files."""
+    deleted = 0
+    for call in calls:
+        for path in (path for part in ("live", "done") for path in (folder / part).glob(f"*-{call}.*")):
+            path.unlink(missing_ok=True)
+            deleted += 1
+    return deleted
 
 
 def read_counters(folder: Path) -> Counters:

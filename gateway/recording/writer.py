@@ -53,6 +53,8 @@ class WriterCounters:
     """Silence now, since the queue was full or the disk refused them."""
     recordings_write_errors: int = 0
     recordings_bytes_written: int = 0
+    recordings_cpu_us: int = 0
+    """Of the thread."""
     recordings_syncs: int = 0
     recordings_syncs_slow: int = 0
     """All files of a round took more than `EVERY_S`: a power cut would have lost more than a second."""
@@ -142,6 +144,7 @@ class RecordingWriter:
 
     def write(self) -> None:
         """All that waits, to disk. The thread's, or a test's without one."""
+        began_ns = time.thread_time_ns()
         ended: list[Recording] = []
         for _ in range(len(self._queue)):
             recording, what = self._queue.popleft()
@@ -162,6 +165,7 @@ class RecordingWriter:
         for recording in ended:
             self._end(recording)
         self.counters.recordings_syncs_slow += time.monotonic() - began > EVERY_S
+        self.counters.recordings_cpu_us += (time.thread_time_ns() - began_ns) // 1_000
 
     def _make(self, recording: Recording) -> None:
         try:

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.recording.keeper import LAST_RETRY_S, MOST_TRIES, Keeper, alone, read_counters
+from gateway.recording.keeper import (
+    LAST_RETRY_S,
+    MOST_TRIES,
+    Keeper,
+    alone,
+    delete_of,
+    read_counters,
+)
 from gateway.recording.keys import Keyring
 from gateway.recording.s3 import Bucket
 from gateway.recording.sigv4 import Signer
@@ -139,3 +146,11 @@ def test_a_folder_has_one_keeper(tmp_path: Path) -> None:
         alone(tmp_path, patience_s=0.0),
     ):
         pass
+
+
+def test_who_is_forgotten_has_no_recordings_any_more_and_others_keep_theirs(tmp_path: Path) -> None:
+    part = recorded(tmp_path, tones(0.4), None)
+    for name in ("live/2-t-11.part", "done/3-t-1.wav.mtr"):
+        (tmp_path / name).write_bytes(b"")
+    assert delete_of(tmp_path, {"t-1", "t-2"}) == 2
+    assert not part.exists() and [path.name for path in tmp_path.glob("*/*")] == ["2-t-11.part"]
