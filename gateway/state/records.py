@@ -19,6 +19,7 @@ Speaker = Literal["caller", "model"]
 Reason = Literal["over", "worker-lost", "stopped", "lost"]
 """A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off;
 one that ended while its gateway was away, so that nobody knows when."""
+MOST_RECORDINGS = 32
 TaskState = Literal["asked", "running", "done", "failed", "cancelled"]
 
 
@@ -166,6 +167,12 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the background models, both ways."""
     cost: float = 0.0
     """Estimated, by the prices of the settings."""
+    disclosed: bool = False
+    """Its caller has heard to the end that it talks to a machine."""
+    consented: bool = False
+    """Its caller has heard to the end that it is recorded."""
+    recordings: tuple[str, ...] = ()
+    """Names of its recordings, without folder and ending; the first `MOST_RECORDINGS`."""
 
 
 Record = Session | Leg | Line | Task | Heard | Cdr
