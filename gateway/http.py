@@ -95,7 +95,8 @@ def make_v1(gateway: Served) -> Surface:
     cdrs = Cdrs(sessions)
     told = Settings(settings, gateway.drain, lambda: (gateway.draining, gateway.live))
     handlers: dict[str, Handler] = {
-        "list_calls": calls.page, "get_call": calls.get, "originate": calls.originate, "hang_up": calls.hang_up,
+        "list_calls": calls.page, "get_call": calls.get, "read_transcript": calls.transcript,
+        "originate": calls.originate, "hang_up": calls.hang_up,
         "send_text": calls.send_text, "send_digits": calls.send_digits, "mute": calls.mute,
         "unmute": calls.unmute, "transfer": calls.transfer, "record": calls.record, "list_cdrs": cdrs.page,
         "list_personas": told.personas, "list_trunks": told.trunks, "list_rules": told.rules,

@@ -27,6 +27,8 @@ async def read_text(request: web.Request, content_type: str, told_in: str = "Acc
             body = await request.read()
     except web.HTTPRequestEntityTooLarge:
         raise Problem(413, "too-long", f"at most {MOST_BYTES} bytes are taken") from None
+    except (web.RequestPayloadError, ConnectionError):
+        raise Problem(400, "malformed", "the body ended before its end") from None
     except TimeoutError:
         raise Problem(408, "too-slow", f"the body did not come within {BODY_S:g} s") from None
     try:

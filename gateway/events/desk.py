@@ -137,6 +137,8 @@ class EventDesk:
             self.open_calls.end(session.call)  # that gateway tells of its end
         elif cdr is not None and cdr.ended_ms:
             self.over(session, cdr)
+        elif kept.session is None:  # nothing is known of it any more but what is here
+            self.over(begun, _lost(begun, self._now_ms()))
         else:
             sessions.adopt(session.call, session.door, session.worker)
             sessions.end(session.call, "lost")
@@ -202,6 +204,13 @@ class EventDesk:
 def make_outboxes(webhooks: dict[str, Webhook], spool: Spool, give_up_s: int) -> list[Outbox]:
     """One an endpoint."""
     return [Outbox(name, webhook, spool, give_up_s) for name, webhook in sorted(webhooks.items())]
+
+
+def _lost(session: Session, now_ms: int) -> Cdr:
+    return Cdr(
+        session.call, session.door, session.node, session.began_ms, session.persona, session.tenant,
+        session.trunk, ended_ms=now_ms, reason="lost", recording=session.recording, placed=session.placed,
+    )  # fmt: skip
 
 
 def _decoded(what: type[R], data: bytes | None) -> R | None:

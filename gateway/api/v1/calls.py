@@ -7,6 +7,7 @@ a browser's request does (`cluster/homes.py`), and there to the worker that has 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -23,12 +24,14 @@ from gateway.cluster.node import Node
 from gateway.personas import check_persona
 from gateway.sip.switchboard import OutboundCall, Refused
 from gateway.state import records
+from media.timebase import MODEL_HZ
 
 if TYPE_CHECKING:
     from gateway.cluster.member import Cluster
     from gateway.intercom import Intercom
     from gateway.sip.switchboard import Switchboard
     from gateway.sip.trunks import Trunk
+    from gateway.state.client import Kept
     from gateway.state.sessions import Sessions
 
 _decode_page = msgspec.json.Decoder(shapes.CallPage).decode
@@ -95,20 +98,37 @@ class Calls:
 
     async def get(self, asked: Asked) -> shapes.Call:
         """One that lives here, or what is kept of one."""
-        if self._sessions is None:
-            raise no_state()
-        session = self._sessions.find(asked.call)
-        if session is None:
-            kept = await self._sessions.store.read(asked.call, 1)
-            if kept is None:
-                raise Problem(503, "not-ready", "the state of calls is away", {"Retry-After": "2"})
-            try:
-                session = records.decode(records.Session, kept.session or b"")
-            except msgspec.DecodeError:
-                raise gone() from None
+        live = self._sessions.find(asked.call) if self._sessions is not None else None
+        session = live or (await self._kept(asked, 1))[0]
         if not asked.sees(session.tenant):
             raise gone()
         return _call(session)
+
+    async def transcript(self, asked: Asked) -> shapes.Transcript:
+        """Of a call that lives, up to a second or two ago, or of one that is over."""
+        limit = asked.query.limit
+        session, kept = await self._kept(asked, limit + 1)
+        if not asked.sees(session.tenant):
+            raise gone()
+        lines = []
+        for data in kept.lines[-limit:]:
+            with contextlib.suppress(msgspec.DecodeError):
+                line = records.decode(records.Line, data)
+                heard_ms = 1_000 * line.played_samples // MODEL_HZ
+                lines.append(shapes.SaidLine(line.turn, line.speaker, line.text, heard_ms))
+        return shapes.Transcript(asked.call, lines, len(kept.lines) > limit)
+
+    async def _kept(self, asked: Asked, lines: int) -> tuple[records.Session, Kept]:
+        """What Redis has of it; `Problem` when that is nothing, or nobody answers."""
+        if self._sessions is None:
+            raise no_state()
+        kept = await self._sessions.store.read(asked.call, lines)
+        if kept is None:
+            raise Problem(503, "not-ready", "the state of calls is away", {"Retry-After": "2"})
+        try:
+            return records.decode(records.Session, kept.session or b""), kept
+        except msgspec.DecodeError:
+            raise gone() from None
 
     async def elsewhere(self, asked: Asked) -> web.Response | None:
         """The answer of the gateway that has the call, where that is another one."""

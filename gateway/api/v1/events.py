@@ -11,7 +11,7 @@ from aiohttp import web
 
 from gateway.api.problem import Problem
 from gateway.api.v1 import shapes
-from gateway.api.v1.surface import Asked, no_state
+from gateway.api.v1.surface import REQUEST, Asked, no_state
 from gateway.events.feed import Entry, Missed, is_place
 from gateway.events.records import decode
 
@@ -43,13 +43,12 @@ class Events:
             raise Problem(503, "not-ready", "the state of calls is away", {"Retry-After": "2"})
         if not is_place(place):
             raise Problem(400, "bad-place", f"{place[:40]!r} is the id of no event")
-        response = web.StreamResponse(
-            headers={
-                "Content-Type": "text/event-stream",
-                "Cache-Control": "no-store",
-                "X-Accel-Buffering": "no",
-            }
-        )
+        headers = {
+            "Content-Type": "text/event-stream",
+            "Cache-Control": "no-store",
+            "X-Accel-Buffering": "no",
+        }
+        response = web.StreamResponse(headers=headers | {REQUEST: asked.number})
         with contextlib.suppress(ConnectionError, TimeoutError):
             await response.prepare(asked.request)
             await response.write(f"retry: {RETRY_MS}\n\n".encode())

@@ -11,10 +11,13 @@ import msgspec
 from gateway.api.v1 import shapes
 
 Method = Literal["GET", "POST", "DELETE"]
-Scope = Literal["", "calls:read", "calls:write", "cdrs:read", "rules:read", "drain", "events:read"]
+Scope = Literal[
+    "", "calls:read", "calls:write", "transcripts:read", "cdrs:read", "rules:read", "drain", "events:read",
+]  # fmt: skip
 SCOPES: Final[Mapping[str, str]] = {
     "calls:read": "see calls",
     "calls:write": "make calls, and say what becomes of live ones",
+    "transcripts:read": "read what was said",
     "cdrs:read": "read call detail records",
     "rules:read": "read personas, trunks and rules",
     "drain": "see whether a gateway drains, and have it drain; not for tenants",
@@ -62,6 +65,11 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     Operation(
         "get_call", "GET", CALL, "calls:read", "One call, live or as long as its state is kept",
         shapes.Call, refuses=(404,),
+    ),
+    Operation(
+        "read_transcript", "GET", f"{CALL}/transcript", "transcripts:read",
+        "What was said in a call, as long as that is kept", shapes.Transcript, asks=shapes.LinesAsked,
+        refuses=(404,),
     ),
     Operation("hang_up", "DELETE", CALL, "calls:write", "Hang up", None, 204, refuses=(404, *AWAY)),
     Operation(

@@ -13,6 +13,7 @@ from msgspec import Meta
 from gateway.state.records import Door, Figures, Reason
 
 MOST_LISTED: Final = 200
+MOST_LINES: Final = 2_000
 MOST_TEXT_LETTERS: Final = 1_000
 MOST_DIGITS: Final = 32
 MOST_CURSOR_LETTERS: Final = 128
@@ -91,6 +92,31 @@ class CallPage(Given, frozen=True):
     """Ask with it for the following page; absent on the last."""
     silent: list[Name] = []
     """Gateways that did not answer: their calls are not in here."""
+
+
+class LinesAsked(Shape, frozen=True):
+    """How many lines."""
+
+    limit: Annotated[int, Meta(ge=1, le=MOST_LINES)] = 500
+
+
+class SaidLine(Given, frozen=True):
+    """What one of the two said in a turn of 200 ms."""
+
+    turn: int
+    speaker: Literal["caller", "model"]
+    text: str
+    heard_ms: int = 0
+    """Of the model's sound of that turn: what the caller really heard."""
+
+
+class Transcript(Given, frozen=True):
+    """The newest lines, in order; pieces are joined as they are."""
+
+    id: CallName
+    lines: list[SaidLine]
+    more: bool = False
+    """There are older ones: ask for more."""
 
 
 class CallWish(Shape, frozen=True):

@@ -120,6 +120,8 @@ class Surface:
             except Problem as problem:
                 problem.request = number
                 response = problem.response()
+            except web.HTTPException:
+                raise
             except Exception as wrong:  # the edge of a request
                 self.counters.broken += 1
                 log.error("request broken", request=number, path=request.path[:80], exc_info=wrong)

@@ -21,7 +21,7 @@ from tests.gateway.state.server import Node, StateServer, first_program, node, p
 
 __all__ = ["folder"]
 
-CALL, OTHER = "b-00000000000000aa", "b-00000000000000bb"
+CALL, OTHER, FORGOTTEN = "b-00000000000000aa", "b-00000000000000bb", "b-00000000000000cc"
 
 
 def session(call: str = CALL, began_ms: int = 1_000) -> Session:
@@ -123,12 +123,20 @@ def test_a_call_that_ended_while_its_gateway_was_away_is_told_of_when_it_is_back
             sessions.begin(OTHER, "webrtc", "web-0")
             await here.delivered()
             assert [one.type for one in waiting(desk)] == ["call.started"] * 2
+            sessions.begin(FORGOTTEN, "webrtc", "web-0", "count")
+            await here.delivered()
+            (begun,) = waiting(desk)
+        with server.look() as look:
+            look.delete(*look.keys(f"test:{{{FORGOTTEN}}}:*"))
         async with gateway(folder, server.url) as (desk, sessions, here):
             sessions.adopt(OTHER, "webrtc", "web-0")
             await desk.settle_former(sessions)
             await until(lambda: CALL not in sessions and CALL not in desk.open_calls, "settled")
-            (told,) = waiting(desk)
-            assert (told.type, told.call, told.data["reason"]) == ("call.ended", CALL, "lost")
+            told = {one.call: one for one in waiting(desk)}
+            assert set(told) == {CALL, FORGOTTEN}
+            assert all((one.type, one.data["reason"]) == ("call.ended", "lost") for one in told.values())
+            forgotten = told[FORGOTTEN].data
+            assert forgotten["began_ms"] == begun.data["began_ms"] and forgotten["persona"] == "count"
             assert OTHER in desk.open_calls and OTHER in sessions
             await here.delivered()
         async with node(server.url, "n2") as elsewhere:  # the lease is n1's, which is gone: it runs out

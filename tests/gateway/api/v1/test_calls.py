@@ -13,6 +13,7 @@ import pytest
 from gateway import control
 from gateway.api.tokens import mint
 from gateway.api.v1.operations import SCOPES
+from gateway.state.records import Line
 from tests.gateway.state.server import StateServer, play
 from tests.support.two_sites import Answer, Site, see_each_other, site
 
@@ -98,6 +99,15 @@ def test_a_command_reaches_the_worker_wherever_the_call_lives(server: StateServe
             told(await right.ask("POST", f"/v1{path}/text", "{", "application/json"), 400, "malformed")
             told(await right.ask("POST", f"/v1{path}/text", "{}", "text/plain"), 415, "wrong-type")
             told(await right.v1("POST", f"{path}/text", {"text": "x" * 40_000}), 413, "too-long")
+            for turn, who in ((3, "caller"), (5, "model"), (7, "caller")):
+                line = Line(turn, who, f"said in {turn}", 3_200 if who == "model" else 0)  # type: ignore[arg-type]
+                left.sessions.said(name, line)
+            await left.until(lambda: not left.sessions.store.gauges()["state_buffered"])
+            said = (await right.v1("GET", f"{path}/transcript")).json
+            assert [line["text"] for line in said["lines"]] == ["said in 3", "said in 5", "said in 7"]
+            assert said["lines"][1]["heard_ms"] == 200 and "more" not in said
+            newest = (await left.v1("GET", f"{path}/transcript?limit=1")).json
+            assert [line["turn"] for line in newest["lines"]] == [7] and newest["more"]
             left.worker.silent = True
             told(await right.v1("POST", f"{path}/mute", {}), 504, "no-answer")
             left.worker.silent = False
@@ -142,6 +152,7 @@ def test_a_token_allows_what_it_says_and_a_tenant_sees_its_own(server: StateServ
             for here in (left, right):
                 told(await here.v1("GET", f"/calls/{theirs}", Authorization=acme), 404, "gone")
                 told(await here.v1("DELETE", f"/calls/{theirs}", Authorization=acme), 404, "gone")
+                told(await here.v1("GET", f"/calls/{theirs}/transcript", Authorization=acme), 404, "gone")
             assert theirs in right.worker.calls
             told(await left.v1("GET", "/calls"), 401, "unauthorised")
             told(await left.v1("GET", "/calls", Authorization=bearer("call")), 403, "forbidden")

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from gateway.api.v1.openapi import document
 from gateway.api.v1.operations import OPERATIONS, SCOPES
 from tests.support.web_worker import Visit, visit
@@ -64,5 +66,26 @@ def test_it_is_served_to_everybody_and_what_is_not_in_it_is_not_there(tmp_path: 
     async def told() -> None:
         async with visit(tmp_path) as here:
             await story(here)
+
+    asyncio.run(told())
+
+
+@pytest.mark.parametrize("body", [b'{"tex', b'5\r\n{"te', b"zz\r\n"])
+def test_a_body_that_breaks_off_is_no_fault_of_ours(tmp_path: Path, body: bytes) -> None:
+    async def told() -> None:
+        async with visit(tmp_path) as here:
+            port = int(here.site.url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            how = b"Content-Length: 100" if body.startswith(b"{") else b"Transfer-Encoding: chunked"
+            path = b"/v1/calls/b-0123456789abcdef/text"
+            writer.write(
+                b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n%b\r\n\r\n%b"
+                % (path, how, body)
+            )
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            async with here.http.get("/metrics") as metrics:
+                assert "microturn_v1_broken_total 0.0" in await metrics.text()
 
     asyncio.run(told())
