@@ -14,6 +14,7 @@ it went.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import secrets
@@ -41,6 +42,10 @@ MOST_BYTES: Final = 64 << 20
 ENDING: Final = ".part"
 
 
+_syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
+"""int syncfs(int fd), of Linux: since 5.8 it tells of data that could not be written."""
+
+
 @dataclass(slots=True)
 class WriterCounters:
     """Since the start of this process; the thread's own but for those of the queue."""
@@ -56,8 +61,10 @@ class WriterCounters:
     recordings_cpu_us: int = 0
     """Of the thread."""
     recordings_syncs: int = 0
+    recordings_sync_errors: int = 0
+    """The disk says that it has not kept what it took."""
     recordings_syncs_slow: int = 0
-    """All files of a round took more than `EVERY_S`: a power cut would have lost more than a second."""
+    """A round took more than `EVERY_S`: a power cut would have lost more than a second."""
 
 
 class Recording:
@@ -89,6 +96,9 @@ class RecordingWriter:
         self._queue: deque[tuple[Recording, Block | int | None]] = deque()  # bounded by `put`
         self._put_bytes = self._taken_bytes = 0
         self._files: dict[Recording, None] = {}
+        self._unsynced: dict[Recording, None] = {}
+        self._made = False
+        """A file, since the last sync."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -164,6 +174,9 @@ class RecordingWriter:
             self._flush(recording)
         for recording in ended:
             self._end(recording)
+        self._sync()
+        for recording in ended:
+            self._shut(recording)
         self.counters.recordings_syncs_slow += time.monotonic() - began > EVERY_S
         self.counters.recordings_cpu_us += (time.thread_time_ns() - began_ns) // 1_000
 
@@ -174,13 +187,13 @@ class RecordingWriter:
             recording.fd = os.open(recording.path, flags, 0o600)
             fcntl.flock(recording.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._append(recording, recording.writer.head)
-            sync_folder(self._folder)
         except OSError as wrong:
             log.error("no recording", file=recording.name, reason=str(wrong))
             self.counters.recordings_failed += 1
             self._shut(recording)
             return
         self._files[recording] = None
+        self._made = True
         self.counters.recordings_begun += 1
 
     def _flush(self, recording: Recording) -> None:
@@ -200,10 +213,32 @@ class RecordingWriter:
         written = 0
         while written < len(data):
             written += os.pwrite(recording.fd, data[written:], recording.size + written)
-        os.fdatasync(recording.fd)
         recording.size += len(data)
         self.counters.recordings_bytes_written += len(data)
+        self._unsynced[recording] = None
+
+    def _sync(self) -> None:
+        """All that was written since the last time. Of one file its data; of more their whole filesystem at once,
+        since each fdatasync waits for a commit of its own (16 files on ext4: 100 ms and 200 us of CPU each; syncfs:
+        8 ms and 30 us)."""
+        written, self._unsynced = list(self._unsynced), {}
+        if not written:
+            return
         self.counters.recordings_syncs += 1
+        try:
+            if self._made:
+                sync_folder(self._folder)
+            if len(written) > 1 and _syncfs is not None:
+                if _syncfs(written[0].fd):
+                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            else:
+                for recording in written:
+                    os.fdatasync(recording.fd)
+        except OSError as wrong:
+            if not self.counters.recordings_sync_errors:
+                log.error("recordings are not synced", folder=str(self._folder), reason=str(wrong))
+            self.counters.recordings_sync_errors += 1
+        self._made = False
 
     def _refused(self, recording: Recording, samples: int, wrong: OSError) -> None:
         """Nothing half-written stays."""
@@ -223,11 +258,11 @@ class RecordingWriter:
             self._append(recording, recording.writer.end(recording.length))
         except OSError as wrong:
             self._refused(recording, 0, wrong)
-        self._shut(recording)
         self.counters.recordings_ended += 1
 
     def _shut(self, recording: Recording) -> None:
         self._files.pop(recording, None)
+        self._unsynced.pop(recording, None)
         recording.writer = None
         if recording.fd >= 0:
             os.close(recording.fd)

@@ -18,6 +18,8 @@ from gateway.caller.stream import RtpStream
 from gateway.recording.finish import decrypt
 from gateway.recording.keys import Keyring
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from tests.stories.test_webrtc_calls import chirps
+from tests.support.webrtc_caller import calling
 
 pytestmark = pytest.mark.processes
 
@@ -154,3 +156,28 @@ def test_kill_9_of_the_worker_loses_less_than_a_second(tmp_path: Path) -> None:
     assert kept_s > 2.9 - 1.0, kept_s
     assert metrics["microturn_recordings_kept_repaired_total"] == 1
     assert metrics["microturn_announcements_heard_total"] == 1
+
+
+def test_a_browser_calls_two_sides_stay_together_to_the_sample(tmp_path: Path) -> None:
+    wish = GatewayWish(
+        calls=1, settings=settings(tmp_path) | {"webrtc_calls": "2", "recording_encryption": "off"}
+    )
+
+    async def story(base: str) -> str:
+        async with calling(base, chirps(6), called="100") as caller:
+            await asyncio.sleep(5.0)
+            return caller.url.rpartition("/")[2]
+
+    with GatewayUnderTest.start(wish) as gateway:
+        call_name = asyncio.run(story(gateway.http))
+        gateway.wait_for(lambda m: m["microturn_recordings_kept_finished_total"] == 1, 15.0)
+    (path,) = (tmp_path / "done").iterdir()
+    assert path.name.endswith(f"-{call_name}.wav")
+    sound, rate_hz = soundfile.read(path, dtype="int16")
+    assert rate_hz == 16_000 and len(sound) > 3.5 * rate_hz
+    left, right = sound.T
+    lag = lag_of(right[rate_hz:], left[rate_hz : rate_hz + 8_000], 16_000)
+    assert 3_200 < lag < 8_000  # the turn, and when its echo is heard
+    # the model is an echo and nothing is resampled: the right is the left of a moment ago, sample by sample
+    same = left[rate_hz:-lag] == right[rate_hz + lag :]
+    assert same.mean() > 0.9, same.mean()  # a turn that a busy machine missed is silence
