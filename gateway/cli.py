@@ -313,9 +313,14 @@ def token(
     name: Annotated[str, typer.Option(help="who will call with it")],
     minutes: Annotated[int, typer.Option(min=1, max=527_040, help="how long it is good")] = 60,
     tenant: Annotated[str, typer.Option(help="whose calls they are, by the setting tenants")] = "",
+    scope: Annotated[
+        str,
+        typer.Option(help="what it allows: call (browser calls), or of /v1 such as 'calls:read cdrs:read'"),
+    ] = "call",
 ) -> None:
-    """A bearer token for browser calls, signed with jwt_secret."""
-    from gateway.api.tokens import mint
+    """A bearer token for browser calls or for programs, signed with jwt_secret."""
+    from gateway.api.tokens import SCOPE, mint
+    from gateway.api.v1.operations import SCOPES
 
     settings = _settings()
     secret = settings.jwt_secret.get_secret_value()
@@ -329,7 +334,11 @@ def token(
             err=True,
         )
         raise typer.Exit(2)
-    typer.echo(mint(secret, name, 60 * minutes, tenant=tenant))
+    unknown = set(scope.split()) - {SCOPE, *SCOPES}
+    if unknown or not scope.split():
+        typer.echo(f"microturn: scope = {scope!r}: expected some of {SCOPE}, {', '.join(SCOPES)}", err=True)
+        raise typer.Exit(2)
+    typer.echo(mint(secret, name, 60 * minutes, " ".join(scope.split()), tenant))
 
 
 @app.command()

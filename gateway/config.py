@@ -29,18 +29,21 @@ from gateway.api.turn import check_urls
 from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
+from gateway.events.settings import EventSettings
 from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
+from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
 from gateway.sip.sdp_policy import Policy
 from gateway.sip.settings import GuardSettings
 from gateway.sip.targets import Targets
-from gateway.sip.tls import server_context
+from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP, check_targets
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
 from gateway.state.keys import check_namespace
+from gateway.state.prices import PriceSettings
 from gateway.words import Words, words
 
 Engine = Literal["auto", "echo", "digits", "sglang"]
@@ -56,7 +59,15 @@ def _default_run_dir() -> Path:
     return Path(runtime) / "microturn" if runtime else Path(f"/tmp/microturn-{os.getuid()}")
 
 
-class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, RecordingSettings, RuleSettings):
+class GatewaySettings(
+    BackgroundSettings,
+    ClusterSettings,
+    EventSettings,
+    GuardSettings,
+    PriceSettings,
+    RecordingSettings,
+    RuleSettings,
+):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")
@@ -90,6 +101,10 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
     sip_public_host: str = Field("", description="address that callers reach us at; sip_host when empty")
     sip_tls_port: int = Field(0, ge=0, le=65535, description="TLS port of SIP, such as 5061; 0 is no TLS")
     sip_tls_cert: str = Field("", description="PEM file: the certificate that callers see, with its chain")
+    sip_tls_ca: str = Field(
+        "",
+        description="PEM file: who signs the certificates of trunks that we reach by TLS; empty is the system's",
+    )
     sip_tls_key: str = Field("", description="PEM file: the certificate's key, without password")
     sip_calls: int = Field(200, ge=1, le=4096, description="calls at once; beyond it 503 with Retry-After")
     sip_wideband_calls: int = Field(4, ge=0, le=1024, description="of them, places for G.722 calls")
@@ -115,6 +130,10 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
         default_factory=dict,
         description="people whom the model or the API may hand a caller to (REFER): name = address, such as "
         'sales = "sip:200@pbx.example.net"',
+    )
+    transfer_words: Literal["on", "off"] = Field(
+        "on",
+        description="whether whoever gets a caller is sent the end of the conversation, or its reference alone",
     )
     dtmf_in: Literal["events", "inband"] = Field(
         "events",
@@ -180,6 +199,16 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
     jwt_secret: SecretStr = Field(
         SecretStr(""), description="browser calls need tokens signed with it; empty: only on loopback"
     )
+    api: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="whether programs are served below /v1: auto is on loopback, and beyond it with a jwt_secret",
+    )
+    api_requests_per_s: int = Field(
+        50,
+        ge=0,
+        le=10_000,
+        description="of one client address, in bursts of four times as many; 0 is no limit",
+    )
     web_origins: Words = Field(
         (), description="origins of other pages that may make browser calls: https://HOST, ..."
     )
@@ -222,6 +251,16 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
             ) from None
         return value
 
+    @field_validator("rtp_host")
+    @classmethod
+    def _is_what_the_library_has(cls, value: str) -> str:
+        if ":" in value:
+            raise ValueError(
+                f"{value!r}: telephones' sound is IPv4 alone, since pjsua2's builds have no IPv6: give an IPv4 "
+                "address. sip_host may be IPv6"
+            )
+        return value
+
     @model_validator(mode="after")
     def _fits_together(self) -> GatewaySettings:
         if self.rtp_port + self.rtp_ports > 65_536:
@@ -242,7 +281,9 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
         if self.http_tls_cert or self.http_tls_key:
             self.http_tls()
         personas.check(self.personas)
+        self._has_strong_tokens()
         self.check_cluster()
+        self._tells_events()
         self.make_rules()
         self._has_state()
         self.check_background()
@@ -262,10 +303,6 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
     def allowed_targets(self) -> tuple[str, ...]:
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
-
-    def is_beyond(self, host: str) -> bool:
-        """Whether a line that listens at this address is reached from other machines."""
-        return not ipaddress.ip_address(host).is_loopback
 
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
@@ -315,7 +352,8 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
     def make_parties(self) -> Parties:
         """Whose calls they are."""
         secret = self.caller_secret.get_secret_value()
-        return Parties(self.tenants, self.trunks, self.redis_keep_s, secret)
+        keeps = self.caller_numbers == "on"
+        return Parties(self.tenants, self.trunks, self.redis_keep_s, secret, keeps_numbers=keeps)
 
     @property
     def state_address(self) -> Address | None:
@@ -367,8 +405,20 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
                 "us call anyone. List the hosts that may be called, such as pbx.example.net, or refer = 'refuse'"
             )
 
+    @property
+    def tls_client(self) -> ssl.SSLContext | None:
+        """Of connections to trunks; `ValueError` in words for the operator."""
+        if not any(trunk.transport == "tls" for trunk in self.trunks.values()):
+            return None
+        return client_context(self.sip_tls_ca, self.sip_tls_cert, self.sip_tls_key)
+
     def _trunks_differ(self) -> None:
         users: dict[str, str] = {}
+        if self.tls_client is not None and not self.sip_tls_port:
+            raise ValueError(
+                "a trunk has transport = 'tls' without sip_tls_port: its peer has to reach us the same way. Give "
+                "sip_tls_port, such as 5061, with sip_tls_cert and sip_tls_key"
+            )
         for name, trunk in self.trunks.items():
             if trunk.inbound_user and (other := users.setdefault(trunk.inbound_user, name)) != name:
                 raise ValueError(
@@ -411,11 +461,35 @@ class GatewaySettings(BackgroundSettings, ClusterSettings, GuardSettings, Record
                 "MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48) and give callers tokens "
                 "(microturn token), or http_host = 127.0.0.1, or webrtc_calls = 0 for no browser calls"
             )
-        if secret and len(secret.encode()) < LEAST_SECRET_BYTES:
-            raise ValueError(
-                f"jwt_secret has {len(secret.encode())} bytes: give {LEAST_SECRET_BYTES} or more, "
-                "such as the output of openssl rand -base64 48"
+
+    @property
+    def serves_api(self) -> bool:
+        """Whether `/v1` is there."""
+        if self.api == "auto":
+            return (
+                bool(self.jwt_secret.get_secret_value()) or ipaddress.ip_address(self.http_host).is_loopback
             )
+        return self.api == "on"
+
+    def _has_strong_tokens(self) -> None:
+        secret = self.jwt_secret.get_secret_value()
+        if secret:
+            check_secret("jwt_secret", secret.encode(), LEAST_SECRET_BYTES, "openssl rand -base64 48")
+        elif self.api == "on" and not ipaddress.ip_address(self.http_host).is_loopback:
+            raise ValueError(
+                f"api = 'on' with http_host = {self.http_host!r} and without jwt_secret: anyone there could end "
+                "calls. Set MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48), or api = off"
+            )
+
+    def _tells_events(self) -> None:
+        self.check_events(self.tenants)
+        if self.webhooks and self.redis == "off":
+            raise ValueError("webhooks with redis = 'off': nothing is known of calls there. Name a server")
+
+    @property
+    def events_folder(self) -> Path:
+        """Where events wait."""
+        return Path(self.events_dir) if self.events_dir else self.run_dir / "events"
 
     def _has_turn(self) -> None:
         check_urls(self.stun_urls, ("stun", "stuns"), "stun_urls")
@@ -516,9 +590,7 @@ def load(**flags: Any) -> GatewaySettings:
             if error["type"] == "extra_forbidden":
                 told = "is no setting of microturn: see `microturn settings`"
             shown = (
-                error["loc"]
-                and error["type"] != "value_error"
-                and not re.search("secret|password|key", where)
+                error["loc"] and error["type"] != "value_error" and not re.search("secret|passw|key", where)
             )
             given = f" = {error['input']!r}" if shown else ""
             lines.append(f"{where}{given}: {told}")

@@ -10,10 +10,11 @@ for them belong.
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
                     RecordDone, RecordingTold, Announced     <-  Record
+                    Done, Measured                           <-  Command
 
 Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
-which the main process chose (0: nobody waits for it), each Record by one `RecordDone`. A browser call's name is
-the main process's as well; its media and its resume token are the worker's alone.
+which the main process chose (0: nobody waits for it), each Command by one `Done`, each Record by one `RecordDone`.
+A browser call's name is the main process's as well; its media and its resume token are the worker's alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Literal
 import msgspec
 
 from gateway.background.records import Reads, Spoken, State
+from gateway.state.records import Figures
 
 MAX_BYTES = 65_536
 RecordWhat = Literal["start", "stop", "pause", "resume"]
@@ -85,6 +87,16 @@ class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     """Worker: this call (SIP Call-ID, or a browser call's name) is over, and cannot be resumed."""
 
     call_id: str
+    cause: str = ""
+    """See `state.records.Cdr.cause`."""
+    figures: Figures | None = None
+
+
+class Measured(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker, once in a while: what it would say of a call if it ended now."""
+
+    call_id: str
+    figures: Figures
 
 
 class Attachable(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -306,16 +318,48 @@ class Announced(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     """That it is recorded."""
 
 
+Do = Literal["hang-up", "text", "digits", "mute-caller", "mute-model", "unmute-caller", "unmute-model"]
+
+
+class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: what somebody beside the two wants of a call that lives (`gateway/intercom.py`)."""
+
+    id: int
+    call: str
+    do: Do
+    value: str = ""
+    """The text, or the digits."""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: what became of a `Command`: 204; 404 gone; 409 not now, or never of such a call, and why."""
+
+    id: int
+    status: int
+    code: str = ""
+    """For programs."""
+    reason: str = ""
+
+
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
 RecordingMessage = RecordDone | RecordingTold | Announced
 WorkerMessage = (
-    Ready | WebrtcReady | Answered | CallEnded | Attachable | Report | TaskMessage | SipMessage
+    Ready
+    | WebrtcReady
+    | Answered
+    | CallEnded
+    | Measured
+    | Attachable
+    | Report
+    | TaskMessage
+    | SipMessage
+    | Done
     | RecordingMessage
-)  # fmt: skip
+)
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
 SipRequest = Dial | HangUp | Press | Refer
-MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Record
+MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command | Record
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

@@ -6,6 +6,7 @@ import importlib.metadata
 import ipaddress
 import os
 import resource
+import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,8 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         inbound_rules(settings),
         _pjsua2(),
         kept_state(settings),
+        *([waiting_events(settings)] if settings.webhooks else []),
+        _compiler(),
         _gpu(),
     ]
 
@@ -59,6 +62,14 @@ def inbound_rules(settings: GatewaySettings) -> Finding:
     )
     advice = 'calls_without_rule = "refuse" if nobody else shall be answered; microturn route NUMBER shows the rule'
     return Finding("inbound rules", good, f"{count}, {others}", advice, fatal=False)
+
+
+def waiting_events(settings: GatewaySettings) -> Finding:
+    """Where events wait for endpoints that are away."""
+    folder = settings.events_folder
+    good = bool(settings.events_dir)
+    found = f"{len(settings.webhooks)} endpoints, events wait in {folder}"
+    return Finding("webhooks", good, found, "events_dir on a disk: a reboot may empty run_dir", fatal=False)
 
 
 def browser_calls(settings: GatewaySettings) -> list[Finding]:
@@ -192,6 +203,12 @@ def kept_state(settings: GatewaySettings) -> Finding:
         advice = "calls go on without it, and their state waits: start it, or mend redis and redis_password"
         return Finding("Redis", False, f"{address}: {wrong}", advice, fatal=False)
     return Finding("Redis", True, found)
+
+
+def _compiler() -> Finding:
+    found = next((path for name in ("cc", "gcc", "clang") if (path := shutil.which(name))), None)
+    advice = "digits holds half as many calls on a core without one: apt-get install gcc libc6-dev"
+    return Finding("C compiler", found is not None, found or "none", advice, fatal=False)
 
 
 def _gpu() -> Finding:

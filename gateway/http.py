@@ -8,24 +8,37 @@ import contextlib
 import logging
 import ssl
 from collections.abc import AsyncIterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from gateway.api import console
+from gateway.api.body import MOST_BYTES
 from gateway.api.door import Door
 from gateway.api.guard import Guard, GuardCounters
 from gateway.api.problem import Problem
 from gateway.api.rate import OfferRate
 from gateway.api.turn import IceServers
-from gateway.api.whip import MOST_BYTES, Whip
+from gateway.api.v1.calls import Calls
+from gateway.api.v1.cdrs import Cdrs
+from gateway.api.v1.events import Events
+from gateway.api.v1.idempotency import Once
+from gateway.api.v1.settings import Settings
+from gateway.api.v1.surface import Handler, Surface
+from gateway.api.whip import Whip
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
+from gateway.sip.switchboard import Switchboard
 from gateway.webrtc.pool import WebrtcPool
+
+if TYPE_CHECKING:  # redis-py takes 0.15 s to load
+    from gateway.events.feed import Feed
+    from gateway.intercom import Intercom
+    from gateway.state.sessions import Sessions
 
 KEEPALIVE_S = 30.0
 """A page that rests keeps its connection for so long."""
@@ -42,6 +55,23 @@ class Served(Protocol):
     @property
     def cluster(self) -> Cluster | None: ...
     @property
+    def sessions(self) -> Sessions | None: ...
+    @property
+    def intercom(self) -> Intercom | None: ...
+    @property
+    def switchboard(self) -> Switchboard | None: ...
+    @property
+    def feed(self) -> Feed | None: ...
+    def placing(self, call: str, tenant: str) -> None:
+        """A call of ours is on its way, of that tenant."""
+        ...
+
+    @property
+    def draining(self) -> bool: ...
+    @property
+    def live(self) -> int: ...
+    def drain(self) -> None: ...
+    @property
     def is_ready(self) -> bool: ...
     def gauges(self) -> dict[str, float]: ...
     def counters(self) -> dict[str, Any]: ...
@@ -53,6 +83,32 @@ def make_whip(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | No
     turn_secret = settings.turn_secret.get_secret_value()
     servers = IceServers(settings.stun_urls, settings.turn_urls, turn_secret, settings.turn_ttl_s)
     return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.make_rules(), cluster)
+
+
+def make_v1(gateway: Served) -> Surface:
+    """The interface for programs, as it is set."""
+    settings, sessions, cluster = gateway.settings, gateway.sessions, gateway.cluster
+    calls = Calls(
+        sessions, gateway.intercom, cluster, gateway.switchboard, settings.trunks, settings.node_name,
+        gateway.placing,
+    )  # fmt: skip
+    cdrs = Cdrs(sessions)
+    told = Settings(settings, gateway.drain, lambda: (gateway.draining, gateway.live))
+    handlers: dict[str, Handler] = {
+        "list_calls": calls.page, "get_call": calls.get, "originate": calls.originate, "hang_up": calls.hang_up,
+        "send_text": calls.send_text, "send_digits": calls.send_digits, "mute": calls.mute,
+        "unmute": calls.unmute, "transfer": calls.transfer, "record": calls.record, "list_cdrs": cdrs.page,
+        "list_personas": told.personas, "list_trunks": told.trunks, "list_rules": told.rules,
+        "get_drain": told.get_drain, "drain": told.drain, "follow_events": Events(gateway.feed).follow,
+    }  # fmt: skip
+    return Surface(
+        Door(settings.jwt_secret.get_secret_value(), frozenset(settings.web_origins)),
+        OfferRate(settings.api_requests_per_s),
+        handlers,
+        calls.elsewhere,
+        Once(sessions.store.script, settings.redis_namespace) if sessions is not None else None,
+        key=lambda: cluster.key if cluster is not None else "",
+    )
 
 
 class ClientFaults(logging.Filter):
@@ -105,6 +161,10 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
     app = web.Application(client_max_size=MOST_BYTES)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     app.add_routes([web.get("/nodes", nodes)])
+    if gateway.settings.serves_api:
+        surface = make_v1(gateway)
+        counters["v1"] = surface.counters
+        app.add_routes(surface.routes())
     if gateway.pool is None:
         app.add_routes([web.get("/", _no_page)])
     else:

@@ -23,12 +23,14 @@ from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet, Kind
 from gateway.http import serve_http
+from gateway.intercom import Intercom
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk, RecordingEvent
 from gateway.recording.keeper import read_counters
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
+from gateway.sip.switchboard import Switchboard
 from gateway.sip.tls import server_context
 from gateway.sip.trunks import SRTP, registree
 from gateway.state.keys import name_of_telephone_call
@@ -38,6 +40,8 @@ from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
 
 if TYPE_CHECKING:
+    from gateway.events.feed import Feed
+    from gateway.events.office import EventOffice
     from gateway.state.sessions import Sessions
 
 log = structlog.get_logger()
@@ -73,10 +77,12 @@ class Gateway:
             self.recordings.announced.append(self.sessions.announced)
             self.recordings.watchers.append(self._note_recording)
         self.office = Office(settings, self.sessions)
+        self.events = self._tell_events()
         self.draining = False
         self.http_port = 0
+        self.intercom = self._make_intercom()
         door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
-        door = self.recordings.door(door, name_of_telephone_call)
+        door = self._outermost(self.recordings.door(door, name_of_telephone_call))
         for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
@@ -100,7 +106,7 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self.recordings.door(self.office.door(door))
+        door = self._outermost(self.recordings.door(self.office.door(door)))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
@@ -127,6 +133,36 @@ class Gateway:
 
         return open_sessions(self.settings, address, self._tasks.spawn)
 
+    def _tell_events(self) -> EventOffice | None:
+        if self.sessions is None:
+            return None
+        from gateway.events.office import EventOffice
+
+        office = EventOffice(self.settings, self.sessions)
+        self.switchboard.watchers.append(office.heard)
+        return office
+
+    @property
+    def switchboard(self) -> Switchboard:
+        """Who makes telephone calls and hands callers on."""
+        return self.telephones.switchboard
+
+    def placing(self, call: str, tenant: str) -> None:
+        """A call of ours is on its way, of that tenant."""
+        if self.events is not None:
+            self.events.placing(call, tenant)
+
+    @property
+    def feed(self) -> Feed | None:
+        """Whom programs follow events by."""
+        return self.events.feed if self.events is not None else None
+
+    def _make_intercom(self) -> Intercom | None:
+        return Intercom(self.sessions.place_of) if self.sessions is not None else None
+
+    def _outermost(self, door: Kind) -> Kind:
+        return self.intercom.door(door) if self.intercom is not None else door
+
     def _telephone_door(self) -> Kind:
         if self.sessions is None:
             return self.telephones
@@ -139,6 +175,7 @@ class Gateway:
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed
+        self.telephones.switchboard.watchers.append(door.happened)
         return door
 
     @property
@@ -164,6 +201,8 @@ class Gateway:
             gauges["webrtc_calls_live"] = float(self.pool.live)
         if self.sessions is not None:
             gauges |= self.sessions.store.gauges()
+        if self.events is not None:
+            gauges |= self.events.gauges()
         return gauges | self.office.gauges() | self.cluster.gauges()
 
     def counters(self) -> dict[str, Any]:
@@ -179,6 +218,10 @@ class Gateway:
             parts["recordings_kept"] = read_counters(Path(self.settings.recording_dir))
         if self.pool is not None:
             parts["webrtc"] = self.pool.counters
+        if self.events is not None:
+            parts |= self.events.counters()
+        if self.intercom is not None:
+            parts["commands"] = self.intercom.counters
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters
@@ -196,6 +239,8 @@ class Gateway:
         if self.sessions is not None:
             self._tasks.spawn(self.sessions.store.run())
             self._tasks.spawn(self.office.run())
+        if self.events is not None:
+            self._tasks.spawn(self.events.run())
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
@@ -203,7 +248,7 @@ class Gateway:
             self.cluster.url = self.settings.node_url or self._own_url()
             self._tasks.spawn(self.cluster.run())
             await stop.wait()
-            self._drain()
+            self.drain()
             await self._let_calls_end(at_once)
             if self.sessions is not None:
                 self.sessions.end_all()
@@ -211,16 +256,21 @@ class Gateway:
             if self._keeper is not None:
                 await self._keeper.stop(KEEPER_S)
             await self.office.close()
+            if self.events is not None:
+                await self.events.settle()
             self._past.unlink(missing_ok=True)
         await self.cluster.close()
         if self.sessions is not None:
             await self.sessions.store.close()
         self._tasks.cancel()
+        if self.events is not None:
+            self.events.close()
         await self.telephones.edge.stop()
         listener.close()
         self.settings.worker_socket.unlink(missing_ok=True)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """No new calls from now on; live ones go on."""
         self.draining = True
         self.telephones.drain()
         self.cluster.drain()
@@ -280,6 +330,7 @@ class Gateway:
             retry_after_s=settings.sip_retry_after_s,
             tls_port=settings.sip_tls_port,
             tls_context=tls,
+            tls_client=settings.tls_client,
             refer_targets=settings.allowed_targets,
             rules=settings.make_guard_rules(),
             registrations={

@@ -71,6 +71,8 @@ class Telephones:
                 self.switchboard.over(call_id)
             case control.Answered() | control.Progress() | control.TransferAsked():
                 self.switchboard.hear(worker, message)
+            case control.Measured():
+                pass  # the state of calls has it, where that is kept
             case control.Attachable(attached):
                 self._attached[worker] = attached
             case _:

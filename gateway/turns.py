@@ -57,6 +57,17 @@ class TurnCounters:
     model_servers_lost: int = 0
 
 
+@dataclass(slots=True)
+class CallSums:
+    """Of one call, since it was answered."""
+
+    turns: int = 0
+    concealed_samples: int = 0
+    dropped_samples: int = 0
+    lost_packets: int = 0
+    engine_us: int = 0
+
+
 class Pulls(NamedTuple):
     """When a call's ear was served: the first time and the newest, monotonic ns."""
 
@@ -132,6 +143,7 @@ class Turns:
         """Call -> the generation of its last lease."""
         self._logs: dict[Call, TurnLog] = {}
         self._settled: dict[Call, tuple[int, ...]] = {}
+        self._sums: dict[Call, CallSums] = {}
         self._groups: list[dict[Call, None]] = []
         self._server_of: dict[Call, Attachment] = {}
         """Of those that have a slot."""
@@ -191,6 +203,7 @@ class Turns:
             server.release(call.name, answer.slot, answer.generation)
             return False
         self._logs[call] = turns
+        self._sums.setdefault(call, CallSums())
         self._seat(call, server, answer)
         call.leg.lease(_tenancy(answer))
         self._groups[answer.group][call] = None
@@ -202,6 +215,7 @@ class Turns:
         self._calls.pop(call, None)
         self._logs.pop(call, None)
         self._settled.pop(call, None)
+        self._sums.pop(call, None)
         self._departure.drop(call)
         if call.leg.tenancy is not None:
             self._groups[call.leg.tenancy.group].pop(call, None)
@@ -221,6 +235,10 @@ class Turns:
         counters.texts_dropped += now[4] - before[4]
         if call in self._calls:
             self._settled[call] = now
+
+    def sums_of(self, call: Call) -> CallSums:
+        """Until it leaves."""
+        return self._sums.get(call) or CallSums()
 
     def report(self) -> dict[str, int]:
         """Counters for the main process; every live call is settled first."""
@@ -381,6 +399,11 @@ class Turns:
             server.publish(slot, chunk)
             self._logs[call].add(chunk)
             counters.turns_cut += 1
+            sums = self._sums[call]
+            sums.turns += 1
+            sums.concealed_samples += chunk.concealed_samples
+            sums.dropped_samples += chunk.dropped_samples
+            sums.lost_packets += chunk.lost_packets
             counters.samples_concealed += chunk.concealed_samples
             counters.samples_dropped += chunk.dropped_samples
             counters.packets_lost += chunk.lost_packets
@@ -394,6 +417,7 @@ class Turns:
                 self.counters.replies_stale += 1
                 continue
             self._logs[call].answer(reply.turn)
+            self._sums[call].engine_us += reply.engine_us
             try:
                 call.replied(reply, call.leg.receive_reply(reply))
             except Exception as wrong:  # the edge of a call

@@ -38,7 +38,7 @@ class Flags(enum.IntFlag):
     LAST = 2
     """No chunk follows: the caller is gone or the leg is closing."""
     HELD = 4
-    """The caller has put us on hold: the samples are silence by intent, not by loss."""
+    """The caller has put us on hold, or is muted: the samples are silence by intent, not by loss."""
     FLUSH = 8
     """Reply only: what is still queued of earlier replies is to be cut at once (the model yields)."""
     TEXT_CUT = 16
@@ -130,6 +130,8 @@ class Reply:
     events: tuple[str, ...] = ()
     """Actions, such as `hangup` or `dtmf 5`."""
     flags: Flags = Flags.NONE
+    engine_us: int = 0
+    """Its part of the step that made it."""
 
     def __post_init__(self) -> None:
         assert self.pcm.shape == (TURN_SAMPLES,) and self.pcm.dtype == np.int16, self.pcm.shape

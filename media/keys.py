@@ -163,12 +163,16 @@ class Mouth:
         self._frames.extend(sound[at : at + size] for at in range(0, len(sound), size))
         return True
 
+    def stop(self) -> None:
+        """What waits is not said any more."""
+        self._frames.clear()
+
     def pull(self) -> bytes:
         """The next 20 ms, int16. Speech goes on meanwhile, unheard."""
         speech = self._speech()
         try:
-            return self._frames.popleft()
-        except IndexError:
+            return self._frames.popleft() if self._frames else speech
+        except IndexError:  # stopped just now
             return speech
 
 

@@ -16,6 +16,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
+import numpy as np
+
 from media.chunk import MAX_TEXT_BYTES, Chunk, Flags, Quarters, Reply, VideoFrame
 from media.chunker import Cut
 from media.keys import ToneEar
@@ -75,6 +77,8 @@ class LegCounters:
     stale_replies: int = 0
     events_dropped: int = 0
     texts_dropped: int = 0
+    interruptions: int = 0
+    """The model fell silent in the middle of what it was saying."""
 
 
 class Leg(Generic[IntakeT]):
@@ -86,7 +90,7 @@ class Leg(Generic[IntakeT]):
         self.playout = Playout(rate_hz)
         self.counters = LegCounters()
         self.turn = 0
-        self.held = False
+        self.held = self.muted = False
         self.tones: ToneEar | None = None
         """Who listens for keys in the sound, where nobody sends them as events."""
         self.tape: Tape | None = None
@@ -150,6 +154,12 @@ class Leg(Generic[IntakeT]):
             self.held = held
             self.receive_event(events[0] if held else events[1])
 
+    def mute(self, muted: bool) -> None:
+        """From the next chunk on the model hears nothing of the caller, or hears it again; it is told."""
+        if muted != self.muted:
+            self.muted = muted
+            self.receive_event("muted" if muted else "unmuted")
+
     def cut(
         self, now_ns: int, tick_ns: int, last_pull_ns: int, video: tuple[VideoFrame, ...] = ()
     ) -> Chunk | None:
@@ -184,8 +194,10 @@ class Leg(Generic[IntakeT]):
             self._playing_since, self._first_tick_ns = turn, tick_ns
             self._set_playout_point(turn, tick_ns, last_pull_ns, self._tenancy.budget_ns)
         flags = Flags.FIRST if turn == 0 else Flags.NONE
-        if self.held:
+        if self.held or self.muted:
             flags |= Flags.HELD
+        if self.muted:
+            pcm, concealed = np.zeros_like(pcm), (0, 0, 0, 0)
         events, self._events = tuple(self._events), []
         text, self._texts = "\n".join(self._texts), []
         lost, self._lost_packets = self._lost_packets, 0
@@ -211,7 +223,7 @@ class Leg(Generic[IntakeT]):
             self.counters.stale_replies += 1
             return False
         if reply.flags & Flags.FLUSH:
-            self.playout.flush()
+            self.counters.interruptions += self.playout.flush() > 0
         return self.playout.offer(reply.turn, self._down.push(reply.pcm))
 
     def catch_up(self, elapsed_ns: int) -> int:

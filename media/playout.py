@@ -43,6 +43,8 @@ class Playout:
     def __init__(self, rate_hz: int, seed: int = 0) -> None:
         self.rate_hz = rate_hz
         self.ledger = HeardLedger()
+        self.muted = False
+        """Replies pass unheard, and the ledger says so."""
         self._frame = samples_of(FRAME_MS, rate_hz)
         self._frames: dict[int, bytes] = {}  # bounded: MAX_AHEAD_TURNS
         self._next = 0
@@ -117,6 +119,9 @@ class Playout:
             return self._announcement.popleft()
         frame = self._frames.pop(self._next, None)
         self._next += 1
+        if self.muted:
+            self.ledger.flushed += self._frame if frame is not None else 0
+            return self._silence
         if frame is not None:
             self._silent_frames = 0
             self.ledger.played += self._frame

@@ -30,6 +30,9 @@ CODEC_IMPAIRMENTS = {
     # Ie,wb of 64 kbit/s G.722 is 13 on the wideband scale (G.113 appendix IV). Its Bpl is our assumption:
     # simple repetition is better than nothing (4.3 for G.711) and worse than appendix I.
     "G722": CodecImpairment(ie=13.0, bpl=10.0, wideband=True),
+    # G.113 has no figure for Opus. Ours is our assumption: that of AMR-WB at 23.85 kbit/s (8 on the wideband scale,
+    # G.113 appendix IV), which Opus at our rate is no worse than, with G.722's Bpl.
+    "OPUS": CodecImpairment(ie=8.0, bpl=10.0, wideband=True),
 }
 
 
@@ -75,7 +78,7 @@ def mos_from_rating(r: float) -> float:
 
 
 def estimate_mos(codec: str, one_way_ms: float, loss_percent: float, burst_ratio: float = 1.0) -> float:
-    """Estimated MOS of a call: `codec` PCMU, PCMA or G722, mouth-to-ear delay in ms, packet loss in percent.
+    """Estimated MOS of a call: `codec` PCMU, PCMA, G722 or OPUS, mouth-to-ear delay in ms, packet loss in percent.
 
     Loss is counted after the jitter buffer. Raises ValueError for an unknown codec.
     """

@@ -30,7 +30,7 @@ META = np.dtype(
         ("concealed", "<u2", (QUARTERS,)),  # samples of each 50 ms
         ("lost", "<u4"),
         ("dropped", "<u4"),
-        ("played", "<u4"),
+        ("played", "<u4"),  # of a reply: its part of the step that made it, us
         ("text_bytes", "<u2"),
         ("events_bytes", "<u2"),
         ("video_frames", "<u4"),

@@ -191,7 +191,7 @@ class SlotTable:
         text, events, flags = encode_text(reply.text, reply.events)
         meta = (reply.stepped_ns, 0, reply.generation, reply.turn, reply.flags | flags)
         return self.outbound.put(
-            slot, (*meta, 0, 0, 0, 0, len(text), len(events), 0), reply.pcm, text, events
+            slot, (*meta, 0, 0, 0, reply.engine_us, len(text), len(events), 0), reply.pcm, text, events
         )
 
     def put_replies(
@@ -201,15 +201,18 @@ class SlotTable:
         stepped_ns: int,
         pcm: npt.NDArray[np.int16],
         said: Mapping[int, tuple[str, tuple[str, ...], Flags]],
+        engine_us: int = 0,
     ) -> npt.NDArray[np.bool_]:
         """Model server: publish the replies of a whole batch, one a slot.
 
         `chunks` is the META [B] of the chunks that are answered: turn and generation are taken from it.
-        `pcm` is int16 [B, 3200]; `said` has text, events and flags of the few rows b that have any.
+        `pcm` is int16 [B, 3200]; `said` has text, events and flags of the few rows b that have any; `engine_us` is
+        each one's part of the step.
         Returns bool [B]: False where the worker does not take replies any more.
         """
         meta = np.zeros(len(slots), META)
         meta["stamp_ns"], meta["generation"], meta["turn"] = stepped_ns, chunks["generation"], chunks["turn"]
+        meta["played"] = engine_us
         encoded = {}
         for b, (text, events, flags) in said.items():
             text_b, events_b, cut = encode_text(text, events)
@@ -231,7 +234,8 @@ class SlotTable:
             text, events = self.outbound.texts(int(slot))
             stamp, turn = int(meta["stamp_ns"]), int(meta["turn"])
             flags = Flags(int(meta["flags"]))
-            out.append(Reply(int(meta["generation"]), turn, stamp, rows.pcm[i], text, events, flags))
+            generation, engine_us = int(meta["generation"]), int(meta["played"])
+            out.append(Reply(generation, turn, stamp, rows.pcm[i], text, events, flags, engine_us))
         return out
 
     def _chunk(self, slot: int, meta: Any, pcm: npt.NDArray[np.int16]) -> Chunk:

@@ -90,10 +90,14 @@ def collect(
     return Collected(batch, plan, torn + newest.torn, stale + newest.stale)
 
 
-def publish(table: SlotTable, batch: Batch, results: Results, stepped_ns: int) -> npt.NDArray[np.bool_]:
-    """Publish the replies; bool [B], False where the worker has not taken its earlier ones (ring full)."""
+def publish(
+    table: SlotTable, batch: Batch, results: Results, stepped_ns: int, step_ns: int = 0
+) -> npt.NDArray[np.bool_]:
+    """Publish the replies of a step that took `step_ns`, each with its part of that; bool [B], False where the
+    worker has not taken its earlier ones (ring full)."""
+    engine_us = step_ns // 1_000 // max(1, len(batch))
     said = {b: (reply.text, reply.events, reply.flags) for b, reply in results.said.items()}
-    return table.put_replies(batch.meta_B, batch.slots_B, stepped_ns, results.pcm_BS, said)
+    return table.put_replies(batch.meta_B, batch.slots_B, stepped_ns, results.pcm_BS, said, engine_us)
 
 
 def _is_more_than_pcm(rows: Rows) -> npt.NDArray[np.bool_]:

@@ -59,9 +59,13 @@ CALIBRATION_LOUDNESS = 1_000
 CALIBRATION_STEPS = 32
 CALIBRATION_NS = NS_PER_S // 2
 """For each size; a step that takes long is believed sooner."""
-CALIBRATION_LEAST_STEPS = 6
+CALIBRATION_LEAST_STEPS = 8
 CALIBRATION_LINE = "5"
-"""Typed by one call in every second turn: what is read, and what is written after it, are passes of their own."""
+CALIBRATION_TYPISTS = 4
+"""One call of so many types it in a turn: what is read, and what is written and said after it, costs about as
+much as what is written and said among people who speak."""
+CALIBRATION_BEGINNING = 4
+"""Turns of each size that do not count: elsewhere calls do not begin all at once."""
 CALIBRATION_MAX_ROWS = 256
 
 ALONE_NS = 2 * NS_PER_S
@@ -144,7 +148,7 @@ class ModelServer:
             return []
         results = self.engine.step(batch)
         stepped_ns = self._clock_ns()
-        accepted = publish(self.table, batch, results, stepped_ns)
+        accepted = publish(self.table, batch, results, stepped_ns, stepped_ns - gathered_ns)
         self._count_video(batch)
         counters.passes_total += results.passes
         self._ask_for_pictures([int(batch.slots_B[b]) for b in batch.chunks])  # its persona may be another
@@ -291,10 +295,11 @@ def calibrate(
         begun_ns = clock_ns()
         for turn in range(CALIBRATION_STEPS):
             now_ns = clock_ns()
+            step_time.looks_away = turn < CALIBRATION_BEGINNING
             if turn >= CALIBRATION_LEAST_STEPS and now_ns - begun_ns > CALIBRATION_NS:
                 break
             for slot in range(size):
-                line = CALIBRATION_LINE if turn % 2 and slot == turn % size else ""
+                line = CALIBRATION_LINE if slot % CALIBRATION_TYPISTS == turn % CALIBRATION_TYPISTS else ""
                 table.put_chunk(slot, Chunk(int(table.generation[slot]), turn, now_ns, pcm, text=line))
             desk.tick(0, now_ns)
             table.outbound.advance(table.outbound.ready())

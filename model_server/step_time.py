@@ -50,6 +50,9 @@ class _Fit:
 class StepTime:
     """Fed by every step, asked at every admission."""
 
+    looks_away = False
+    """Steps that come meanwhile are not kept."""
+
     def __init__(self, positions_of_row: int = 0) -> None:
         """`positions_of_row`: the most that one call keeps; predictions are for calls that have come so far."""
         self._positions_of_row = positions_of_row
@@ -58,6 +61,8 @@ class StepTime:
 
     def add(self, rows: int, step_ns: int, positions: int = 0) -> None:
         """A step of `rows` (at least 1), which keep so many positions in all, took `step_ns`."""
+        if self.looks_away:
+            return
         cell = (rows - 1).bit_length(), (positions // rows).bit_length()
         self._cells.setdefault(cell, deque(maxlen=WINDOW)).append((rows, positions, step_ns))
         self._fit = None

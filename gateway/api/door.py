@@ -25,16 +25,24 @@ class Door:
     jwt_secret: str = field(default="", repr=False)
     web_origins: Collection[str] = ()
 
-    def admit(self, request: web.Request) -> tokens.Holder:
-        """Who calls, as far as it is told; raises `Problem` with 401 or 403."""
+    def admit(self, request: web.Request, needs: str = tokens.SCOPE) -> tokens.Holder:
+        """Who calls, as far as it is told; raises `Problem` with 401 or 403. A token has to allow what it needs."""
         if not self.jwt_secret:
             self._check_host(request)
             return tokens.Holder()
         try:
-            return tokens.check(self.jwt_secret, request.headers.get("Authorization"))
+            return tokens.check(self.jwt_secret, request.headers.get("Authorization"), needs)
         except tokens.Unauthorised as wrong:
             code = "forbidden" if wrong.status == 403 else "unauthorised"
             raise Problem(wrong.status, code, wrong.detail, {"WWW-Authenticate": wrong.challenge}) from None
+
+    def check_origin(self, request: web.Request) -> None:
+        """Without tokens a page of elsewhere could have a browser on this machine ask for it (CSRF): refused."""
+        origin = request.headers.get("Origin")
+        if self.jwt_secret or origin is None or origin in self.web_origins:
+            return
+        if origin != f"{request.scheme}://{request.host}":
+            raise Problem(403, "forbidden", f"a page of {origin[:80]!r} may not ask: list it in web_origins")
 
     def _check_host(self, request: web.Request) -> None:
         """A page of elsewhere whose name was rebound to 127.0.0.1 is still told by the name that it asked for."""

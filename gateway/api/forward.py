@@ -24,10 +24,12 @@ HOP: Final = "Microturn-Hop"
 """In a request that was passed on: it is answered where it is."""
 PATIENCE_S: Final = 8.0
 """A worker is given 5 s (`webrtc.pool.ANSWER_S`)."""
-_ASKED: Final = ("Authorization", "Content-Type", "If-Match", "Microturn-Resume")
+_ASKED: Final = (
+    "Authorization", "Content-Type", "If-Match", "Microturn-Resume", "Idempotency-Key", "Origin",
+)  # fmt: skip
 _TOLD: Final = (
     "Location", "ETag", "Accept-Patch", "Microturn-Resume", "Cache-Control", "Retry-After", "WWW-Authenticate",
-    "Content-Type",
+    "Content-Type", "Idempotency-Replayed",
 )  # fmt: skip
 
 
@@ -38,12 +40,13 @@ class Forward:
         self._name = name
         self._session: aiohttp.ClientSession | None = None
 
-    async def ask(self, node: Node, request: web.Request, body: str = "") -> web.Response:
-        """Its answer, as the caller gets it; `Problem` when there is none."""
+    async def ask(self, node: Node, request: web.Request, body: str = "", number: str = "") -> web.Response:
+        """Its answer, as the caller gets it; `Problem` when there is none. `number` is the request's id."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=PATIENCE_S))
         headers = {name: request.headers[name] for name in _ASKED if name in request.headers}
         headers[HOP] = self._name
+        headers |= {"X-Request-Id": number} if number else {}
         if node.key and request.remote:
             headers[CLIENT] = prove(node.key, request.method, request.path, request.remote, time.time())
         try:

@@ -19,12 +19,16 @@ class Problem(Exception):
         super().__init__(detail)
         self.status, self.code, self.detail = status, code, detail
         self.headers = dict(headers or {})
+        self.request = ""
+        """The request's id, where it has one."""
 
     def response(self) -> web.Response:
         """The answer to the request."""
         title = HTTPStatus(self.status).phrase
         body = {"type": "about:blank", "title": title, "status": self.status}
-        body |= {"detail": self.detail, "code": self.code}
+        body |= {"detail": self.detail, "code": self.code} | (
+            {"request": self.request} if self.request else {}
+        )
         headers = {"Cache-Control": "no-store", **self.headers}
         return web.Response(
             body=msgspec.json.encode(body),

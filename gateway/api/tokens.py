@@ -14,6 +14,7 @@ import jwt
 
 AUDIENCE: Final = "microturn"
 SCOPE: Final = "call"
+"""Of browser calls; those of `/v1` are in `api/v1/operations.py`."""
 LEEWAY_S: Final = 5
 """For clocks that differ, of issuer and gateway."""
 
@@ -21,9 +22,9 @@ LEEWAY_S: Final = 5
 class Unauthorised(Exception):
     """Why a request may not go on: the status, and the `WWW-Authenticate` that says so."""
 
-    def __init__(self, status: int, detail: str, error: str = "") -> None:
+    def __init__(self, status: int, detail: str, error: str = "", scope: str = SCOPE) -> None:
         super().__init__(detail)
-        self.status, self.detail, self.error = status, detail, error
+        self.status, self.detail, self.error, self.scope = status, detail, error, scope
 
     @property
     def challenge(self) -> str:
@@ -32,7 +33,7 @@ class Unauthorised(Exception):
         if self.error:
             parts += [f'error="{self.error}"', f'error_description="{self.detail}"']
         if self.error == "insufficient_scope":
-            parts.append(f'scope="{SCOPE}"')
+            parts.append(f'scope="{self.scope}"')
         return "Bearer " + ", ".join(parts)
 
 
@@ -53,8 +54,8 @@ def mint(secret: str, name: str, seconds: int, scope: str = SCOPE, tenant: str =
     return jwt.encode(claims, secret, algorithm="HS256")
 
 
-def check(secret: str, authorization: str | None) -> Holder:
-    """Who is behind an Authorization header; raises `Unauthorised`."""
+def check(secret: str, authorization: str | None, needs: str = SCOPE) -> Holder:
+    """Who is behind an Authorization header that has to allow so much; raises `Unauthorised`."""
     if authorization is None:
         raise Unauthorised(401, "send Authorization: Bearer with a token")
     scheme, _, token = authorization.partition(" ")
@@ -62,9 +63,9 @@ def check(secret: str, authorization: str | None) -> Holder:
         raise Unauthorised(401, "the Authorization header has no Bearer token", "invalid_token")
     claims = _claims(secret, token.strip())
     scope = claims.get("scope")
-    if not isinstance(scope, str) or SCOPE not in scope.split():
+    if not isinstance(scope, str) or needs not in scope.split():
         raise Unauthorised(
-            403, f"the token does not allow it: scope {SCOPE} is missing", "insufficient_scope"
+            403, f"the token does not allow it: scope {needs} is missing", "insufficient_scope", needs
         )
     return Holder(str(claims.get("sub", "")), str(claims.get("tenant", "")))
 

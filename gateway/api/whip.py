@@ -11,7 +11,6 @@ It reads no more of an SDP than that it is text: the worker judges it. Every ref
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +22,7 @@ from aiohttp import web
 
 from gateway import control
 from gateway.api import sdpfrag
+from gateway.api.body import read_text
 from gateway.api.client import CLIENT, proven
 from gateway.api.door import Door
 from gateway.api.forward import HOP
@@ -34,9 +34,6 @@ from gateway.rules import EVERYBODY, Rules, Ruling
 from gateway.state import tokens
 from gateway.webrtc.pool import BrowserCall, WebrtcPool, WentOn, new_name
 
-MOST_BYTES: Final = 32 * 1024
-"""Of a body: an offer of a browser with audio, video and data has some 6 KiB."""
-BODY_S: Final = 10.0
 SDP: Final = "application/sdp"
 FRAGMENT: Final = "application/trickle-ice-sdpfrag"
 _ETAG: Final = re.compile(r'(W/)?"([^"]*)"')
@@ -312,23 +309,7 @@ class Whip:
 
 async def _text(request: web.Request, content_type: str) -> str:
     """The body; `Problem` when it is of another type, too long, too slow, or no text."""
-    if request.content_type != content_type:
-        kind = "Accept-Post" if content_type == SDP else "Accept-Patch"
-        told = f"a body of {content_type} is taken here, not of {request.content_type[:80]}"
-        raise Problem(415, "wrong-type", told, {kind: content_type})
-    if (request.content_length or 0) > MOST_BYTES:
-        raise Problem(413, "too-long", f"{request.content_length} bytes: at most {MOST_BYTES} are taken")
-    try:
-        async with asyncio.timeout(BODY_S):
-            body = await request.read()
-    except web.HTTPRequestEntityTooLarge:
-        raise Problem(413, "too-long", f"at most {MOST_BYTES} bytes are taken") from None
-    except TimeoutError:
-        raise Problem(408, "too-slow", f"the body did not come within {BODY_S:g} s") from None
-    try:
-        text = body.decode()
-    except UnicodeDecodeError as wrong:
-        raise Problem(400, "malformed", f"byte {wrong.start} of the body is no UTF-8") from None
+    text = await read_text(request, content_type, "Accept-Post" if content_type == SDP else "Accept-Patch")
     strange = re.search(r"[^\t\r\n -~\x80-\U0010ffff]", text)
     if strange:
         raise Problem(

@@ -151,7 +151,7 @@ def keep_in(sessions: Sessions, node: str) -> Callable[[Open, State, str], None]
                 order.key, state, order.turn, time.time_ns() // 1_000_000 + task.left_ms,
                 cut_as_json(order.request, MOST_REQUEST_JSON_BYTES), cut_as_json(result, MOST_RESULT_BYTES), node,
             )  # fmt: skip
-            sessions.store.put_task(order.call, record)
+            sessions.note_task(order.call, record)
 
     return note
 

@@ -85,7 +85,7 @@ class Desk:
             values = [h.value for h in request.headers if h.name == b"authorization"]
             trunk = self._doorman.who(values, request.method.decode(), now_ns)
             if trunk is None:
-                stale = self._doorman.is_stale(values, now_ns)
+                stale = self._doorman.is_stale(values, request.method.decode())
                 return Refusal(401, "Unauthorized", self._doorman.challenges(now_ns, stale))
             party = self._parties.of_trunk(trunk, _from(request))
             inbound = dataclasses.replace(inbound, trunk=trunk)

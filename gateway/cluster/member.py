@@ -113,6 +113,10 @@ class Cluster:
         """The other gateway that has this call."""
         return await self._homes.of(call) if self._homes is not None else None
 
+    def reachable(self) -> list[Node]:
+        """All other gateways that are alive and can be asked."""
+        return [node for node in self.registry.others() if node.is_reachable_from(self._host)]
+
     def roomiest(self) -> Node | None:
         """Another gateway with room for a browser."""
         return self._homes.roomiest() if self._homes is not None else None

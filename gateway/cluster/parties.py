@@ -33,6 +33,8 @@ class Party:
     trunk: str = ""
     caller: str = ""
     """Pseudonym; empty when nothing is known of the caller."""
+    number: str = ""
+    """Of a telephone, where the settings have it kept: the number or the SIP address itself."""
     recording: bool = False
     """Whether the call may be recorded."""
 
@@ -44,8 +46,15 @@ class Parties:
     """The tables of the settings, and the key of the pseudonyms."""
 
     def __init__(
-        self, tenants: Mapping[str, Tenant], trunks: Mapping[str, Trunk], keep_s: int, secret: str
+        self,
+        tenants: Mapping[str, Tenant],
+        trunks: Mapping[str, Trunk],
+        keep_s: int,
+        secret: str,
+        *,
+        keeps_numbers: bool = False,
     ) -> None:
+        self._keeps_numbers = keeps_numbers
         self._tenants, self._trunks, self._keep_s, self._secret = tenants, trunks, keep_s, secret
         self._networks = [
             (ipaddress.ip_network(host, strict=False), name)
@@ -61,7 +70,9 @@ class Parties:
     def of_trunk(self, trunk: str, from_value: str) -> Party:
         """By the trunk that is known otherwise; "" is none."""
         tenant = self._trunks[trunk].tenant if trunk in self._trunks else ""
-        return Party(tenant, trunk, pseudonym(telephone_identity(from_value), self._secret))
+        identity = telephone_identity(from_value)
+        number = identity[:MOST_IDENTITY_BYTES] if self._keeps_numbers else ""
+        return Party(tenant, trunk, pseudonym(identity, self._secret), number)
 
     def of_browser(self, name: str, tenant: str) -> Party:
         """By what its token says."""

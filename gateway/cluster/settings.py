@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings
@@ -51,6 +51,11 @@ class ClusterSettings(BaseSettings):
     )
     caller_secret: SecretStr = Field(
         SecretStr(""), description="key of callers' pseudonyms, the same for all gateways that share a Redis"
+    )
+
+    caller_numbers: Literal["off", "on"] = Field(
+        "off",
+        description="whether the state of a call has the number that called, beside its pseudonym",
     )
 
     def check_cluster(self) -> None:

@@ -66,7 +66,7 @@ class Begun:
         flow = Flow("udp", target.host, target.port) if numeric else None
         call = Call(
             request.call_id, worker, flow, CallState.PENDING, request.cseq, b"", b"", request, now_ns,
-            now_ns + PENDING_NS, target=target, dialled=request.uri,
+            now_ns + PENDING_NS, target=target, dialled=request.uri, own_tag=request.from_tag,
         )  # fmt: skip
         self._calls.add(call)
         if flow is None:

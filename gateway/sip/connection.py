@@ -39,17 +39,23 @@ class Owner(Protocol):
 
 class Connection(asyncio.Protocol):
     """TLS is on it if there is a context; `idle_s` without a message closes it unless a call needs it.  `dialled`
-    says that we opened it."""
+    says that we opened it, `server_name` whose certificate we want to see then."""
 
     _last_number = 0
 
     def __init__(
-        self, owner: Owner, idle_s: float, context: ssl.SSLContext | None = None, dialled: bool = False
+        self,
+        owner: Owner,
+        idle_s: float,
+        context: ssl.SSLContext | None = None,
+        dialled: bool = False,
+        server_name: str = "",
     ) -> None:
+        self._opened: asyncio.Future[None] | None = None
         self.dialled = dialled
         self._owner = owner
         self._idle_s = idle_s
-        self._tls = None if context is None else Tls(context)
+        self._tls = None if context is None else Tls(context, server_name)
         self._timer: asyncio.TimerHandle | None = None
         self.parser = StreamParser()
         self.last_ns = time.monotonic_ns()
@@ -65,6 +71,24 @@ class Connection(asyncio.Protocol):
             self._watch()
         else:
             self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self._expect_open, self._tls)
+            if self.dialled:
+                self._write(self._tls.begin())
+
+    async def open(self) -> None:
+        """Wait for the handshake of a connection of ours; OSError when it fails."""
+        if self._tls is None or self._tls.is_open:
+            return
+        if self.transport.is_closing():
+            raise OSError("closed in its handshake")
+        self._opened = asyncio.get_running_loop().create_future()
+        await self._opened
+
+    def _told_open(self, wrong: OSError | None) -> None:
+        if self._opened is not None and not self._opened.done():
+            if wrong is None:
+                self._opened.set_result(None)
+            else:
+                self._opened.set_exception(wrong)
 
     def data_received(self, data: bytes) -> None:
         if self._tls is None:
@@ -76,6 +100,8 @@ class Connection(asyncio.Protocol):
             self._fail(self._tls)
             return
         self._write(self._tls.outgoing())
+        if self._tls.is_open:
+            self._told_open(None)
         if plain:
             self._owner.receive(self, plain, self.flow)
         if self._tls.is_ended:
@@ -84,6 +110,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._told_open(OSError("closed in its handshake"))
         self._owner.disconnected(self)
 
     def send(self, data: bytes) -> None:

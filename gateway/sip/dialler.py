@@ -29,14 +29,15 @@ class Dial(NamedTuple):
     target: Target
 
 
-Connect = Callable[[str, int], Awaitable[Flow]]
+Connect = Callable[[str, int, str], Awaitable[Flow]]
 Done = Callable[[bytes, Flow | None], None]
 
 
 class Dialler:
     """Finds the flow for each `Dial` and tells `done`, None if there is none.  Belongs to one event loop.
 
-    `connect` opens a TCP connection or raises OSError; `local_host` says of which family our UDP socket is.
+    `connect` opens a TCP connection or raises OSError, with TLS where its last argument says whose certificate is
+    to be seen; `local_host` says of which family our UDP socket is.
     """
 
     def __init__(self, local_host: str, connect: Connect, done: Done) -> None:
@@ -74,12 +75,13 @@ class Dialler:
         hosts = [target.host] if target.is_numeric else await self._resolve(target)
         if target.transport == "udp":
             return Flow("udp", hosts[0], target.port)
+        name = (target.name or target.host) if target.transport == "tls" else ""
         for host in hosts[:-1]:
             try:
-                return await self._connect(host, target.port)
+                return await self._connect(host, target.port, name)
             except OSError:
                 continue
-        return await self._connect(hosts[-1], target.port)
+        return await self._connect(hosts[-1], target.port, name)
 
     async def _resolve(self, target: Target) -> list[str]:
         """Addresses of a name, one or more; OSError without any."""

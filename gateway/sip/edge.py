@@ -64,6 +64,8 @@ class EdgeSettings:
     tcp_idle_s: float = 120.0
     tls_port: int = 0
     tls_context: ssl.SSLContext | None = None
+    tls_client: ssl.SSLContext | None = None
+    """Of connections that we open."""
     refer_targets: tuple[str, ...] = ()
     rules: GuardRules = field(default_factory=GuardRules)
     """Who may begin something."""
@@ -144,8 +146,9 @@ class Edge:
         self._guard = Guard(self._settings.rules, self)
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)
         self._registrar = Registrar(
-            key, (public_host, self._address[1]), self._settings.registrations, time.monotonic_ns()
-        )
+            key, (public_host, self._address[1]), self._settings.registrations, time.monotonic_ns(),
+            (public_host, self.tls_port) if self.tls_port else None,
+        )  # fmt: skip
         self._drive()
 
     async def stop(self) -> None:
@@ -248,11 +251,23 @@ class Edge:
         worker = self._running.owner(call.encode())
         if worker is not None:
             return worker, call
-        for call_id in self._running.live():
-            told = call_id.decode("ascii", "replace")
-            if name_of_telephone_call(told) == call and (worker := self._running.owner(call_id)) is not None:
+        for told in self.live:
+            if (
+                name_of_telephone_call(told) == call
+                and (worker := self._running.owner(told.encode())) is not None
+            ):
                 return worker, told
         return None
+
+    def replaces(self, call_id: str) -> str | None:
+        """Address that makes whoever calls it take our place in a call of ours (RFC 3891), for an attended
+        transfer; None for a call that is not ours, or not answered."""
+        return self._running.replaces(call_id.encode())
+
+    @property
+    def live(self) -> list[str]:
+        """Call-IDs of all calls that workers have now."""
+        return [call_id.decode("ascii", "replace") for call_id in self._running.live()]
 
     @property
     def registrar_counters(self) -> RegistrarCounters:
@@ -275,8 +290,10 @@ class Edge:
         return self._running.standing(call_id)
 
     def drain(self) -> None:
-        """Refuse new calls with 503 from now on; live ones go on.  There is no way back."""
+        """Refuse new calls with 503 from now on, and register nowhere any more; live calls go on.  There is no way
+        back."""
         self._running.drain()
+        self._registering.leave(time.monotonic_ns())
         self._drive()
 
     # ---- Inner workings ----
@@ -305,7 +322,7 @@ class Edge:
             return
         now_ns = time.monotonic_ns()
         outside = source.kind != "worker"
-        verdict = self._guarding.judge(data, source, now_ns) if outside else Verdict.PASS
+        verdict = self._judge(data, source, now_ns) if outside else Verdict.PASS
         if verdict is Verdict.DROP:
             return
         try:
@@ -324,7 +341,7 @@ class Edge:
             now_ns = time.monotonic_ns()
             verdict = Verdict.PASS
             if isinstance(item, Framed):
-                verdict = self._guarding.judge(item.head, connection.flow, now_ns)
+                verdict = self._judge(item.head, connection.flow, now_ns)
             if verdict is Verdict.DROP:
                 if not self._running.flow_in_use(connection.flow):
                     connection.close()
@@ -334,6 +351,12 @@ class Edge:
             self._take(item.parse() if isinstance(item, Framed) else item, connection.flow, verdict, now_ns)
             if isinstance(item, BadMessage) and item.fatal:
                 connection.close()
+
+    def _judge(self, data: bytes, source: Flow, now_ns: int) -> Verdict:
+        """Where we are registered is nobody's stranger, whatever name it has in the settings."""
+        if self._registering.trunk_at(source.host):
+            return Verdict.PASS
+        return self._guarding.judge(data, source, now_ns)
 
     def _take(self, message: Message | BadMessage, source: Flow, verdict: Verdict, now_ns: int) -> None:
         if isinstance(message, Response) and message.method == b"REGISTER" and source.kind != "worker":
@@ -360,7 +383,10 @@ class Edge:
                 self._logged.add(kind)
                 _log.exception("sip_edge_error", source=source, size=len(data))
         for dial in self._router.begun.take_dials():
-            if self._dialler is not None:
+            flow = self._registering.flow_to(dial.target)
+            if flow is not None:  # the connection that we are registered along
+                self._dialled(dial.call_id, flow)
+            elif self._dialler is not None:
                 self._dialler.dial(dial)
         self._arm()
 
@@ -391,13 +417,20 @@ class Edge:
             self._router.begun.dialled(call_id, flow)
         self._drive()
 
-    async def _connect(self, host: str, port: int) -> Flow:
-        """A TCP connection of ours; OSError when there is none, or one too many."""
+    async def _connect(self, host: str, port: int, name: str) -> Flow:
+        """A TCP connection of ours, with TLS to who can show the certificate of `name`; OSError when there is none,
+        or one too many."""
+        context = self._settings.tls_client if name else None
+        if name and context is None:
+            raise OSError("no TLS is set up for connections of ours")
         _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self, self._settings.tcp_idle_s, dialled=True), host, port
+            lambda: Connection(self, self._settings.tcp_idle_s, context, dialled=True, server_name=name),
+            host,
+            port,
         )
         if connection.flow.connection not in self._connections:
             raise OSError("too many connections")
+        await connection.open()
         return connection.flow
 
     def _drive(self) -> None:

@@ -143,6 +143,8 @@ class Call:
     """Request-URI of the worker's own INVITE, which only we know to be `target`."""
     caller: bytes = b""
     """From of a call that we place, without tag; empty is our own name."""
+    own_tag: bytes = b""
+    """The worker's, in a call that it began."""
     placed: bool = False
     """A call that we place ourselves: no transfer."""
     policy: Policy = OPEN

@@ -47,6 +47,8 @@ class WorkerOptions:
     retry_after_s: int
     realtime: bool = True
     log_level: str = "info"
+    transfer_words: bool = True
+    """The end of the conversation goes with a caller who is handed over."""
     hears_tones: bool = False
     """Keys are listened for in the sound of calls that send no events."""
     recording: RecordingOptions | None = None

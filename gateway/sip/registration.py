@@ -36,6 +36,7 @@ T2_NS: Final = 4 * SECOND_NS
 TIMER_F_NS: Final = 64 * T1_NS
 LEAST_BACKOFF_NS: Final = 15 * SECOND_NS
 MOST_BACKOFF_NS: Final = 1800 * SECOND_NS
+NEVER_NS: Final = 1 << 62
 DIAL_NS: Final = 10 * SECOND_NS
 """The dialler says sooner that there is no way."""
 LEAST_EXPIRES_S: Final = 10
@@ -97,19 +98,26 @@ class _Registration:
     answered: int = 0
     """Challenges answered in a row: one, and another where the nonce was stale."""
     failures: int = 0
+    leaving: bool = False
+    """It is taken back: nothing follows."""
     asked_s: int = 0
     granted_s: int = 0
     reason: str = field(default="")
 
 
 class Registrar:
-    """All registrations of one edge.  `own` gives our address as peers along a flow see it (host, port)."""
+    """All registrations of one edge.  `own` is our address as peers see it (host, port), `own_tls` that for TLS."""
 
     def __init__(
-        self, key: bytes, own: tuple[str, int], wishes: Mapping[str, Registree], now_ns: int
+        self,
+        key: bytes,
+        own: tuple[str, int],
+        wishes: Mapping[str, Registree],
+        now_ns: int,
+        own_tls: tuple[str, int] | None = None,
     ) -> None:
         self.counters = RegistrarCounters()
-        self._key, self._own = key, host_port(*own)
+        self._key, self._own, self._own_tls = key, host_port(*own), host_port(*(own_tls or own))
         self._all: dict[bytes, _Registration] = {}
         for name, wish in wishes.items():
             call_id = self._token(f"call {name}") + b"@microturn"
@@ -141,6 +149,15 @@ class Registrar:
         """Whether one of them goes along that connection: calls come by it."""
         return any(r.flow == flow for r in self._all.values())
 
+    def flow_to(self, target: Target) -> Flow | None:
+        """The connection that we are registered along at this target; None without one."""
+        for entry in self._all.values():
+            its, flow = entry.wish.target, entry.flow
+            same = (its.host, its.port, its.transport) == (target.host, target.port, target.transport)
+            if same and flow is not None and flow.is_connection and entry.granted_s:
+                return flow
+        return None
+
     def trunk_at(self, host: str) -> str:
         """The trunk whose registrar answers from that address; "" for none."""
         found = (r.wish.trunk for r in self._all.values() if r.flow is not None and r.flow.host == host)
@@ -166,7 +183,8 @@ class Registrar:
         """When `poll` is due (monotonic ns), or None.  In the past means at once."""
         if self._out:
             return 0
-        return min((r.due_ns for r in self._all.values()), default=None)
+        due_ns = min((r.due_ns for r in self._all.values()), default=NEVER_NS)
+        return None if due_ns == NEVER_NS else due_ns
 
     def take(self) -> list[Send]:
         """What is to be sent."""
@@ -195,7 +213,9 @@ class Registrar:
         for entry in self._all.values():
             if entry.flow == flow:
                 entry.flow, entry.granted_s = None, 0
-                if entry.state is RegistrationState.REGISTERED:
+                if entry.leaving:
+                    self._rest(entry)
+                elif entry.state is RegistrationState.REGISTERED:
                     entry.state, entry.due_ns = RegistrationState.IDLE, now_ns
                 elif entry.state is RegistrationState.TRYING:
                     self._fail(entry, now_ns, "connection lost")
@@ -223,9 +243,27 @@ class Registrar:
         else:
             self._refused(entry, response, now_ns)
 
+    def leave(self, now_ns: int) -> None:
+        """Calls are to go elsewhere: what is registered is taken back (RFC 3261 10.2.2), nothing is tried anew."""
+        for entry in self._all.values():
+            if entry.leaving:
+                continue
+            entry.leaving, entry.asked_s = True, 0
+            if entry.granted_s and entry.flow is not None:
+                self._send(entry, now_ns)
+            else:
+                self._rest(entry)
+
     # -- inside
 
+    def _rest(self, entry: _Registration) -> None:
+        """Nothing more is to be done."""
+        entry.state, entry.granted_s, entry.due_ns = RegistrationState.IDLE, 0, NEVER_NS
+
     def _registered(self, entry: _Registration, response: Response, now_ns: int) -> None:
+        if entry.leaving:
+            self._rest(entry)
+            return
         granted_s = max(LEAST_EXPIRES_S, min(self._granted_s(entry, response), MOST_EXPIRES_S))
         if not entry.granted_s:
             log.info("registered", trunk=entry.wish.trunk, seconds=granted_s)
@@ -266,6 +304,9 @@ class Registrar:
         self._fail(entry, now_ns, response.start_line[8:].decode(errors="replace"), retry_s)
 
     def _fail(self, entry: _Registration, now_ns: int, reason: str, retry_s: int | None = None) -> None:
+        if entry.leaving:
+            self._rest(entry)
+            return
         wait_ns = min(LEAST_BACKOFF_NS << min(entry.failures, 16), MOST_BACKOFF_NS)
         if retry_s is not None:
             wait_ns = min(max(wait_ns, retry_s * SECOND_NS), MOST_BACKOFF_NS)
@@ -306,9 +347,9 @@ class Registrar:
         wish = entry.wish
         uri = wish.target.uri
         name = b"<sip:%b@%b>" % (wish.user.encode(), uri.removeprefix(b"sip:").split(b";")[0])
-        way = b"TCP" if flow.is_connection else b"UDP"
+        way = flow.kind.upper().encode()
         headers = [
-            Header.make(b"Via", b"SIP/2.0/%b %b;branch=%b;rport" % (way, self._own, entry.branch)),
+            Header.make(b"Via", b"SIP/2.0/%b %b;branch=%b;rport" % (way, self._place(entry), entry.branch)),
             Header.make(b"Max-Forwards", b"70"),
             Header.make(b"From", name + b";tag=" + entry.tag),
             Header.make(b"To", name),
@@ -327,8 +368,12 @@ class Registrar:
 
     def _address(self, entry: _Registration) -> bytes:
         """Our Contact's URI."""
-        is_tcp = entry.wish.target.transport == "tcp"
-        return b"sip:%b@%b%b" % (entry.wish.user.encode(), self._own, b";transport=tcp" if is_tcp else b"")
+        transport = entry.wish.target.transport
+        suffix = b";transport=%b" % transport.encode() if transport != "udp" else b""
+        return b"sip:%b@%b%b" % (entry.wish.user.encode(), self._place(entry), suffix)
+
+    def _place(self, entry: _Registration) -> bytes:
+        return self._own_tls if entry.wish.target.transport == "tls" else self._own
 
     def _token(self, what: str) -> bytes:
         return blake2b(b"register " + what.encode(), key=self._key, digest_size=16).hexdigest().encode()

@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
+from urllib.parse import quote
 
 from gateway.sip.admission import Admission, Admit, Refusal, Waiting
 from gateway.sip.begun import Begun, PolicyOf
@@ -27,7 +28,7 @@ from gateway.sip.marks import Marks, unmarked
 from gateway.sip.message import Message, Request, Response, render
 from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox, authorized
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
-from gateway.sip.sdp_policy import OPEN, Policy, with_body
+from gateway.sip.sdp_policy import OPEN, Policy, check_spoken, with_body
 from gateway.sip.sips import check_secure, for_peer, headers_for_peer, headers_for_worker, is_sips
 from gateway.sip.targets import Target, Targets
 from gateway.sip.tickets import Ticket, Tickets
@@ -183,6 +184,14 @@ class Router:
         call = self._calls.get(call_id)
         return call.worker.address.name if call is not None and call.state is not CallState.ENDED else None
 
+    def replaces(self, call_id: bytes) -> str | None:
+        """See `Edge.replaces`."""
+        call = self._calls.get(call_id)
+        if call is None or not call.placed or call.target is None or call.state is not CallState.CONFIRMED:
+            return None
+        told = f"{call_id.decode()};to-tag={call.from_tag.decode()};from-tag={call.own_tag.decode()}"
+        return f"{call.target.uri.decode()}?Replaces={quote(told, safe='')}"
+
     def live(self) -> list[bytes]:
         """Call-IDs of all calls that workers have now."""
         return self._calls.live()
@@ -256,6 +265,7 @@ class Router:
             raise BadMessage(482, "Loop Detected")
         check_forwarding(request)
         check_secure(request, source)
+        headers = without_replaces(request) if request.method == b"INVITE" else headers
         request = request.with_headers(self._path.strip_routes(count_down(unmarked(headers))), request.via)
         method, call = request.method, self._calls.get(request.call_id)
         waiting = self._admission.get(request.call_id)
@@ -319,6 +329,7 @@ class Router:
             request = _dtmf_relay(request)  # pjsua2 answers 500, or takes a 10 for a 1
         if request.method == b"REFER":
             request = self._transfers.begin(request, call, now_ns)
+        check_spoken(request, call.worker.address.wideband)
         self._outbox.to_worker(call.policy.of_peer(request), source, call)
         call.last_ns = now_ns
         if request.method == b"BYE":
@@ -461,6 +472,17 @@ class Router:
     def _bye_seen(self, call: Call, now_ns: int) -> None:
         if call.state is CallState.CONFIRMED and call.deadline_ns is None:
             self._calls.set_deadline(call, now_ns + BYE_NS)
+
+
+def without_replaces(request: Request) -> list[Header]:
+    """The headers of an INVITE that may want to take the place of another call (RFC 3891): it becomes a call of its
+    own, since the other one may be at another worker.  Raises BadMessage(420) where nothing less will do."""
+    if find(request.headers, b"replaces") is None:
+        return request.headers
+    required = b",".join(h.value for h in request.headers if h.name == b"require").lower()
+    if b"replaces" in [option.strip() for option in required.split(b",")]:
+        raise BadMessage(420, "Bad Extension", (Header.make(b"Unsupported", b"replaces"),))
+    return [h for h in request.headers if h.name != b"replaces"]
 
 
 def _dtmf_relay(request: Request) -> Request:

@@ -14,6 +14,8 @@ from gateway.sip.header import BadMessage, Header, media_type
 from gateway.sip.message import Request
 
 _STATIC: Final = {b"0": "PCMU", b"8": "PCMA", b"9": "G722", b"13": "CN"}
+CODECS: Final = ("PCMU", "PCMA", "G722")
+NARROWBAND: Final = CODECS[:2]
 _BESIDE: Final = ("TELEPHONE-EVENT", "CN")
 _AUDIO = re.compile(rb"m=audio +([0-9]{1,5}(?:/[0-9]+)?) +([^ ]+) +(.+)")
 _RTPMAP = re.compile(rb"a=rtpmap:([0-9]{1,3}) +([^/ ]+)")
@@ -68,6 +70,14 @@ class Policy:
 
 
 OPEN: Final = Policy()
+
+
+def check_spoken(request: Request, wideband: bool) -> None:
+    """Raise BadMessage(488) for an offer within a call that its worker could only refuse: pjsua2 answers 500."""
+    if request.method not in (b"INVITE", b"UPDATE") or media_type(request.headers) != b"application/sdp":
+        return
+    if request.body and limit_codecs(request.body, CODECS if wideband else NARROWBAND) is None:
+        raise _refusal("PCMU or PCMA")
 
 
 def with_body(request: Request, body: bytes) -> Request:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
 
 from gateway.background.conversation import Conversation, Tell
+from gateway.figures import LineSums
 from gateway.recording.call import ACTION, CallRecording
 from gateway.sip.pj import SipCall
 from gateway.turns import Pulls
@@ -16,10 +18,12 @@ from media.chunk import PCM, Chunk, Reply, VideoFrame
 from media.chunker import Chunker, Line
 from media.keys import DIGITS, MOST_DIGITS, Mouth, Presses
 from media.leg import SLEPT_FRAMES, Leg
-from media.timebase import FRAME_NS
+from media.timebase import FRAME_NS, NS_PER_MS
 
 log = structlog.get_logger()
 
+KEY_NS = 240 * NS_PER_MS
+"""A key takes so long on its way out: 200 ms of events or 100 of tones, and a pause."""
 MOST_SAID_BYTES = 480
 """Of the conversation, in a header of a REFER."""
 
@@ -67,12 +71,18 @@ class Session:
         """We called."""
         self.referring = 0
         """Which handover is under way, counted from 1; 0 is none."""
+        self.refer_accepted = False
+        """The peer has taken our REFER."""
+        self.hung_up = False
+        """By us."""
         self.rang = False
         """Whom we call was heard to be called."""
         self.gave_up: tuple[int, str] | None = None
         """Status and reason, where we gave a call of ours up."""
         self._ask_transfer, self._dtmf_out = ask_transfer, dtmf_out
         self._presses = Presses()
+        self._going_out: deque[tuple[int, str]] = deque(maxlen=4 * MOST_DIGITS)
+        """Keys that the peer has not got yet, and when it will have."""
         self.child: SipCall | None = None
         self.name = call.sip_call_id
         """The SIP Call-ID of its first call: a lease goes by it."""
@@ -81,6 +91,9 @@ class Session:
         self.recording: CallRecording | None = None
         self.conversation = Conversation(self.name, self.leg, tell)
         self.heard_at_ns = time.monotonic_ns()
+        self.cause = ""
+        """Why we ended it; empty when the other end did."""
+        self.line_sums = LineSums()
         self._counters = counters
         self._packets = 0
 
@@ -143,7 +156,7 @@ class Session:
         for event in self.conversation.replied(reply, taken):
             action, _, value = event.partition(" ")
             if action == "hangup":
-                self.hang_up()
+                self.hang_up("model")
             elif action == "dtmf" and value:
                 self.press(value)
             elif action == "transfer":
@@ -157,10 +170,12 @@ class Session:
         """A bug of ours in this call's turn: hang up."""
         log.error("call broken", call=self.name, exc_info=wrong)
         self._counters.calls_broken += 1
-        self.hang_up()
+        self.hang_up("error")
 
-    def hang_up(self) -> None:
+    def hang_up(self, cause: str = "") -> None:
         """From our side, and whom we are about to call, too."""
+        self.hung_up = True
+        self.cause = self.cause or cause
         if self.child is not None:
             self.child.hang_up()
         self.call.hang_up()
@@ -171,7 +186,21 @@ class Session:
         digits = digits.upper()
         if DIGITS.fullmatch(digits) and self._pressed(digits):
             self._counters.keys_pressed += len(digits)
+            due_ns = max(time.monotonic_ns(), self._going_out[-1][0] if self._going_out else 0)
+            self._going_out.extend((due_ns + at * KEY_NS, digit) for at, digit in enumerate(digits, 1))
             return True
+        return self._unsent(digits)
+
+    def stop_pressing(self) -> None:
+        """The peer holds: keys that are on their way are gone, and the model is told."""
+        now_ns = time.monotonic_ns()
+        left = "".join(digit for due_ns, digit in self._going_out if due_ns > now_ns)
+        self._going_out.clear()
+        self.mouth.stop()
+        if left:
+            self._unsent(left)
+
+    def _unsent(self, digits: str) -> bool:
         log.info("keys not sent", call=self.name)
         self._counters.keys_unsent += 1
         self.leg.receive_event(f"dtmf-failed {digits[:MOST_DIGITS]}")
@@ -204,10 +233,15 @@ class Session:
         self.heard_at_ns, self._packets = time.monotonic_ns(), 0
 
     def check_stream(self, now_ns: int) -> int:
-        """How long, in ns, nothing has been heard."""
-        packets = self.call.received_packets() if self.call.connected and not self.call.over else None
-        if packets is None:
+        """How long, in ns, nothing has been heard; what the line is like is noted."""
+        heard = self.call.heard() if self.call.connected and not self.call.over else None
+        if heard is None:
             return 0
+        packets = heard.packets
+        sums = self.line_sums
+        sums.codec, sums.packets, sums.lost = heard.codec, packets, heard.lost
+        if not self.leg.held:
+            sums.note(heard.jitter_ms, heard.delay_ms, heard.round_trip_ms)
         if packets != self._packets or self.leg.held:
             self.heard_at_ns = now_ns
         self._packets = packets

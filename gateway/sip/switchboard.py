@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
@@ -20,16 +21,21 @@ import msgspec
 import structlog
 
 from gateway import control
+from gateway.personas import check_persona
 from gateway.sip.trunks import Trunk, caller_uri, destination
 from gateway.state.keys import name_of_telephone_call
 
 if TYPE_CHECKING:
     from gateway.sip.edge import Edge
+    from gateway.sip.targets import Target
+    from gateway.sip.tickets import Ticket
 
 log = structlog.get_logger()
 
 ANSWER_S: Final = 5.0
 """A worker says within milliseconds whether it does what it was asked."""
+PLACE_S, PLACE_AGAIN_S = 2.0, 0.02
+"""A call of ours waits so long for a worker that may have another INVITE, and looks so often."""
 MOST_OUT: Final = 256
 """Requests out to workers at once; more are refused."""
 MOST_RING_S: Final = 180.0
@@ -74,7 +80,8 @@ class OutboundCall:
 
 @dataclass(frozen=True, slots=True)
 class CallEvent:
-    """What became of a call. `status` and `reason` are SIP's where there are any."""
+    """What became of a call. `status` and `reason` are SIP's where there are any. `ended` is told of calls that we
+    began and of those that were handed over; of all others `Sessions` knows."""
 
     call: str
     """As everywhere outside of this process: `state.keys.name_of_telephone_call`."""
@@ -146,6 +153,8 @@ class Switchboard:
         """Call-ID -> worker, of calls that were begun and are not over."""
         self._transfers: dict[str, str] = {}
         """Call-ID -> name of the target."""
+        self._joins: dict[str, str] = {}
+        """Call-ID -> Call-ID of the call whose other end the caller is handed to."""
 
     # -- what may be asked
 
@@ -156,8 +165,10 @@ class Switchboard:
         try:
             target = destination(trunk, wish.to)
             caller = caller_uri(trunk, wish.caller_id, wish.caller_name)
+            if wish.persona:
+                check_persona(wish.persona, "persona")
         except ValueError as wrong:
-            raise Refused(400, "bad-number", str(wrong)) from None
+            raise Refused(400, "bad-request", str(wrong)) from None
         if not trunk.may_call(wish.to):
             raise Refused(
                 403, "not-allowed", f"trunk {wish.trunk} may not call {wish.to[:64]!r}: see its dial"
@@ -169,7 +180,7 @@ class Switchboard:
         permit = f"placing-{self._last_id}"
         if self.limits is not None and (full := await self.limits.permit(wish, permit)):
             raise Refused(503, "no-room", f"{full} has as many calls as it may")
-        ticket = self._edge.issue(target, caller, wish.trunk)
+        ticket = await self._ticket(target, caller, wish.trunk)
         if ticket is None:
             self._not_placed(permit)
             raise Refused(503, "no-room", "all workers are full")
@@ -208,14 +219,22 @@ class Switchboard:
         uri = self._targets.get(target)
         if uri is None:
             raise Refused(404, "no-such-target", f"{target[:64]!r} is not among the transfers")
-        self._transfers[call_id] = target
+        await self._begin_transfer(worker, call_id, uri, target)
+
+    async def transfer_to_call(self, call: str, other: str) -> None:
+        """Attended: hand the caller to whom we talk to in `other`, a call of ours that was answered (REFER with
+        Replaces, RFC 5589 7). Events as of `transfer`; when it is done `other` is over, too. Raises `Refused`."""
+        worker, call_id = self._find(call)
+        _, other_id = self._find(other)
+        uri = self._edge.replaces(other_id) if other_id != call_id else None
+        if uri is None:
+            raise Refused(409, "not-answered", "the other call is not one of ours that was answered")
+        self._joins[call_id] = other_id
         try:
-            await self._ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
+            await self._begin_transfer(worker, call_id, uri, name_of_telephone_call(other_id))
         except Refused:
-            if self._transfers.get(call_id) == target:
-                del self._transfers[call_id]
+            self._joins.pop(call_id, None)
             raise
-        self._tell(call_id, "transferring", target=target)
 
     # -- of the workers
 
@@ -233,6 +252,7 @@ class Switchboard:
         """A worker says that a call is over."""
         known = self._wishes.pop(call_id, None)
         transfer = self._transfers.pop(call_id, None)
+        self._joins.pop(call_id, None)
         if known is not None or transfer is not None:
             self._tell(call_id, "ended", target=transfer or "")
 
@@ -251,12 +271,32 @@ class Switchboard:
 
     # -- inside
 
+    async def _begin_transfer(self, worker: str, call_id: str, uri: str, target: str) -> None:
+        before = self._transfers.get(call_id)
+        self._transfers[call_id] = target  # known when the peer's word comes
+        try:
+            await self._ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
+        except Refused:
+            self._transfers.pop(call_id, None)
+            if before is not None:  # one is under way
+                self._transfers[call_id] = before
+            raise
+        self._tell(call_id, "transferring", target=target)
+
+    def _hang_up_joined(self, call_id: str) -> None:
+        """Who was consulted talks to the caller now: our call with him is over, if he has not ended it himself."""
+        found = self._edge.find(self._joins.pop(call_id, ""))
+        send = self._send(found[0]) if found is not None else None
+        if found is not None and send is not None:
+            send(control.encode(control.HangUp(0, found[1])))
+
     def _progress(self, told: control.Progress) -> None:
         target = self._transfers.get(told.call_id, "")
         if told.kind == "failed":
             self._tell(told.call_id, "failed", told.status, told.reason, why=why_of(told.status, told.reason))
         elif told.kind == "transfer-failed":
             self._transfers.pop(told.call_id, None)
+            self._joins.pop(told.call_id, None)
             why = why_of(told.status, told.reason)
             self._tell(told.call_id, "transfer-failed", told.status, told.reason, why, target)
         elif told.kind == "answered":
@@ -266,6 +306,8 @@ class Switchboard:
                 self.began(told.call_id, *known)
         else:
             self._tell(told.call_id, told.kind, told.status, told.reason, target=target)
+            if told.kind == "transferred":
+                self._hang_up_joined(told.call_id)
 
     def _asked_by_model(self, worker: str, asked: control.TransferAsked) -> None:
         """The model wants the caller handed over: the same path, and it hears what came of it."""
@@ -282,6 +324,15 @@ class Switchboard:
         send(
             control.encode(control.Refer(0, asked.call_id, uri or "", name_of_telephone_call(asked.call_id)))
         )
+
+    async def _ticket(self, target: Target, caller: bytes, trunk: str) -> Ticket | None:
+        """A worker may have had an INVITE just now: there is a least time between two of some."""
+        deadline_s = time.monotonic() + PLACE_S
+        while (ticket := self._edge.issue(target, caller, trunk)) is None:
+            if self._edge.room <= 0 or time.monotonic() >= deadline_s:
+                return None
+            await asyncio.sleep(PLACE_AGAIN_S)
+        return ticket
 
     def _not_placed(self, permit: str) -> None:
         if self.limits is not None:

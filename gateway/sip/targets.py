@@ -14,6 +14,7 @@ from gateway.sip.header import BadMessage, Header, check_address, split_values
 MAX_TARGET_BYTES: Final = 255
 DEFAULT_PORT: Final = 5060
 
+_TRANSPORTS: Final[dict[bytes, Literal["udp", "tcp", "tls"]]] = {b"udp": "udp", b"tcp": "tcp", b"tls": "tls"}
 _PATTERN = re.compile(
     r"(\[[0-9a-f:.]+\]|(?:\*\.)?[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)(?::([0-9]{1,5}))?", re.ASCII
 )
@@ -30,7 +31,9 @@ class Target:
     uri: bytes
     host: str
     port: int
-    transport: Literal["udp", "tcp"]
+    transport: Literal["udp", "tcp", "tls"]
+    name: str = ""
+    """Whose certificate it has to show, with TLS."""
 
     @property
     def is_numeric(self) -> bool:
@@ -75,10 +78,10 @@ def target_of(headers: Iterable[Header]) -> Target:
 
 def target_of_uri(uri: bytes) -> Target:
     """Where an address of the operator's own leads.  Raises BadMessage(403) for what we do not dial."""
-    return _target(uri)
+    return _target(uri, tls=True)
 
 
-def _target(uri: bytes) -> Target:
+def _target(uri: bytes, tls: bool = False) -> Target:
     match = _SIP_URI.fullmatch(uri)
     if match is None or not uri.isascii():
         raise BadMessage(403, "Target Not Supported")
@@ -94,11 +97,11 @@ def _target(uri: bytes) -> Target:
     transport = params.get(b"transport", b"udp")
     port = int(match[2] or DEFAULT_PORT)
     bad = params.get(b"method", b"invite") != b"invite" or not 0 < port < 65536
-    if bad or transport not in (b"udp", b"tcp"):
+    if bad or transport not in ((b"udp", b"tcp", b"tls") if tls else (b"udp", b"tcp")):
         raise BadMessage(403, "Target Not Supported")
     host = _plain(match[1].decode("ascii"))
     short = uri[: match.start(3)] + b"".join(kept)
-    return Target(short, host, port, "udp" if transport == b"udp" else "tcp")
+    return Target(short, host, port, _TRANSPORTS[transport])
 
 
 def _plain(host: str) -> str:

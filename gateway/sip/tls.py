@@ -43,13 +43,30 @@ def _no_password() -> NoReturn:
     raise ValueError("sip_tls_key is encrypted, and nobody is there to be asked: give it without password")
 
 
-class Tls:
-    """The server's side of one connection."""
+def client_context(ca: str, certificate: str = "", key: str = "") -> ssl.SSLContext:
+    """Of connections that we open: whom we trust (the system's authorities where `ca` is empty), and our own
+    certificate, should we be asked for it.  ValueError in words for the operator."""
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ValueError(
+            f"sip_tls_ca = {ca!r} cannot be used ({error}): give a PEM file of certificates"
+        ) from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if certificate:
+        context.load_cert_chain(certificate, key, _no_password)
+    return context
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+
+class Tls:
+    """One side of one connection: the client's where `server_name` says whose certificate is to be seen."""
+
+    def __init__(self, context: ssl.SSLContext, server_name: str = "") -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._object = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._object = context.wrap_bio(
+            self._incoming, self._outgoing, server_side=not server_name, server_hostname=server_name or None
+        )
         self.is_open = False
         """The handshake is done."""
         self.is_ended = False
@@ -74,6 +91,12 @@ class Tls:
         except ssl.SSLZeroReturnError:
             self.is_ended = True
         return b"".join(plain)
+
+    def begin(self) -> bytes:
+        """The client's first octets."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self._object.do_handshake()
+        return self._outgoing.read()
 
     def send(self, data: bytes) -> bytes:
         """What goes to the socket for plain `data`; only once open."""

@@ -18,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, m
 
 from gateway.sip.digest import Login
 from gateway.sip.registration import Registree
-from gateway.sip.sdp_policy import Policy
+from gateway.sip.sdp_policy import CODECS, Policy
 from gateway.sip.targets import Target, target_of_uri
 from gateway.words import words
 
-CODECS: Final = ("PCMU", "PCMA", "G722")
 SRTP: Final = ("off", "optional", "required")
 LEAST_SESSION_S: Final = 90
 """RFC 4028 section 4: no less makes sense, and peers refuse it (422)."""
@@ -45,7 +44,8 @@ class Trunk(BaseModel):
     tenant: str = ""
     server: str = ""
     """HOST or HOST:PORT that our calls and REGISTERs go to; empty is none."""
-    transport: Literal["udp", "tcp"] = "udp"
+    transport: Literal["udp", "tcp", "tls"] = "udp"
+    """With tls, the certificate of `domain` (else of the server's host) has to be shown."""
     domain: str = ""
     """In From, To and Request-URI; the server's host when empty."""
     user: str = ""
@@ -105,7 +105,7 @@ class Trunk(BaseModel):
                     raise ValueError(
                         f"dial has {pattern!r}, which is no regular expression ({wrong}): give such as /0[1-9]+/"
                     ) from None
-            elif not _NUMBER.fullmatch(pattern):
+            elif pattern != "+" and not _NUMBER.fullmatch(pattern):
                 raise ValueError(f"dial has {pattern!r}: expected a prefix such as +49, or /PATTERN/")
         return value
 
@@ -136,6 +136,8 @@ class Trunk(BaseModel):
             raise ValueError(
                 f"session_expires_s = {self.session_expires_s}: expected 0 or {LEAST_SESSION_S} and more"
             )
+        if self.domain and not _SERVER.fullmatch(self.domain):
+            raise ValueError(f"domain = {self.domain!r}: expected HOST or HOST:PORT, such as example.net")
         for name in ("user", "caller_id"):
             value = getattr(self, name)
             if value and not _NUMBER.fullmatch(value):
@@ -179,19 +181,20 @@ class Trunk(BaseModel):
     def target(self, user: str = "") -> Target:
         """Where it is reached. `ValueError` when `server` is no address."""
         match = _SERVER.fullmatch(self.server)
-        port = int(match["port"] or 5060) if match else 0
+        port = int(match["port"] or (5061 if self.transport == "tls" else 5060)) if match else 0
         if match is None or not 0 < port < 65536:
             raise ValueError(
                 f"server = {self.server!r}: expected HOST or HOST:PORT, such as sip.example.net:5060"
             )
-        suffix = ";transport=tcp" if self.transport == "tcp" else ""
+        suffix = f";transport={self.transport}" if self.transport != "udp" else ""
         place = target_of_uri(f"sip:{match['host']}:{port}{suffix}".encode())
         uri = (
             f"sip:{user}@{self.domain or self.server}{suffix}"
             if user
             else f"sip:{self.domain or self.server}"
         )
-        return Target(uri.encode(), place.host, place.port, place.transport)
+        name = (self.domain or match["host"]).strip("[]") if self.transport == "tls" else ""
+        return Target(uri.encode(), place.host, place.port, place.transport, name)
 
     def may_call(self, number: str) -> bool:
         """Whether `dial` has it."""

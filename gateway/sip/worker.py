@@ -17,13 +17,16 @@ from urllib.parse import quote
 import structlog
 
 from gateway import control
+from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
+from gateway.figures import TELL_S, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
 from gateway.sip.session import Counters, Session
 from gateway.state.keys import name_of_telephone_call
+from gateway.state.records import Figures
 from gateway.worker_process import WorkerProcess, prepare_process
 from media.keys import ToneEar
 from media.timebase import MODEL_HZ, NS_PER_S
@@ -58,6 +61,7 @@ class Worker:
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
+        self._seconds = 0
         self._by_call: dict[SipCall, Session] = {}
 
     # -- events of the library, in the loop's thread but for `key`
@@ -99,6 +103,8 @@ class Worker:
         session = self._by_call.get(call)
         if session is not None and call is session.call:
             session.leg.hold(call.held)
+            if call.held:
+                session.stop_pressing()
             session.heard_at_ns = time.monotonic_ns()
 
     def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
@@ -112,6 +118,9 @@ class Worker:
         self.process.garbage.call_ended()
         if session is None:
             return
+        figures = (
+            self._figures(session) if call is session.call and session.name == call.sip_call_id else None
+        )
         if call is session.child:
             session.child = None
             self.counters.transfers_failed += 1
@@ -125,14 +134,24 @@ class Worker:
             if session.placed and not call.connected:
                 self.counters.placed_failed += 1
                 self._tell_progress(session, "failed", *(session.gave_up or call.final))
-            if session.referring:  # a peer that goes has taken the caller along (RFC 5589 6.1)
-                self._handed_over(session, 200, "OK")
+            if session.referring and session.refer_accepted and not session.hung_up:
+                self._handed_over(
+                    session, 200, "OK"
+                )  # a peer that goes has taken the caller along (RFC 5589 6.1)
+            elif session.referring:
+                self._handed_over(session, 487, "Call Ended")
             self.turns.leave(session)
             session.conversation.end()
             if session.recording is not None:
                 session.recording.end()
         if call.sip_call_id:
-            self.link.tell(control.CallEnded(call.sip_call_id))
+            cause = (session.cause or "caller") if figures is not None else ""
+            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
+
+    def _figures(self, session: Session) -> Figures:
+        tasks = session.conversation.tasks_begun
+        session.line_sums.codec = session.line_sums.codec or session.call.codec
+        return figures_of(session.line_sums, self.turns.sums_of(session), session.leg, tasks)
 
     def transfer(self, call: SipCall) -> SipCall | None:
         """One at a time; the library dials once this has returned."""
@@ -207,8 +226,9 @@ class Worker:
         self._answer_main(dial.id, 200, call=session.name)
         self._loop.call_later(dial.ring_s, self._no_ringing, session)
         self._loop.call_later(dial.answer_s, self._no_answer, session)
-        if not await self.turns.lease(session):
-            self._give_up(session, 503, "no room")
+        if not await self.turns.lease(session) and not call.over:
+            session.gave_up = session.gave_up or (503, "no room")
+            session.hang_up()
         session.conversation.engine = self.turns.engine
 
     def _no_ringing(self, session: Session) -> None:
@@ -222,7 +242,7 @@ class Worker:
         if session.call.over or session.call.connected or session.gave_up:
             return
         session.gave_up = (status, reason)
-        session.hang_up()
+        session.hang_up("no-answer")
 
     def _placed_answered(self, session: Session) -> None:
         self.counters.calls_answered += 1
@@ -256,7 +276,7 @@ class Worker:
             session.leg.receive_event("transfer failed 404")
             return
         headers = [("X-Microturn-Call", message.reference)]
-        if said := session.said():
+        if self.options.transfer_words and (said := session.said()):
             headers.append(("X-Microturn-Said", quote(said, safe=" :,.!?")))
         self._begin_referring(session, REFER_S, 408)
         if not session.call.refer(message.uri, headers):
@@ -269,18 +289,22 @@ class Worker:
 
     def _begin_referring(self, session: Session, seconds: float, status: int) -> None:
         self._referrals += 1
-        session.referring = self._referrals
+        session.referring, session.refer_accepted = self._referrals, False
         self._loop.call_later(seconds, self._stop_referring, session, session.referring, status)
 
     def _stop_referring(self, session: Session, number: int, status: int) -> None:
         if session.referring == number and not session.is_over:
             self._handed_over(session, status, "Request Timeout")
 
-    def referred(self, call: SipCall, status: int, reason: str) -> None:
-        """The peer's last word about our REFER."""
+    def referred(self, call: SipCall, status: int, reason: str, final: bool) -> None:
+        """The peer takes our REFER, or has its last word about it."""
         session = self._by_call.get(call)
-        if session is not None and call is session.call and session.referring:
+        if session is None or call is not session.call or not session.referring:
+            return
+        if final or status >= 300:
             self._handed_over(session, status, reason)
+        else:
+            session.refer_accepted = True
 
     def _handed_over(self, session: Session, status: int, reason: str) -> None:
         session.referring = 0
@@ -288,7 +312,9 @@ class Worker:
             self.counters.handed_over += 1
             self._tell_progress(session, "transferred", status, reason)
             if not session.call.over:
-                self._loop.call_soon(session.hang_up)  # after the library's answer to the NOTIFY
+                self._loop.call_soon(
+                    session.hang_up, "handed-over"
+                )  # after the library's answer to the NOTIFY
             return
         self.counters.handovers_failed += 1
         log.info("not handed over", call=session.name, status=status, reason=reason)
@@ -323,7 +349,7 @@ class Worker:
         if session is None:
             self._answer_main(message.id, 404, "no such call")
             return
-        session.hang_up()
+        session.hang_up("api")
         self._answer_main(message.id, 200)
 
     def _answer_main(self, number: int, status: int, reason: str = "", call: str = "") -> None:
@@ -398,7 +424,12 @@ class Worker:
             if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
                 self.counters.rtp_timeouts += 1
                 log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
+                session.cause = session.cause or "no-rtp"
                 session.call.hang_up()  # a transfer that is pending goes on
+        self._seconds += 1
+        if self._seconds % TELL_S == 0:
+            for session in self._sessions.values():
+                self.link.tell(control.Measured(session.name, self._figures(session)))
 
     # -- what the main process says, and is told
 
@@ -417,6 +448,8 @@ class Worker:
                 self._press(message)
             case control.Refer():
                 self._refer(message)
+            case control.Command():
+                self.link.tell(obey(self._sessions.get(message.call), message))
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()

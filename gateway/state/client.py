@@ -185,6 +185,20 @@ class Client:
             raise _away(wrong) from None
         return lease.partition(b" ")[0].decode(errors="replace") if lease else ""
 
+    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[tuple[bytes | None, bytes | None]]:
+        """Record and session of calls by name and begin (Unix ms); None for what is gone. `Away` without answer."""
+        if not places:
+            return []
+        try:
+            async with self._redis.pipeline(transaction=False) as pipeline:
+                for call, began_ms in places:
+                    pipeline.hget(key(self._namespace, call, "cdr"), str(began_ms))
+                    pipeline.get(key(self._namespace, call, "session"))
+                answers: list[bytes | None] = await pipeline.execute()
+                return list(zip(answers[::2], answers[1::2], strict=True))
+        except (RedisError, RedisClusterException, OSError) as wrong:
+            raise _away(wrong) from None
+
     async def sessions(self) -> AsyncIterator[tuple[str, bytes]]:
         """Every call that has a session record, with it; in no order. `Away` when nobody answers."""
         pattern, taken = key(self._namespace, "*", "session"), re.compile(r"\{(.+)\}")
@@ -197,7 +211,7 @@ class Client:
             raise _away(wrong) from None
 
     async def forget_tasks(self, calls: set[str]) -> None:
-        """What was handed off in these calls: tasks, pictures and results under way. `Away` when nobody answers."""
+        """What was handed off in these calls, and what is told of them live. `Away` when nobody answers."""
         tasks, news = (f"{self._namespace}:{{tasks}}:{part}:*" for part in ("task", "news"))
         told = {call.encode() for call in calls}
         try:
@@ -208,6 +222,11 @@ class Client:
                 for entry, fields in await self._redis.xrange(name):
                     if fields.get(b"call") in told:
                         await self._redis.xdel(name, entry)
+            feed = f"{self._namespace}:{{events}}:log"
+            marks = [b'"call":"%b"' % call for call in told]
+            for entry, fields in await self._redis.xrange(feed):
+                if any(mark in fields.get(b"e", b"") for mark in marks):
+                    await self._redis.xdel(feed, entry)
         except (RedisError, RedisClusterException, OSError) as wrong:
             raise _away(wrong) from None
 

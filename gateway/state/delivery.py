@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -74,6 +74,10 @@ class Server(Protocol):
     ) -> list[Outcome | Away | Rejected]: ...
     async def read(self, call: str, most_lines: int) -> Kept: ...
     async def owner(self, call: str) -> str: ...
+    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[tuple[bytes | None, bytes | None]]: ...
+    async def script(
+        self, text: str, names: Sequence[str], arguments: Sequence[str | bytes | int]
+    ) -> Any: ...
     async def close(self) -> None: ...
 
 

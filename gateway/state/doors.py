@@ -11,7 +11,7 @@ from gateway import control
 from gateway.cluster.parties import NOBODY, Party
 from gateway.fleet import Kind
 from gateway.rules import Ruling
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.switchboard import CallEvent, OutboundCall
 from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.sessions import Sessions
@@ -41,27 +41,43 @@ class TelephoneDoor:
         ruling = self._ruling_of(call_id) or Ruling("")
         name = name_of_telephone_call(call_id)
         persona = ruling.persona or self._persona
-        self._sessions.begin(name, "sip", worker, persona, ruling.called, self._party_of(call_id))
+        party = self._party_of(call_id)
+        self._sessions.begin(name, "sip", worker, persona, ruling.called, party, inside=call_id)
 
     def placed(self, call_id: str, worker: str, wish: OutboundCall) -> None:
         """The switchboard: whom we called has answered."""
         persona = wish.persona or self._persona
         self._sessions.begin(
-            name_of_telephone_call(call_id), "sip", worker, persona, "", self._party_of(call_id)
+            name_of_telephone_call(call_id),
+            "sip",
+            worker,
+            persona,
+            "",
+            self._party_of(call_id),
+            placed=True,
+            inside=call_id,
         )
+
+    def happened(self, event: CallEvent) -> None:
+        """The switchboard: what became of a call."""
+        if event.kind == "transferred" and event.target:
+            self._sessions.hand_over(event.call, event.target)
 
     def welcome(self, ready: Ready, send: Send) -> int:
         """See `Kind`."""
         count = self._inner.welcome(ready, send)
         for call_id in ready.calls:
-            self._sessions.adopt(name_of_telephone_call(call_id), "sip", ready.worker)
+            self._sessions.adopt(name_of_telephone_call(call_id), "sip", ready.worker, call_id)
         return count
 
     def hear(self, worker: str, message: control.WorkerMessage) -> None:
         """See `Kind`."""
         self._inner.hear(worker, message)
         if isinstance(message, control.CallEnded):
-            self._sessions.end(name_of_telephone_call(message.call_id))
+            name = name_of_telephone_call(message.call_id)
+            self._sessions.end(name, cause=message.cause, figures=message.figures)
+        elif isinstance(message, control.Measured):
+            self._sessions.measured(name_of_telephone_call(message.call_id), message.figures)
 
     def lose(self, worker: str) -> int:
         """See `Kind`."""
@@ -96,7 +112,9 @@ class BrowserDoor:
         )
         self._pool.hear(worker, message)
         if isinstance(message, control.CallEnded):
-            self._sessions.end(message.call_id)
+            self._sessions.end(message.call_id, cause=message.cause, figures=message.figures)
+        elif isinstance(message, control.Measured):
+            self._sessions.measured(message.call_id, message.figures)
         elif isinstance(message, control.Answered) and asked is not None:
             self._answered(worker, asked.message, message)
 

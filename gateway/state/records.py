@@ -4,7 +4,8 @@ Times are Unix ms of the gateway's wall clock. A reader takes what it knows and 
 of two versions can share a server for the time of an upgrade; a field that is new has a default.
 
 Caller data are in `Line.text`, `Task.request` and `Task.result` alone. Who called is a keyed pseudonym
-(`cluster.parties`), by which all of one caller's calls are found and forgotten: no address, number or token.
+(`cluster.parties`), by which all of one caller's calls are found and forgotten: no address, number or token, unless
+the operator has numbers kept, which are in `Session` alone.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import msgspec
 
 Door = Literal["sip", "webrtc"]
 Speaker = Literal["caller", "model"]
-Reason = Literal["over", "worker-lost", "stopped"]
-"""A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off."""
 MOST_RECORDINGS = 32
+Reason = Literal["over", "worker-lost", "stopped", "lost"]
+"""A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off;
+one that ended while its gateway was away, so that nobody knows when."""
 TaskState = Literal["asked", "running", "done", "failed", "cancelled"]
 
 
@@ -40,8 +42,12 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where a telephone call came from, by the setting `trunks`."""
     caller: str = ""
     """Pseudonym; empty when nothing was known of the caller."""
+    number: str = ""
+    """Of a telephone that called, where that is kept (`caller_numbers`)."""
     recording: bool = False
     """Whether a rule allows that it is recorded."""
+    placed: bool = False
+    """We called."""
     resume: str = ""
     """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
@@ -95,6 +101,45 @@ class Heard(msgspec.Struct, frozen=True, omit_defaults=True):
     played_samples: int
 
 
+class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What its worker has measured of a call, up to now."""
+
+    codec: str = ""
+    """PCMU, PCMA, G722, OPUS."""
+    turns: int = 0
+    """Of 200 ms."""
+    missed_turns: int = 0
+    """Whose reply was not heard."""
+    late_turns: int = 0
+    """Of them, those whose reply came too late."""
+    concealed_ms: int = 0
+    """Of what the model heard, made up where sound was missing."""
+    dropped_ms: int = 0
+    """Left out to keep the delay down."""
+    played_ms: int = 0
+    """Of the model's sound, heard by the caller."""
+    interruptions: int = 0
+    """The model fell silent in the middle of what it was saying."""
+    packets: int = 0
+    """Received of the caller."""
+    lost_packets: int = 0
+    loss: float = 0.0
+    """Of those that were sent to us, 0 to 1."""
+    jitter_ms: float = 0.0
+    """Mean of RFC 3550's."""
+    jitter_max_ms: float = 0.0
+    delay_ms: float = 0.0
+    """Mean of what waits in the jitter buffer."""
+    round_trip_ms: float = 0.0
+    """Mean, by RTCP; 0 where the other end told nothing."""
+    mos: float = 0.0
+    """Estimated by the E-model of what the model heard; 0 where nothing was heard."""
+    tasks: int = 0
+    """That the model handed off."""
+    engine_ms: int = 0
+    """Of the model server's steps, this call's part."""
+
+
 class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Call detail record; in the making while `ended_ms` is 0."""
 
@@ -109,6 +154,10 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     ended_ms: int = 0
     reason: Reason = "over"
     recording: bool = False
+    placed: bool = False
+    """We called."""
+    handed_to: str = ""
+    """Whom the caller was handed to, by the name of the target."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it: `began_ms` is when it found the call."""
     disclosed: bool = False
@@ -117,6 +166,13 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its caller has heard to the end that it is recorded."""
     recordings: tuple[str, ...] = ()
     """Names of its recordings, without folder and ending; the first `MOST_RECORDINGS`."""
+    cause: str = ""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    figures: Figures = Figures()
+    tokens: int = 0
+    """Of the background models, both ways."""
+    cost: float = 0.0
+    """Estimated, by the prices of the settings."""
 
 
 Record = Session | Leg | Line | Task | Heard | Cdr

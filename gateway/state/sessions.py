@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -20,12 +20,15 @@ from gateway.state import records
 from gateway.state.address import Address
 from gateway.state.client import Client, Kept, Login
 from gateway.state.faults import Away
-from gateway.state.records import MOST_RECORDINGS, Cdr, Door, Leg, Line, Reason, Session
+from gateway.state.prices import Prices
+from gateway.state.records import MOST_RECORDINGS, Cdr, Door, Figures, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
 PATIENCE_S: Final = 2.0
 """Between two attempts to read what is known of an adopted call."""
 MOST_EARLY: Final = 4096
+SPENT: Final = "return redis.call('HMGET', KEYS[1], 'tokens', 'money')"
+"""Of `background.scripts`: what the tasks of a call have cost, money in millionths."""
 TAKE_OVER_S: Final = 1.0
 """A browser that comes from a dead gateway waits so long for the lease."""
 
@@ -35,21 +38,50 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+class Watcher(Protocol):
+    """Who is told of calls: `events.desk.EventDesk`."""
+
+    def began(self, session: Session) -> None:
+        """Answered here, or adopted and known again."""
+        ...
+
+    def took(self, session: Session) -> None:
+        """One of a gateway that is gone goes on here."""
+        ...
+
+    def gave_back(self, call: str) -> None: ...
+    def over(self, session: Session, cdr: Cdr) -> None: ...
+    def said(self, session: Session, line: Line) -> None: ...
+    def task(self, session: Session, task: records.Task) -> None: ...
+
+
 @dataclass(slots=True)
 class _Live:
     session: Session
     leg: Leg
     cdr: Cdr
+    inside: str = ""
+    """Its name in its worker; the same as ours when empty."""
     over: tuple[int, Reason] | None = None
     """It ended before it was known what it had been."""
+    cause: str = ""
+    figures: Figures | None = None
+    """The newest that its worker has told."""
+    has_tasks: bool = False
 
 
 def open_sessions(
     settings: GatewaySettings, address: Address, spawn: Callable[[Coroutine[Any, Any, None]], None]
 ) -> Sessions:
     """As it is set; `store.run` is still to run."""
-    store = Store(lambda: make_client(settings, address), settings.redis_keep_s)
-    return Sessions(store, settings.node_name, spawn, keep_s=settings.make_parties().keep_s)
+    store = Store(
+        lambda: make_client(settings, address), settings.redis_keep_s,
+        namespace=settings.redis_namespace,
+        most_keep_s=max((tenant.keep_s for tenant in settings.tenants.values()), default=0),
+    )  # fmt: skip
+    sessions = Sessions(store, settings.node_name, spawn, keep_s=settings.make_parties().keep_s)
+    sessions.prices = settings.prices
+    return sessions
 
 
 def ask_server(settings: GatewaySettings, address: Address) -> str:
@@ -99,6 +131,8 @@ class Sessions:
         """Adopted calls of which it is not known yet what they were."""
         self.recalled: Callable[[Session], None] = lambda session: None
         self.over: Callable[[str], None] = lambda call: None
+        self.watcher: Watcher | None = None
+        self.prices = Prices()
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
         self._early: dict[str, list[Callable[[Cdr], Cdr]]] = {}
@@ -106,6 +140,20 @@ class Sessions:
 
     def __contains__(self, call: str) -> bool:
         return call in self._live
+
+    def __iter__(self) -> Iterator[Session]:
+        """Those that live."""
+        return iter([live.session for live in self._live.values()])
+
+    def find(self, call: str) -> Session | None:
+        """One that lives."""
+        live = self._live.get(call)
+        return live.session if live is not None else None
+
+    def place_of(self, call: str) -> tuple[str, str] | None:
+        """The worker that has it, and its name there; None when it does not live."""
+        live = self._live.get(call)
+        return (live.session.worker, live.inside or call) if live is not None else None
 
     def begin(
         self,
@@ -116,23 +164,28 @@ class Sessions:
         called: str = "",
         party: Party = NOBODY,
         resume: str = "",
+        placed: bool = False,
+        inside: str = "",
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one."""
+        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, `inside`
+        is its name in its worker."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
-            tenant=party.tenant, trunk=party.trunk, caller=party.caller, resume=resume,
-            recording=party.recording,
+            tenant=party.tenant, trunk=party.trunk, caller=party.caller, number=party.number, resume=resume,
+            recording=party.recording, placed=placed,
         )  # fmt: skip
         self.store.begin(call)
-        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session)))
+        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session), inside))
+        if self.watcher is not None:
+            self.watcher.began(session)
 
-    def adopt(self, call: str, door: Door, worker: str) -> None:
+    def adopt(self, call: str, door: Door, worker: str, inside: str = "") -> None:
         """It lived on while this process was away: what is known of it is asked of Redis."""
         now_ms = self._now_ms()
         session = Session(call, door, self._node, worker, now_ms)
         cdr = Cdr(call, door, self._node, now_ms, adopted=True)
-        live = self._live[call] = _Live(session, Leg(0, door, worker, now_ms), cdr)
+        live = self._live[call] = _Live(session, Leg(0, door, worker, now_ms), cdr, inside)
         self.recalling.add(call)
         self.store.adopt(call)
         self._spawn(self._recall(live))
@@ -151,6 +204,8 @@ class Sessions:
         live.cdr = msgspec.structs.replace(live.cdr, node=self._node)
         self._live[call] = live
         self.store.adopt(call)
+        if self.watcher is not None:
+            self.watcher.took(live.session)
         if await self.store.settled(call, TAKE_OVER_S):
             return True
         self.hand_back(call)
@@ -160,6 +215,8 @@ class Sessions:
         """It did not go on here: another gateway may have it."""
         if self._live.pop(call, None) is not None:
             self.store.release(call)
+            if self.watcher is not None:
+                self.watcher.gave_back(call)
 
     def resume(self, call: str, worker: str = "", token: str = "") -> None:
         """The browser is back with another connection: the next leg of the same call, with a new token's hash."""
@@ -176,6 +233,13 @@ class Sessions:
             self.store.put_session(call, live.session)
         self.store.put_leg(call, live.leg)
         self.store.put_cdr(call, live.cdr)
+
+    def hand_over(self, call: str, target: str) -> None:
+        """Its caller was handed to a person; whoever that is finds the transcript under the call's name."""
+        live = self._live.get(call)
+        if live is not None:
+            live.cdr = msgspec.structs.replace(live.cdr, handed_to=target)
+            self.store.put_cdr(call, live.cdr)
 
     def announced(self, call: str, disclosure: bool, consent: bool) -> None:
         """Its caller has heard our announcements; it may not be answered yet (early media)."""
@@ -204,34 +268,80 @@ class Sessions:
 
     def said(self, call: str, line: Line) -> None:
         """One of them said something in a turn."""
-        if call in self._live:
-            self.store.say(call, line)
+        live = self._live.get(call)
+        if live is None:
+            return
+        self.store.say(call, line)
+        if self.watcher is not None:
+            self.watcher.said(live.session, line)
 
-    def end(self, call: str, reason: Reason = "over") -> None:
-        """It is over; a call that is not known is nothing. One that was adopted is to be known first."""
+    def note_task(self, call: str, task: records.Task) -> None:
+        """What became of work that was handed off."""
+        live = self._live.get(call)
+        if live is None:
+            return
+        live.has_tasks = True
+        self.store.put_task(call, task)
+        if self.watcher is not None:
+            self.watcher.task(live.session, task)
+
+    def measured(self, call: str, figures: Figures) -> None:
+        """What its worker has measured up to now."""
+        if (live := self._live.get(call)) is not None:
+            live.figures = figures
+
+    def end(
+        self, call: str, reason: Reason = "over", cause: str = "", figures: Figures | None = None
+    ) -> None:
+        """It is over; a call that is not known is nothing. One that was adopted is to be known first, and what one
+        with tasks has cost."""
         live = self._live.get(call)
         if live is None:
             self._early.pop(call, None)
         if live is None or live.over is not None:
             return
+        live.cause, live.figures = cause, figures or live.figures
         self.over(call)
         if call in self.recalling:
             live.over = self._now_ms(), reason
+        elif live.has_tasks:
+            live.over = self._now_ms(), reason
+            self._spawn(self._ask_costs(live))
         else:
             self._finish(live, self._now_ms(), reason)
 
-    def _finish(self, live: _Live, ended_ms: int, reason: Reason) -> None:
+    async def _ask_costs(self, live: _Live) -> None:
+        """Of the background models; without an answer they are not known, and the call is over all the same."""
         call = live.session.call
+        told = await self.store.script(SPENT, [f"{self.store.namespace}:{{tasks}}:spent:{call}"], [])
+        if self._live.get(call) is live and live.over is not None:
+            spent = [int(float(word or 0)) for word in told] if told is not None else [0, 0]
+            self._finish(live, *live.over, *spent)
+
+    def _finish(
+        self, live: _Live, ended_ms: int, reason: Reason, tokens: int = 0, millionths: int = 0
+    ) -> None:
+        call, figures = live.session.call, live.figures or Figures()
         self.recalling.discard(call)
         del self._live[call]
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=ended_ms))
-        self.store.put_session(call, msgspec.structs.replace(live.session, ended_ms=ended_ms))
-        self.store.put_cdr(call, msgspec.structs.replace(live.cdr, ended_ms=ended_ms, reason=reason))
+        live.session = msgspec.structs.replace(live.session, ended_ms=ended_ms)
+        cost = self.prices.cost(ended_ms - live.cdr.began_ms, figures.engine_ms) + millionths / 1e6
+        live.cdr = msgspec.structs.replace(
+            live.cdr, ended_ms=ended_ms, reason=reason, cause=live.cause, figures=figures, tokens=tokens,
+            cost=round(cost, 6),
+        )  # fmt: skip
+        self.store.put_session(call, live.session)
+        self.store.put_cdr(call, live.cdr)
+        if self.watcher is not None:
+            self.watcher.over(live.session, live.cdr)
+        self.store.index.add(call, live.cdr.began_ms, ended_ms, live.session.tenant)
         self.store.end(call, self._keep_s(live.session.tenant))
 
     def end_all(self) -> None:
         """This gateway stops, and its calls with it."""
         for live in list(self._live.values()):
+            live.cause = live.cause or ("drain" if live.over is None else "")
             self._finish(live, *(live.over or (self._now_ms(), "stopped")))
 
     def lose(self, door: Door, worker: str) -> None:
@@ -258,6 +368,8 @@ class Sessions:
                 _complete(live, kept)
                 self._know(live)
                 self.recalling.discard(call)
+                if self.watcher is not None:
+                    self.watcher.began(live.session)
                 if live.over is not None:
                     self._finish(live, *live.over)
                 else:
@@ -277,6 +389,7 @@ def _cdr_of(session: Session) -> Cdr:
         session.tenant,
         session.trunk,
         recording=session.recording,
+        placed=session.placed,
     )
 
 

@@ -11,15 +11,17 @@ counters say how many, and name calls by their own names: nothing of what a call
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from gateway.state import keys, records
 from gateway.state.buffer import Buffer, Rank
 from gateway.state.client import Kept
 from gateway.state.delivery import Delivery, Server, StateCounters, Times
-from gateway.state.faults import Away
+from gateway.state.faults import Away, Rejected
+from gateway.state.index import CdrIndex
 from gateway.state.lease import Write
 from gateway.state.owned import Owned
 
@@ -40,7 +42,13 @@ class Store:
         keep_s: int,
         times: Times | None = None,
         buffer: Buffer | None = None,
+        namespace: str = "microturn",
+        most_keep_s: int = 0,
     ) -> None:
+        """`most_keep_s` is of the calls that stay longest; 0 is `keep_s`."""
+        self.index = CdrIndex(self.script, namespace, max(keep_s, most_keep_s))
+        """Of calls that are over, for lists."""
+        self.namespace = namespace
         self._keep_s, self._times = keep_s, times if times is not None else Times()
         self._buffer = buffer if buffer is not None else Buffer()
         self._owned: dict[str, Owned] = {}
@@ -106,7 +114,7 @@ class Store:
     def counters(self) -> StateCounters:
         """Live; read only."""
         counters = self._delivery.counters
-        counters.dropped = self._buffer.dropped
+        counters.dropped = self._buffer.dropped + self.index.dropped
         return counters
 
     def gauges(self) -> dict[str, float]:
@@ -128,6 +136,15 @@ class Store:
         except Away:
             return None
 
+    async def cdrs(self, places: Sequence[tuple[str, int]]) -> list[tuple[bytes | None, bytes | None]] | None:
+        """Record and session of calls by name and begin (Unix ms), None for what is gone; None without answer."""
+        if self._delivery.server is None:
+            return None
+        try:
+            return await self._delivery.server.cdrs(places)
+        except Away:
+            return None
+
     async def owner(self, call: str) -> str | None:
         """The gateway that has the lease; "" when none has, None when the server does not answer."""
         if self._delivery.server is None:
@@ -135,6 +152,15 @@ class Store:
         try:
             return await self._delivery.server.owner(call)
         except Away:
+            return None
+
+    async def script(self, text: str, names: Sequence[str], arguments: Sequence[str | bytes | int]) -> Any:
+        """The answer of a script over keys of one slot; None when the server does not answer, or not to us."""
+        if self._delivery.server is None:
+            return None
+        try:
+            return await self._delivery.server.script(text, names, arguments)
+        except (Away, Rejected):
             return None
 
     async def settled(self, call: str, patience_s: float) -> bool:
@@ -149,10 +175,18 @@ class Store:
 
     async def run(self) -> None:
         """Deliver, until cancelled."""
-        await self._delivery.run()
+        indexing = asyncio.create_task(self.index.run())
+        try:
+            await self._delivery.run()
+        finally:
+            self.index.close()
+            indexing.cancel()
 
     async def close(self, patience_s: float = 1.0) -> None:
         """End `run` and deliver what is left, for so long at most."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self.index.flush()
         await self._delivery.close(patience_s)
 
     # -- inside

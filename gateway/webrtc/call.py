@@ -19,6 +19,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.background.conversation import Conversation, Tell
+from gateway.figures import LineSums
 from gateway.recording.call import ACTION, CallRecording
 from gateway.turns import Pulls
 from gateway.webrtc.captions import Captions
@@ -37,6 +38,8 @@ log = structlog.get_logger()
 STILL_S: Final = 3.0
 """A key frame of a weak line takes a second or two."""
 STILL_POLL_S: Final = 0.02
+CAUSES: Final = {"hangup": "caller", "timeout": "timeout", "drain": "drain"}
+"""Of the reasons that have one of their own."""
 AWAY = ("away", "back")
 """Events that tell the model."""
 WEAK, GOOD = "line weak", "line good"
@@ -65,6 +68,10 @@ class BrowserCall:
         self.was_live = False
         self.away_since_ns: int | None = None
         self.is_weak = False
+        self.cause = ""
+        """Why it is over."""
+        self.line_sums = LineSums("OPUS")
+        self._packets_before = (0, 0)  # received and lost, of peers that are gone
         self.weak_times = 0
         self.video_size = VIDEO_SIZE
         self.conversation = Conversation(
@@ -87,6 +94,7 @@ class BrowserCall:
         """From now on by this peer; the one before is let go."""
         before, self.peer = self.peer, peer
         if before is not None:
+            self._packets_before = (self.line_sums.packets, self.line_sums.lost)
             self._counted.update(before.counts())
             self._let_go(before, "resumed by another connection")
         self._resumed = self.was_live
@@ -156,11 +164,13 @@ class BrowserCall:
         else:
             self.end(reason)
 
-    def end(self, reason: str) -> None:
-        """For good; harmless when repeated. `reason` as in the protocol's `bye`, or a sentence for the log."""
+    def end(self, reason: str, cause: str = "") -> None:
+        """For good; harmless when repeated. `reason` as in the protocol's `bye`, or a sentence for the log; `cause`
+        as in its record, by itself that of the reason."""
         if self.is_over:
             return
         self.is_over = True
+        self.cause = cause or CAUSES.get(reason, "lost")
         self.conversation.end()
         self._send("bye", reason=reason)
         if self.peer is not None:
@@ -171,10 +181,18 @@ class BrowserCall:
         """Of its ear; 0 is not yet."""
         return self._pulls.first_ns
 
+    def hang_up(self, cause: str = "") -> None:
+        """From our side."""
+        self.end("hangup", cause)
+
+    def press(self, digits: str) -> bool:
+        """A browser has no use for any."""
+        return False
+
     def fail(self, wrong: Exception) -> None:
         """A bug of ours: it ends this call alone."""
         log.error("call broken", call=self.name, exc_info=wrong)
-        self.end("lost")
+        self.end("lost", "error")
 
     # -- its ear
 
@@ -257,12 +275,16 @@ class BrowserCall:
             if action == ACTION and self.recording is not None:
                 self.recording.act(value)
             if event == "hangup":
-                self.end("hangup")
+                self.end("hangup", "model")
 
     def report(self, now_ns: int) -> None:
         """Once a second: RTCP, and what the line is like when that has changed."""
         if self.peer is not None and self.away_since_ns is None:
             self.peer.report(now_ns)
+            intake, sums = self.leg.intake, self.line_sums
+            heard = self.peer.heard()
+            sums.packets, sums.lost = (a + b for a, b in zip(self._packets_before, heard, strict=True))
+            sums.note(intake.jitter_ms, intake.delay_ms, self.peer.round_trip_ms)
             if self.peer.line.is_weak != self.is_weak:
                 self._tell_of_line(self.peer)
 

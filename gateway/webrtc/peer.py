@@ -182,6 +182,13 @@ class Peer:
             counted |= {"messages_refused": self.channel.refused, "messages_dropped": self.channel.dropped}
         return counted
 
+    def heard(self) -> tuple[int, int]:
+        """Packets of speech that came, and that did not, by their numbers."""
+        reception = self.receptions.get(self._voice_ssrc)
+        if reception is None:
+            return 0, 0
+        return max(0, reception.expected - reception.lost), max(0, reception.lost)
+
     async def close(self, reason: str) -> None:
         """Goodbye, if it still can be heard."""
         if self.transport.is_connected and self.offer.audio.listens:

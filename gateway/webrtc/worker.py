@@ -18,8 +18,11 @@ from typing import Any
 import structlog
 
 from gateway import control
+from gateway.commands import obey
 from gateway.cut_time import BROWSER_COST_NS, CutTime
+from gateway.figures import TELL_S, figures_of
 from gateway.recording.call import CallRecording, Recorder
+from gateway.state.records import Figures
 from gateway.webrtc.call import BrowserCall
 from gateway.webrtc.certificate import Certificate
 from gateway.webrtc.ice import IceServer, IceSettings
@@ -79,6 +82,7 @@ class Worker:
         self.certificate = Certificate.generateCertificate()
         self._tally = Tally()
         self._calls: dict[str, BrowserCall] = {}
+        self._seconds = 0
 
     async def run(self) -> None:
         """Take calls until told to stop."""
@@ -116,6 +120,8 @@ class Worker:
                     call.conversation.take_news(message)
             case control.Record():
                 self.link.tell(self._recorded(message))
+            case control.Command():
+                self.link.tell(obey(self._calls.get(message.call), message))
             case control.Look():
                 self.process.spawn(self._look(message))
 
@@ -232,19 +238,24 @@ class Worker:
         if self._calls.pop(call.name, None) is None:
             return
         self.pacer.remove(call)
+        figures = self._figures(call)
         self.turns.leave(call)
         if call.recording is not None:
             call.recording.end()
         self._tally.close(call)
         self.counters.calls_ended += 1
         self.process.garbage.call_ended()
-        self.link.tell(control.CallEnded(call.name))
+        self.link.tell(control.CallEnded(call.name, call.cause, figures))
         log.info("call over", call=call.name, reason=reason)
+
+    def _figures(self, call: BrowserCall) -> Figures:
+        return figures_of(call.line_sums, self.turns.sums_of(call), call.leg, call.conversation.tasks_begun)
 
     # -- once a second
 
     async def _look_after(self) -> None:
         """RTCP, and calls that have been away for too long."""
+        self._seconds += 1
         for call in list(self._calls.values()):
             self._look_after_one(call, time.monotonic_ns())
             await asyncio.sleep(0)  # a turn may be due
@@ -263,6 +274,8 @@ class Worker:
             self._tally.note(call)
             if call.recording is not None:
                 call.recording.poll()
+            if self._seconds % TELL_S == 0:
+                self.link.tell(control.Measured(call.name, self._figures(call)))
 
     def _report(self) -> control.Report:
         return control.Report(self._sums(), self._gauges())

@@ -136,8 +136,8 @@ class DigitsEngine:
 
     @property
     def gauges(self) -> Mapping[str, int]:
-        """None of its own."""
-        return {}
+        """Whether what lies between a layer's products is compiled; else it is computed in torch."""
+        return {"layers_compiled": int(self._model.trunk.keys_by_channel)}
 
     @property
     def kept_bytes_a_call(self) -> int:

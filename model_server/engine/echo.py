@@ -4,7 +4,8 @@ It plays while turn t + 1 is captured, so the caller hears everything one turn l
 feeds latency and load tests; it knows nothing of speech.
 
 It passes questions on as a model would: a typed line `delegate QUESTION`, or keys from `*` to `#`, where another
-`*` is plus (`*3*4#`). What comes back is typed text like any other.
+`*` is plus (`*3*4#`). What comes back is typed text like any other. The keys that no telephone has are a model's
+other actions: A hands the caller to the one target that is set, B presses a 5, D hangs up.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from model_server.batch import Batch, Results, Said
 ECHOED = ("dtmf ",)
 DELEGATE, KEY = "delegate ", "dtmf "
 MOST_KEYS = 16
+ACTIONS: Mapping[str, str] = {"A": "transfer", "B": "dtmf 5", "D": "hangup"}
 
 
 class EchoEngine:
@@ -77,6 +79,9 @@ class EchoEngine:
                 found.append(f"{DELEGATE}caller: {line.removeprefix(DELEGATE)}")
             elif line.startswith(KEY):
                 key, keys = line.removeprefix(KEY), self._keys.get(slot, "")
+                if key in ACTIONS:
+                    found.append(ACTIONS[key])
+                    continue
                 if key == "#" and len(keys) > 1:
                     found.append(f"{DELEGATE}caller: {keys[1:].replace('*', ' plus ')}")
                 keys = keys + key if keys or key == "*" else ""

@@ -75,8 +75,7 @@ def levels_of_samples(samples_BS: Tensor) -> Tensor:
 
     Frames of zeros, as our own voice mostly is, are not computed.
     """
-    lowest, highest = samples_BS.unflatten(1, (-1, HOP_SAMPLES)).aminmax(dim=-1)
-    sounds = (lowest < 0) | (highest > 0)
+    sounds = (samples_BS != 0).unflatten(1, (-1, HOP_SAMPLES)).any(-1)
     heard = sounds[:, 1:] | sounds[:, :-1]
     levels = _silence().repeat(*heard.shape, 1)
     frames = samples_BS.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)

@@ -61,13 +61,22 @@ class Reach:
 
     places: Places
     tape: Tape
-    writes: tuple[Writes, ...]
+    rows_B: Tensor
+    positions_BT: Tensor
+    source: Tensor | None
+    """Of B * T, which are there; None: all. Like rows and positions on the host."""
     starts_B: Tensor
     """int64, of the tape."""
     longest: int
     """T."""
     first_BTF: Tensor | None
     """float32, of the first positions' places: 0, or -inf where it is not seen; None when all are seen."""
+
+    @functools.cached_property
+    def writes(self) -> tuple[Writes, ...]:
+        """Into the ring, and those of the first positions to their own places too."""
+        rows, positions = self.rows_B.repeat_interleave(self.longest), self.positions_BT.flatten()
+        return _writes(self.places, rows, positions, self.source, self.starts_B.device)
 
     @functools.cached_property
     def hidden_B1TW(self) -> Tensor:
@@ -196,14 +205,12 @@ def _reach(
     if places.first and int(positions_BT[:, 0].min()) < places.visible + places.first - 1:
         seen = positions_BT[:, :, None] - torch.arange(places.first) >= places.visible
         first = torch.where(seen, 0.0, -torch.inf).to(device)
-    writes = _writes(places, rows_B.repeat_interleave(longest), positions_BT.flatten(), source, device)
-    return Reach(places, tape, writes, starts_B, longest, first)
+    return Reach(places, tape, rows_B, positions_BT, source, starts_B, longest, first)
 
 
 def _writes(
     places: Places, rows: Tensor, positions: Tensor, source: Tensor | None, device: torch.device
 ) -> tuple[Writes, ...]:
-    """Into the ring, and those of the first positions to their own places too."""
     if source is not None:
         rows, positions = rows[source], positions[source]
     ring = places.first + positions % places.ring

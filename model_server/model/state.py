@@ -75,7 +75,7 @@ class ConvolutionRows:
         """Back by `count` positions, in these rows, which were these calls of the last pass."""
         kept = self.rows.shape[1]
         stop = self.of_pass.shape[1] - count
-        self.rows[rows_B] = self.of_pass[calls_B, stop - kept : stop]
+        self.rows.index_copy_(0, rows_B, self.of_pass[:, stop - kept : stop].index_select(0, calls_B))
 
     def mark(self, rows_B: Tensor, count: int) -> None:
         """Keep what `rewind` by `count` would bring of all calls of the last pass, beyond that pass."""

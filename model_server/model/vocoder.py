@@ -153,14 +153,15 @@ class Vocoder(nn.Module):
     def _noise_of(self, turn: Tensor, turns: int) -> Tensor:
         """Spectra [B, 16 turns, K] of the noise from that turn of it on."""
         index = (turn[:, None] + torch.arange(turns)) % _NOISE_TURNS
-        return self.noise_SK[index].flatten(1, 2)
+        return self.noise_SK.index_select(0, index.flatten()).unflatten(0, index.shape).flatten(1, 2)
 
     def _filter(self, log_mel_BSM: Tensor) -> Tensor:
         """Minimum-phase response, complex64 [B, S, K]; zero where it is silent."""
         log_K = log_mel_BSM.clamp(FLOOR, CEILING) @ self.filter_MK
         gain = log_K[..., :BINS].exp()
         heard = gain.square().mean(-1, keepdim=True) > SILENT_GAIN**2
-        return torch.polar(gain * heard, log_K[..., BINS:].contiguous())
+        gain, phase = gain * heard, log_K[..., BINS:]
+        return torch.complex(gain * phase.cos(), gain * phase.sin())
 
 
 def _fresh(calls: int) -> VocoderState:

@@ -135,8 +135,8 @@ def test_nothing_listens_beyond_loopback_by_default() -> None:
 
 def test_beyond_loopback_with_a_secret_or_without_browser_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load(http_host="0.0.0.0", webrtc_calls=0).http_host == "0.0.0.0"
-    monkeypatch.setenv("MICROTURN_JWT_SECRET", "x" * 32)
-    assert load(http_host="0.0.0.0").jwt_secret.get_secret_value() == "x" * 32
+    monkeypatch.setenv("MICROTURN_JWT_SECRET", "0123456789abcdef" * 2)
+    assert load(http_host="0.0.0.0").jwt_secret.get_secret_value() == "0123456789abcdef" * 2
 
 
 def test_lists_come_from_the_environment_and_from_the_file(
@@ -170,9 +170,15 @@ def test_the_command_token_mints_what_the_gateway_takes(monkeypatch: pytest.Monk
     asked = ["token", "--name", "anna", "--minutes", "5"]
     refused = CliRunner().invoke(app, asked)
     assert refused.exit_code == 2 and "MICROTURN_JWT_SECRET" in refused.output
-    monkeypatch.setenv("MICROTURN_JWT_SECRET", "x" * 32)
+    monkeypatch.setenv("MICROTURN_JWT_SECRET", "0123456789abcdef" * 2)
     minted = CliRunner().invoke(app, asked)
-    assert minted.exit_code == 0 and check("x" * 32, f"Bearer {minted.output.strip()}").name == "anna"
+    secret = "0123456789abcdef" * 2
+    assert minted.exit_code == 0 and check(secret, f"Bearer {minted.output.strip()}").name == "anna"
+    minted = CliRunner().invoke(app, [*asked, "--scope", "calls:read  cdrs:read"])
+    for scope in ("calls:read", "cdrs:read"):
+        assert check(secret, f"Bearer {minted.output.strip()}", scope).name == "anna"
+    refused = CliRunner().invoke(app, [*asked, "--scope", "calls:raed"])
+    assert refused.exit_code == 2 and "calls:read, calls:write" in refused.output
 
 
 def test_hosts_of_trunks_may_always_send_and_as_much_as_they_like() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from gateway.config import GatewaySettings
-from gateway.doctor import Finding, browser_calls, examine
+from gateway.config import GatewaySettings, load
+from gateway.doctor import Finding, browser_calls, examine, waiting_events
 
 
 def findings(**values: object) -> dict[str, Finding]:
@@ -23,11 +23,18 @@ def test_a_port_that_is_taken_is_found_with_its_setting() -> None:
 
 
 def test_pages_beyond_this_machine_need_tls_for_the_microphone() -> None:
-    beyond = findings(http_host="0.0.0.0", jwt_secret="x" * 32)
+    beyond = findings(http_host="0.0.0.0", jwt_secret="0123456789abcdef" * 2)
     assert not beyond["page"].good and "no microphone" in beyond["page"].found
     assert not beyond["media address"].good
-    reached = findings(http_host="0.0.0.0", jwt_secret="x" * 32, webrtc_public_host="192.0.2.1")
+    reached = findings(http_host="0.0.0.0", jwt_secret="0123456789abcdef" * 2, webrtc_public_host="192.0.2.1")
     assert reached["media address"].good and findings()["page"].good
+
+
+def test_events_that_wait_below_the_run_directory_are_told() -> None:
+    crm = {"url": "https://crm.example/", "secret": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+    found = waiting_events(load(webhooks={"crm": crm}))
+    assert not found.good and not found.fatal and "events_dir" in found.advice
+    assert waiting_events(load(webhooks={"crm": crm}, events_dir="/var/lib/x")).good
 
 
 def test_libraries_are_looked_for_only_when_browsers_may_call() -> None:

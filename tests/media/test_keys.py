@@ -130,6 +130,13 @@ def test_the_mouth_says_keys_over_speech_and_then_speech_again() -> None:
     assert mouth.pull() == bytes([10]) * size, "speech has gone on meanwhile"
 
 
+def test_the_mouth_stops() -> None:
+    mouth = Mouth(lambda: b"speech", 8000)
+    assert mouth.press("12")
+    mouth.stop()
+    assert mouth.pull() == b"speech" and mouth.press("3")
+
+
 def test_the_mouth_takes_no_more_than_two_rows() -> None:
     mouth = Mouth(lambda: b"", 8000)
     assert [mouth.press("1" * MOST_DIGITS) for _ in range(3)] == [True, True, False]

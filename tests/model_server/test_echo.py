@@ -73,6 +73,11 @@ def test_it_passes_questions_in_keys_on(echo):
     assert press(1, "5", "#") == ()
 
 
+def test_keys_that_no_telephone_has_are_actions(echo):
+    said = echo.step(batch([1], {0: chunk(0, events=("dtmf A", "dtmf B", "dtmf C", "dtmf D"))})).said[0]
+    assert said.events == ("transfer", "dtmf 5", "hangup")
+
+
 @pytest.mark.parametrize("name", ["torch", "moshi"])
 def test_an_engine_that_is_not_built_says_so(name):
     with pytest.raises(ValueError, match=f"engine = '{name}': not built yet; expected echo"):

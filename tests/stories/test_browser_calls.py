@@ -313,6 +313,7 @@ def test_a_blocked_microphone_leaves_listening_and_typing(gateway: GatewayUnderT
         assert not chromium.complaints
 
 
+@pytest.mark.long
 def test_without_a_path_for_media_it_says_so(voice: Path) -> None:
     nowhere = wish(webrtc_public_host="127.0.0.254")  # nobody listens there
     with GatewayUnderTest.start(nowhere) as own, Chromium.start(voice) as chromium:

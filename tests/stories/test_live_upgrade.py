@@ -100,6 +100,7 @@ def onsets_s(pcm: np.ndarray) -> list[float]:
     return [float(at) * 0.02 for at, before in zip(loud, [-99, *loud[:-1]], strict=True) if at - before > 25]
 
 
+@pytest.mark.long
 @pytest.mark.skipif(choose("auto")[0] != "digits", reason=f"no trained model here: {choose('auto')[1]}")
 def test_the_model_speaks_through_it_and_a_broken_checkpoint_changes_nothing(tmp_path: Path) -> None:
     checkpoint = tmp_path / "digits.safetensors"

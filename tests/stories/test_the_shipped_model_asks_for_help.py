@@ -103,6 +103,7 @@ def answered(caller: WebrtcCaller) -> bool:
     return False
 
 
+@pytest.mark.long
 def test_by_telephone(gateway: GatewayUnderTest, tmp_path: Path) -> None:
     """What both of them said stands in the transcript: the question, that it checks, the answer."""
     gap = np.zeros(7 * MODEL_HZ, np.int16)

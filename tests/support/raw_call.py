@@ -42,7 +42,7 @@ class RawCall:
         self._routes: list[str] = []
         self._up = False
         self._provisional: list[int] = []
-        self._cseq = self._version = 0
+        self._cseq = self._version = self._payload_type = 0
         self._sequence, self._ticks = self._rng.getrandbits(16), self._rng.getrandbits(32)
         self._ssrc = self._rng.getrandbits(32)
         self.audio: RemoteAudio | None = None
@@ -74,6 +74,7 @@ class RawCall:
             # the route set is that of the first answer (RFC 3261 section 12.2)
             self._routes = self._routes or answer.values("record-route")[::-1]
             self._up = True
+            self._payload_type = payload_type
             self._remote_uri = parse_uri(answer.header("contact")).text
             self.audio = parse_audio(answer.body)
             self._send(self._request("ACK", cseq=answer.cseq[0]))
@@ -108,7 +109,7 @@ class RawCall:
         """Silence, or what is given, for so long, in packets of 20 ms; how many came back meanwhile."""
         before = len(self.received_ns)
         for _ in range(round(seconds * 50)):
-            self._send_rtp(0, payload, marker=False)
+            self._send_rtp(self._payload_type, payload, marker=False)
             self._ticks += FRAME_TICKS
             self._listen_until(time.monotonic_ns() + FRAME_NS)
         return len(self.received_ns) - before
@@ -127,6 +128,18 @@ class RawCall:
             if frame < 5:
                 self._listen_until(time.monotonic_ns() + FRAME_NS)
         self._ticks += 5 * FRAME_TICKS
+        self.talk(0.1)
+
+    def press_over(self, digit: str, packets: list[int]) -> None:
+        """The same over a line that has these of its seven packets arrive, in this order, none with a marker."""
+        first = self._sequence
+        for packet in packets:
+            self._sequence = (first + packet - 1) & 0xFFFF
+            event = dtmf_event(digit, min(packet, 5) * FRAME_TICKS, end=packet >= 5)
+            self._send_rtp(TELEPHONE_EVENT, event.serialise(), marker=False)
+            self._listen_until(time.monotonic_ns() + FRAME_NS)
+        self._sequence = (first + 7) & 0xFFFF
+        self._ticks += 7 * FRAME_TICKS
         self.talk(0.1)
 
     def _send_rtp(self, payload_type: int, payload: bytes, *, marker: bool) -> None:

@@ -9,12 +9,14 @@ import contextlib
 import select
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 
 from gateway.caller.messages import Address, Message, parse_message
 from gateway.caller.sdp import describe, parse_audio
 from gateway.caller.stream import open_rtp_socket
+from media.rtp import RtpPacket, parse_packet
 from tests.support.raw_call import RawCall
 
 _ECHOED = ("via", "record-route", "from", "to", "call-id", "cseq")
@@ -94,6 +96,10 @@ class Target:
         self.status = status
         self.requests: list[Message] = []
         self.packets = 0
+        self.sound: deque[bytes] = deque(maxlen=500)  # payloads of the newest 10 s, events left out
+        self.events: deque[tuple[int, bytes]] = deque(
+            maxlen=500
+        )  # time stamp and payload of telephone events
         self.transports: set[str] = set()
         self._udp, self._tcp = self._bind()
         self._rtp = open_rtp_socket("127.0.0.1")
@@ -175,6 +181,7 @@ class Target:
                     data, source = self._rtp.recvfrom(2048)
                     self._rtp.sendto(data, source)
                     self.packets += 1
+                    self._note(data)
                 elif ready is self._udp:
                     data, source = self._udp.recvfrom(65535)
                     self.transports.add("udp")
@@ -189,6 +196,13 @@ class Target:
                     else:
                         self._peers.remove(ready)
                         ready.close()
+
+    def _note(self, data: bytes) -> None:
+        packet = parse_packet(data)
+        if isinstance(packet, RtpPacket) and packet.payload_type < 96:
+            self.sound.append(packet.payload)
+        elif isinstance(packet, RtpPacket):
+            self.events.append((packet.timestamp, packet.payload))
 
     def _take(self, data: bytes, send: Callable[[bytes], object]) -> None:
         request = parse_message(data)

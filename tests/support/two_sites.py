@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ import aiohttp
 from gateway.cluster.member import Cluster
 from gateway.cluster.registry import Times
 from gateway.config import GatewaySettings
+from gateway.events.feed import Feed
+from gateway.events.office import EventOffice
+from gateway.intercom import Intercom
 from gateway.sip.edge import EdgeSettings
 from gateway.state import delivery
 from gateway.state.doors import BrowserDoor
@@ -33,7 +37,7 @@ class Site(WebSite):
         assert self.pool is not None and settings.state_address is not None
         address = settings.state_address
         store = Store(lambda: make_client(settings, address), settings.redis_keep_s, QUICK_LEASE)
-        self.sessions = Sessions(
+        self.sessions: Sessions = Sessions(
             store, settings.node_name, self._spawn, keep_s=settings.make_parties().keep_s
         )
         self.telephones = Telephones(EdgeSettings(port=0), 0)
@@ -42,10 +46,16 @@ class Site(WebSite):
         )
         self.cluster = self.member
         self.member.registry._times = QUICK_NODE
-        door = BrowserDoor(self.pool, self.sessions, "echo", self.member.desk.party_of)
+        self.office = EventOffice(settings, self.sessions)
+        self.intercom = Intercom(self.sessions.place_of, answer_s=0.5)
+        door = self.intercom.door(BrowserDoor(self.pool, self.sessions, "echo", self.member.desk.party_of))
         for worker in self.fleet.members.values():
             worker.kind = door
         self.worker = WebWorker(settings.worker_socket)
+
+    @property
+    def feed(self) -> Feed | None:
+        return self.office.feed
 
     async def _ask_model(self) -> dict[str, Any]:
         return {"gauges": {"slots": 10, "step_predicted_full_ns": 5_000_000, "step_limit_ns": 40_000_000}}
@@ -59,11 +69,14 @@ class Site(WebSite):
                 self.member.url = self.url
                 self._spawn(self.sessions.store.run())
                 self._spawn(self.member.run())
+                self._spawn(self.office.run())
                 await self.until(lambda: self.is_ready and self.member.registry.is_connected)
                 try:
                     yield self
                 finally:  # redis-py may swallow a cancellation
                     self.member.registry._leaving = self.sessions.store._delivery._closing = True
+                    self.sessions.store.index.close()
+                    self.office.close()
         finally:
             await self.telephones.edge.stop()
             await self.member.forward.close()
@@ -77,6 +90,12 @@ class Site(WebSite):
     async def post(self, source: str = "", **headers: str) -> Answer:
         """An offer, from that address of loopback; `headers` by their names with _ for -."""
         return await self.ask("POST", "/whip", OFFER, "application/sdp", source, **headers)
+
+    async def v1(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+        """A request of a program, with its body as JSON."""
+        kind = "application/json" if body is not None else ""
+        text = json.dumps(body) if body is not None else ""
+        return await self.ask(method, f"/v1{path}", text, kind, **headers)
 
     async def ask(
         self, method: str, path: str, body: str = "", kind: str = "", source: str = "", **headers: str
@@ -97,6 +116,11 @@ class Answer:
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
         self.status, self.text, self.headers = status, text, headers
+
+    @property
+    def json(self) -> Any:
+        """Its body."""
+        return json.loads(self.text)
 
     @property
     def token(self) -> str:

@@ -21,9 +21,13 @@ import aiohttp
 from gateway import control
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
+from gateway.events.feed import Feed
 from gateway.fleet import Fleet
 from gateway.http import serve_http
+from gateway.intercom import Intercom
 from gateway.metrics import Metrics
+from gateway.sip.switchboard import Switchboard as SipSwitchboard
+from gateway.state.sessions import Sessions
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
 
 UFRAG, PWD = "EsAw", "P2uYro0UCOQ4zxjKXaWCBui1"
@@ -100,8 +104,24 @@ class WebWorker:
 
     def _take(self, message: control.MainMessage) -> None:
         self.heard.append(message)
-        if not self.silent and not isinstance(message, control.Drain):
-            self.tell(self.answer(message))
+        if self.silent or isinstance(message, control.Drain):
+            return
+        if isinstance(message, control.Command):
+            self._obey(message)
+            return
+        assert isinstance(message, control.WebrtcRequest)
+        self.tell(self.answer(message))
+
+    def _obey(self, command: control.Command) -> None:
+        """As a real one: it has no digits to send, and ends a call that it is to end."""
+        if command.call not in self.calls:
+            self.tell(control.Done(command.id, 404, "gone", "the call is over"))
+        elif command.do == "digits":
+            self.tell(control.Done(command.id, 409, "no-digits", "nobody is there who takes digits"))
+        else:
+            if command.do == "hang-up":
+                self.end(command.call)
+            self.tell(control.Done(command.id, 204))
 
     def answer(self, message: control.WebrtcRequest) -> control.Answered:
         """What a real one would say, by RFC 9725 and the doc string of `Answered`."""
@@ -143,6 +163,9 @@ class WebSite:
         self.pool: WebrtcPool | None = WebrtcPool(plan_webrtc(settings), answer_s=0.5)
         self.url = ""
         self.cluster: Cluster | None = None
+        self.sessions: Sessions | None = None
+        self.intercom: Intercom | None = None
+        self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(self.metrics, self._spawn)
         self.fleet.stopping = True  # it has no processes to start again
@@ -152,6 +175,24 @@ class WebSite:
     @property
     def is_ready(self) -> bool:
         return self.pool is not None and self.pool.is_ready
+
+    @property
+    def switchboard(self) -> SipSwitchboard | None:
+        return None
+
+    def placing(self, call: str, tenant: str) -> None:
+        return None
+
+    @property
+    def feed(self) -> Feed | None:
+        return None
+
+    @property
+    def live(self) -> int:
+        return self.pool.live if self.pool is not None else 0
+
+    def drain(self) -> None:
+        self.draining = True
 
     def gauges(self) -> dict[str, float]:
         return {"workers_ready": float(len(self.fleet.ready))}

@@ -169,10 +169,11 @@ async def dial(
 
 @contextlib.asynccontextmanager
 async def calling(
-    base: str, pcm: npt.NDArray[np.int16], camera: Filmed | None = None, called: str = ""
+    base: str, pcm: npt.NDArray[np.int16], camera: Filmed | None = None, called: str = "", token: str = ""
 ) -> AsyncIterator[WebrtcCaller]:
     """One call, deleted at the end."""
-    async with aiohttp.ClientSession() as http:
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    async with aiohttp.ClientSession(headers=headers) as http:
         caller = await dial(http, base, pcm, camera=camera, called=called)
         try:
             yield caller

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pjsua2 as pj
 import structlog
@@ -45,6 +45,20 @@ def guarded(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+class Heard(NamedTuple):
+    """What the library has seen of a stream."""
+
+    codec: str
+    packets: int
+    lost: int
+    jitter_ms: float
+    """RFC 3550 6.4.1, of now."""
+    delay_ms: float
+    """Waits beyond the turn that is cut, of now."""
+    round_trip_ms: float
+    """By the newest RTCP report; 0 where there was none."""
+
+
 class CallEvents(Protocol):
     """What the worker wants to know of calls. All but `key` come in the owner's thread."""
 
@@ -68,8 +82,9 @@ class CallEvents(Protocol):
         """A call that we began is answered and acknowledged."""
         ...
 
-    def referred(self, call: SipCall, status: int, reason: str) -> None:
-        """What came of our REFER: a final status of whom the peer called, or of the REFER itself."""
+    def referred(self, call: SipCall, status: int, reason: str, final: bool) -> None:
+        """What comes of our REFER: that it was accepted (100), then how it is with whom the peer calls; `final` is
+        the last word, and so is any refusal."""
         ...
 
 
@@ -88,6 +103,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self._troubles = (0, 0, 0)
         self._line = Line(0.0, 0, 0)
         self._waiting_ms = self._cuts = 0
+        self.codec = ""
+        """Of its stream: PCMU, PCMA, G722."""
         self.held = False
         self.connected = False
         self.over = False
@@ -224,13 +241,17 @@ class SipCall(pj.Call):  # type: ignore[misc]
                 self._line = Line(jitter.last / 1000, received.loss, max(0, late))
         return self._line
 
-    def received_packets(self) -> int | None:
-        """Since the stream began; None while there is none."""
+    def heard(self) -> Heard | None:
+        """Of the stream since it began; None while there is none."""
         stat = self._stat()
-        if stat is None:
+        if stat is None or self.stream is None:
             return None
         rtcp = stat.rtcp
-        return int(rtcp.rxStat.pkt)
+        received, trip = rtcp.rxStat, rtcp.rttUsec
+        return Heard(
+            self.codec, int(received.pkt), int(received.loss), received.jitterUsec.last / 1000,
+            float(max(0, self._waiting_ms - TURN_MS)), trip.last / 1000,
+        )  # fmt: skip
 
     def _stat(self) -> Any:
         if self.stream is None:
@@ -303,6 +324,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     def _negotiated(self, index: int) -> Negotiated:
         info = self.getStreamInfo(index)
+        self.codec = str(info.codecName).upper()
         param = info.audCodecParam
         codec, setting = param.info, param.setting
         frames = max(1, setting.frmPerPkt)
@@ -343,8 +365,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
     @guarded
     def onCallTransferStatus(self, prm: Any) -> None:  # noqa: N802
         prm.cont = not prm.finalNotify
-        if prm.finalNotify or int(prm.statusCode) >= 300:
-            self._endpoint.events.referred(self, int(prm.statusCode), str(prm.reason))
+        self._endpoint.events.referred(self, int(prm.statusCode), str(prm.reason), bool(prm.finalNotify))
 
 
 def one_audio(setting: Any) -> None:

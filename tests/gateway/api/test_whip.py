@@ -15,7 +15,7 @@ import aiohttp
 import pytest
 
 from gateway import control
-from gateway.api import whip
+from gateway.api import body
 from gateway.api.tokens import mint
 from gateway.api.turn import mint as mint_turn
 from tests.support.web_worker import OFFER, PWD, UFRAG, Visit, WebSite, WebWorker, fragment, visit
@@ -188,7 +188,7 @@ def test_a_body_without_a_length_is_measured_as_it_comes(tmp_path: Path) -> None
 
 
 def test_a_body_that_does_not_come_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(whip, "BODY_S", 0.1)
+    monkeypatch.setattr(body, "BODY_S", 0.1)
 
     async def story(here: Visit) -> None:
         host, port = here.site.url.removeprefix("http://").split(":")

@@ -213,7 +213,7 @@ def test_of_two_gateways_that_a_browser_asks_one_has_its_call(
 
 
 def test_a_tenants_calls_are_counted_at_all_gateways(server: StateServer, folder: Path) -> None:
-    secret = "s" * 32
+    secret = "0123456789abcdef" * 2
     bearer = f"Bearer {mint(secret, 'anna', 60, tenant='acme')}"
     settings = {"jwt_secret": secret, "tenants": {"acme": {"calls": 2, "keep_s": 77}}}
 

@@ -49,6 +49,13 @@ def test_a_browser_belongs_to_the_tenant_of_its_token_if_there_is_one() -> None:
     assert party.caller == pseudonym("anna", "secret") != pseudonym("anna", "other")
 
 
+def test_a_number_is_kept_where_that_is_wanted_alone() -> None:
+    asked = '"Anna" <sip:+49-30.123@a.example>;tag=1'
+    assert not PARTIES.of_telephone("203.0.113.9", asked).number
+    kept = GatewaySettings(caller_numbers="on").make_parties().of_telephone("203.0.113.9", asked)
+    assert kept.number == "+4930123" and len(kept.caller) == 32
+
+
 def test_state_stays_as_long_as_the_tenant_has_it() -> None:
     assert [PARTIES.keep_s(name) for name in ("acme", "free", "")] == [60, 86_400, 86_400]
 

@@ -50,10 +50,10 @@ def test_workers_get_the_key_and_nothing_shows_it(tmp_path: Path) -> None:
 
 def test_callers_are_told_what_they_talk_to_on_lines_that_others_reach() -> None:
     settings = load()
-    assert settings.announcements(beyond=True).disclosure == str(DISCLOSURE)
-    assert settings.announcements(beyond=False).disclosure == ""
-    assert load(disclosure="off").announcements(beyond=True).disclosure == ""
-    assert load(disclosure="on").announcements(beyond=False).disclosure == str(DISCLOSURE)
+    assert settings.announcements("0.0.0.0").disclosure == str(DISCLOSURE)
+    assert settings.announcements("127.0.0.1").disclosure == ""
+    assert load(disclosure="off").announcements("0.0.0.0").disclosure == ""
+    assert load(disclosure="on").announcements("127.0.0.1").disclosure == str(DISCLOSURE)
     told = read_announcement(DISCLOSURE, 8_000)
     assert 1.5 < len(told) / 8_000 < 6.0 and abs(told).max() > 3_000
 

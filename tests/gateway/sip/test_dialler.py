@@ -15,7 +15,7 @@ from gateway.sip.targets import Target
 async def reach(*targets: Target, gone: bool = False) -> list[tuple[bytes, Flow | None]]:
     told: asyncio.Queue[tuple[bytes, Flow | None]] = asyncio.Queue()
 
-    async def connect(host: str, port: int) -> Flow:
+    async def connect(host: str, port: int, name: str) -> Flow:
         if gone:
             raise ConnectionRefusedError
         return Flow("tcp", host, port, 3)
@@ -56,7 +56,7 @@ def test_target_that_does_not_answer_in_time_is_none(monkeypatch: pytest.MonkeyP
     async def story() -> Flow | None:
         told: asyncio.Queue[Flow | None] = asyncio.Queue()
 
-        async def hang(host: str, port: int) -> Flow:
+        async def hang(host: str, port: int, name: str) -> Flow:
             await asyncio.Event().wait()
             raise AssertionError("never")
 

@@ -91,8 +91,8 @@ def asked(man: Doorman, now_ns: int = 0) -> list[Challenge]:
     return [challenge for challenge in found if challenge is not None]
 
 
-def test_the_better_algorithm_is_asked_for_first() -> None:
-    assert [challenge.algorithm for challenge in asked(doorman())] == ["SHA-256", "MD5"]
+def test_who_reads_one_challenge_alone_finds_md5() -> None:
+    assert [challenge.algorithm for challenge in asked(doorman())] == ["MD5", "SHA-256"]
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -122,8 +122,12 @@ def test_an_old_nonce_is_stale_and_a_strange_one_is_not() -> None:
     man = doorman()
     good = authorization(asked(man)[0], CARRIER, "INVITE", "sip:x@y", 1)
     assert man.who([good], "INVITE", NONCE_NS) is None
-    assert man.is_stale([good], NONCE_NS)
-    assert not doorman().is_stale([authorization(Challenge("microturn", "x"), CARRIER, "INVITE", "u")], 1)
+    assert man.is_stale([good], "INVITE")
+    assert not man.is_stale([authorization(Challenge("microturn", "x"), CARRIER, "INVITE", "u")], "INVITE")
+    wrong = authorization(asked(man)[0], Login("carrier", "guess"), "INVITE", "sip:x@y", 1)
+    assert not man.is_stale([wrong], "INVITE"), (
+        "who guesses would be let try for ever without a word to its user"
+    )
 
 
 @given(st.binary(max_size=200))

@@ -145,6 +145,25 @@ def test_a_lost_connection_is_made_again_at_once() -> None:
     assert line.registrar.registered == 0 and len(line.run(line.now_s)) == 1
 
 
+def test_what_is_registered_is_taken_back() -> None:
+    line = Line()
+    line.reply(line.run()[0], 200)
+    line.registrar.leave(round(line.now_s * SECOND_NS))
+    (last,) = line.run(line.now_s)
+    assert find(last.headers, b"expires") == b"0" and b"expires=0" in (find(last.headers, b"contact") or b"")
+    line.reply(last, 401, CHALLENGE % 1)
+    (answered,) = line.run(line.now_s)
+    line.reply(answered, 200)
+    assert line.state is RegistrationState.IDLE and line.run(10_000) == [] and line.registrar.registered == 0
+
+
+def test_what_is_not_registered_is_not_tried_any_more() -> None:
+    line = Line()
+    line.reply(line.run()[0], 403)
+    line.registrar.leave(round(line.now_s * SECOND_NS))
+    assert line.run(10_000) == [] and line.registrar.next_deadline() is None
+
+
 def test_no_way_there() -> None:
     registrar = Line().registrar
     registrar.poll(0)

@@ -3,7 +3,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.sip.header import BadMessage, find
 from gateway.sip.message import Request, parse
@@ -66,6 +71,24 @@ def test_srtp_of_a_trunk() -> None:
         with pytest.raises(BadMessage) as refused:
             Policy(srtp=policy).of_peer(message)
         assert refused.value.status == 488
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(OFFER.split(b"\r\n")),
+            st.binary(max_size=30).map(lambda octets: b"m=audio " + octets),
+        )
+    )
+)
+def test_no_description_raises_anything_but_a_refusal(lines: list[bytes]) -> None:
+    body = b"\r\n".join(lines)
+    limited = limit_codecs(body, ("PCMU",))
+    assert limited is None or limit_codecs(limited, ("PCMU",)) == limited
+    message = offered(OFFER)
+    for policy in (Policy(("PCMA",), 2), Policy(("G722",), 0)):
+        with contextlib.suppress(BadMessage):
+            policy.of_peer(dataclasses.replace(message, body=body))
 
 
 def test_no_policy_touches_nothing() -> None:

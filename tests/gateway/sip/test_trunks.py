@@ -65,6 +65,7 @@ def test_calls_from_its_server_are_its_own() -> None:
         ({"server": "x", "codecs": "opus"}, "PCMU"),
         ({"server": "x", "session_expires_s": 30}, "90"),
         ({"server": "x", "caller_id": "a b"}, "number or name"),
+        ({"server": "x", "domain": "a b>"}, "domain"),
         ({"server": "x", "prefix": "0"}, "Extra inputs"),
     ],
 )

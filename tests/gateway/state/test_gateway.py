@@ -64,7 +64,15 @@ def test_a_call_outlives_redis_and_the_main_process_and_is_charged_once(server: 
         ended = [cdr for cdr in cdrs(server) if cdr.call == begun.call]
         assert len(ended) == 1 and ended[0].began_ms == begun.began_ms and not ended[0].adopted
         assert ended[0].ended_ms > begun.began_ms and ended[0].reason == "over"
+        figures = ended[0].figures
+        assert ended[0].cause == "caller" and figures.codec == "OPUS" and 1 <= figures.mos <= 4.5
+        assert figures.packets > 50 and 20 <= figures.turns <= (ended[0].ended_ms - begun.began_ms) // 200 + 1
+        assert figures.played_ms > 1_000 and ended[0].cost > 0 and not figures.tasks
 
-    wish = GatewayWish(calls=2, settings={"webrtc_calls": "4", "redis": server.url}, ready_timeout_s=60.0)
+    wish = GatewayWish(
+        calls=2,
+        settings={"webrtc_calls": "4", "redis": server.url, "price_minute": "0.6"},
+        ready_timeout_s=60.0,
+    )
     with GatewayUnderTest.start(wish) as gateway:
         asyncio.run(asyncio.wait_for(story(gateway), 120))

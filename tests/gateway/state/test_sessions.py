@@ -17,7 +17,8 @@ from gateway.sip.edge import EdgeSettings
 from gateway.state.client import Kept
 from gateway.state.doors import BrowserDoor, TelephoneDoor
 from gateway.state.keys import name_of_telephone_call
-from gateway.state.records import Cdr, Leg, Line, Session, decode
+from gateway.state.prices import Prices
+from gateway.state.records import Cdr, Figures, Leg, Line, Session, Task, decode
 from gateway.state.sessions import Sessions
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
@@ -265,5 +266,35 @@ def test_what_a_caller_was_told_and_its_recordings_are_in_the_cdr_whenever_they_
             cdr = decode(Cdr, row)
             assert (cdr.disclosed, cdr.consented, cdr.recordings) == (True, False, ("f-1", "f-2"))
             assert cdr.ended_ms
+
+    play(story())
+
+
+def test_a_record_has_what_was_measured_and_what_the_tasks_have_cost(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_web()
+            here.sessions.prices = Prices(per_minute=6.0, per_engine_s=1.0)
+            lost, ended = await here.browse(), await here.browse()
+            for call in (lost, ended):
+                here.web.hear("web-0", control.Measured(call, Figures("OPUS", turns=50, engine_ms=250)))
+            task = Task("k", "asked", 3, 9_999, "caller: 3 plus 4")
+            here.sessions.note_task(ended, task)
+            here.sessions.note_task("b-00000000000000ff", task)  # of no call of ours
+            with server.look() as look:
+                look.hset(f"microturn:{{tasks}}:spent:{ended}", mapping={"tokens": 1234, "money": 500_000})
+                look.expire(f"microturn:{{tasks}}:spent:{ended}", 60)
+            await here.here.delivered()
+            here.web.hear(
+                "web-0", control.CallEnded(ended, "model", Figures("OPUS", turns=60, engine_ms=300))
+            )
+            await until(lambda: ended not in here.sessions)
+            here.web.lose("web-0")
+            (cdr,) = [decode(Cdr, record) for record in (await here.kept(ended)).cdrs.values()]
+            assert (cdr.cause, cdr.figures.turns, cdr.tokens) == ("model", 60, 1234)
+            minutes = (cdr.ended_ms - cdr.began_ms) / 60_000
+            assert cdr.cost == pytest.approx(6.0 * minutes + 0.3 + 0.5, abs=1e-5)
+            (cdr,) = [decode(Cdr, record) for record in (await here.kept(lost)).cdrs.values()]
+            assert (cdr.reason, cdr.cause, cdr.figures.turns, cdr.tokens) == ("worker-lost", "", 50, 0)
 
     play(story())

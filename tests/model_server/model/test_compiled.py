@@ -67,3 +67,11 @@ def test_without_a_compiler_it_says_what_was_looked_for(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(build.CannotCompile, match="gcc"):
         made()
+
+
+def test_what_cannot_be_loaded_is_as_good_as_none(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        build, "FLAGS", ("-c",)
+    )  # no library comes of it, as where a file system forbids to run one
+    with pytest.raises(build.CannotCompile, match="cannot be kept or loaded"):
+        made()

@@ -100,6 +100,16 @@ def test_calls_of_different_lengths_and_rows_taken_back(compiled: bool) -> None:
     torch.testing.assert_close(seen[1], seen[0], **CLOSE)
 
 
+def test_compiled_rows_are_the_same_whoever_else_is_in_the_pass(compiled: bool) -> None:
+    if not compiled:
+        pytest.skip("products of libraries add up in other orders for other numbers of rows")
+    model, x = trunk(), rows(5, 60)
+    serve(model, torch.float32)
+    together = in_pieces(model, x, opened(5, by_channel=True))
+    alone = in_pieces(model, x[1:2], opened(1, by_channel=True))
+    assert torch.equal(together[1:2], alone)
+
+
 def test_what_it_is_given_stays_as_it_is(compiled: bool) -> None:
     model, x = trunk(), rows(2, 40)
     serve(model, torch.float32, compiled=compiled)

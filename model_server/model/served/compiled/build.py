@@ -26,7 +26,7 @@ class CannotCompile(Exception):
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """Of this process. `CannotCompile` without a compiler, or where it does not understand the source."""
+    """Of this process. `CannotCompile` without a compiler, or where what it makes is of no use."""
     compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
     if compiler is None:
         raise CannotCompile(f"no C compiler: none of {', '.join(COMPILERS)} is on PATH")
@@ -38,9 +38,16 @@ def library() -> ctypes.CDLL:
         with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
             os.replace(_compiled(compiler, Path(folder)), kept)
         return ctypes.CDLL(str(kept))
-    except OSError:  # nobody may write here
+    except OSError:  # nobody may write here, or what is here cannot be loaded
+        return _made_for_now(compiler)
+
+
+def _made_for_now(compiler: str) -> ctypes.CDLL:
+    try:
         with tempfile.TemporaryDirectory() as folder:
             return ctypes.CDLL(str(_compiled(compiler, Path(folder))))
+    except OSError as why:
+        raise CannotCompile(f"what {compiler} makes cannot be kept or loaded: {why}") from why
 
 
 def _compiled(compiler: str, folder: Path) -> Path:

@@ -1,15 +1,22 @@
-/* Sixteen float32 at once, as GCC and Clang know them on any CPU; what of it is a register is theirs to decide. */
+/* As many float32 at once as a register of this CPU holds, as GCC and Clang know them; 16 or a part of that. */
 
 #include <stdint.h>
 #include <string.h>
 
+#define LINE 16 /* float32 of a line of the cache */
+#if defined(__AVX512F__)
 #define LANES 16
-#ifdef __AVX512F__ /* 32 registers of 16 lanes: sums of a block and a line of it fit */
+#elif defined(__AVX__)
+#define LANES 8
+#else
+#define LANES 4
+#endif
+/* Of a block: its sums, a line of it and a factor fit into the registers, of which there are 32, or 16. */
 #define ROWS 6
+#if defined(__AVX512F__) || defined(__aarch64__)
 #define COLUMNS 4
 #else
-#define ROWS 3
-#define COLUMNS 1
+#define COLUMNS 2
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
@@ -57,9 +64,9 @@ INLINE float largest_of(Lanes x)
 }
 
 /* out[r][c] (+)= sum over k of a[r][k] b[k][c]: ROWS rows, `columns` times LANES columns, all sums in registers.
- * Rows of a are a_row apart, of b b_row. */
+ * Rows of a are a_row apart, of b b_row. What lies `ahead`, a line each k, is on its way to the cache meanwhile. */
 INLINE void block(int adds, int columns, float *const out[ROWS], long count, const float *a, long a_row,
-                  const float *b, long b_row)
+                  const float *b, long b_row, const float *ahead)
 {
     Lanes sum[ROWS][COLUMNS], line[COLUMNS];
 #pragma GCC unroll 8
@@ -69,6 +76,7 @@ INLINE void block(int adds, int columns, float *const out[ROWS], long count, con
     for (long k = 0; k < count; k++) {
 #pragma GCC unroll 8
         for (int c = 0; c < columns; c++) line[c] = load(b + k * b_row + LANES * c);
+        if (ahead) __builtin_prefetch(ahead + LINE * k, 0, 2);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 8
@@ -82,7 +90,7 @@ INLINE void block(int adds, int columns, float *const out[ROWS], long count, con
 
 /* Blocks side by side, until `width` columns, a multiple of LANES, are there. */
 INLINE void multiply(int adds, long width, float *const out[ROWS], long count, const float *a, long a_row,
-                     const float *b, long b_row)
+                     const float *b, long b_row, const float *ahead)
 {
     for (long from = 0; from < width;) {
         float *here[ROWS];
@@ -90,12 +98,12 @@ INLINE void multiply(int adds, long width, float *const out[ROWS], long count, c
         long left = (width - from) / LANES;
         int columns = left < COLUMNS ? left : COLUMNS;
         switch (columns) {
-#if COLUMNS > 1
-        case 4: block(adds, 4, here, count, a, a_row, b + from, b_row); break;
-        case 3: block(adds, 3, here, count, a, a_row, b + from, b_row); break;
-        case 2: block(adds, 2, here, count, a, a_row, b + from, b_row); break;
+#if COLUMNS > 2
+        case 4: block(adds, 4, here, count, a, a_row, b + from, b_row, ahead); break;
+        case 3: block(adds, 3, here, count, a, a_row, b + from, b_row, ahead); break;
 #endif
-        default: block(adds, 1, here, count, a, a_row, b + from, b_row);
+        case 2: block(adds, 2, here, count, a, a_row, b + from, b_row, ahead); break;
+        default: block(adds, 1, here, count, a, a_row, b + from, b_row, ahead);
         }
         from += columns * LANES;
     }

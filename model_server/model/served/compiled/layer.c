@@ -39,7 +39,7 @@ INLINE void blocks(long count, long in, long width, const float *matrix, const f
             float *here[ROWS];
             for (long r = 0; r < ROWS; r++) here[r] = out + (n + r) * width + from;
             multiply(0, left < COLUMNS * LANES ? left : COLUMNS * LANES, here, in, rows + n * in, in, matrix + from,
-                     width);
+                     width, NULL);
         }
     }
 }
@@ -97,6 +97,30 @@ void dense(long count, long hidden, const struct Gated *mlp, const float *rows, 
         memcpy(at.rows, rows + n * hidden, here * hidden * sizeof(float));
         through(mlp, here, hidden, &at);
         memcpy(out + n * hidden, at.out, here * hidden * sizeof(float));
+    }
+}
+
+INLINE float log_sigmoid(float x) { return (x < 0 ? x : 0) - log1pf(expf(-fabsf(x))); }
+
+/* Of each row of `logits`, of routed experts and then of shared ones, `choices` routed experts with the largest
+ * sigmoid and balance, and all shared ones: who they are and how much each counts, `choices` + `shared` a row. */
+void route(long count, long experts, long choices, long shared, long logits_row, float scale, const float *balance,
+           const float *logits, int64_t *chosen, float *weights)
+{
+    long all = choices + shared;
+    for (long n = 0; n < count; n++, logits += logits_row, chosen += all, weights += all) {
+        float scores[experts], most = -INFINITY, sum = 0;
+        for (long e = 0; e < experts; e++) scores[e] = 1 / (1 + expf(-logits[e])) + balance[e];
+        for (long k = 0; k < all; k++) {
+            long best = 0;
+            for (long e = 1; e < experts; e++) best = scores[e] > scores[best] ? e : best;
+            chosen[k] = k < choices ? best : experts + k - choices;
+            if (k < choices) scores[best] = -INFINITY;
+            weights[k] = log_sigmoid(logits[chosen[k]]);
+            most = weights[k] > most ? weights[k] : most;
+        }
+        for (long k = 0; k < all; k++) sum += weights[k] = expf(weights[k] - most);
+        for (long k = 0; k < all; k++) weights[k] *= scale / sum;
     }
 }
 
@@ -265,26 +289,29 @@ INLINE void begin_scores(const struct Sizes *sizes, const struct Workspace *spac
                 out[r] = row + sizes->first;
                 last[r] = row + sizes->places - LANES;
             }
-            multiply(0, whole, out, sizes->profiles, weights, sizes->profiles, columns, tape_row);
-            if (whole < ring) multiply(0, LANES, last, sizes->profiles, weights, sizes->profiles, columns + ring - LANES, tape_row);
+            multiply(0, whole, out, sizes->profiles, weights, sizes->profiles, columns, tape_row, NULL);
+            if (whole < ring) multiply(0, LANES, last, sizes->profiles, weights, sizes->profiles, columns + ring - LANES, tape_row, NULL);
         }
 }
 
-/* Rows of one KV head over its keys and values. */
+/* Rows of one KV head over its keys and values; those of the next one are fetched meanwhile. */
 INLINE void attend_head(const struct Sizes *sizes, const struct Workspace *space, long head, const float *keys,
-                        const float *values)
+                        const float *values, const float *next_keys, const float *next_values)
 {
-    long places = sizes->places, width = sizes->width;
-    for (long from = head * space->rows; from < (head + 1) * space->rows; from += ROWS) {
+    long places = sizes->places, width = sizes->width, blocks = space->rows / ROWS, half = (blocks + 1) / 2;
+    for (long i = 0; i < blocks; i++) {
+        long from = head * space->rows + i * ROWS;
+        const float *next = i < half ? next_keys : next_values;
         float *scores[ROWS], *heads[ROWS];
         for (long r = 0; r < ROWS; r++) {
             scores[r] = space->scores + (from + r) * places;
             heads[r] = space->heads + (from + r) * width;
         }
-        multiply(1, places, scores, width, space->queries + from * width, width, keys, places);
+        multiply(1, places, scores, width, space->queries + from * width, width, keys, places, NULL);
         float sums[ROWS];
         for (long r = 0; r < ROWS; r++) sums[r] = exponentials(places, scores[r]);
-        multiply(0, width, heads, places, scores[0], places, values, width);
+        multiply(0, width, heads, places, scores[0], places, values, width,
+                 next + (i < half ? i : i - half) * LINE * places);
         for (long r = 0; r < ROWS; r++)
             for (long d = 0; d < width; d++) heads[r][d] /= sums[r];
     }
@@ -308,8 +335,9 @@ void attend(long calls, const struct Sizes *sizes, const float *inputs, long inp
                      tau ? tau + first_row : NULL, eps);
         begin_scores(sizes, &space, tape + starts[b], tape_row, unseen ? unseen + first_row * sizes->first : NULL);
         for (long head = 0; head < sizes->kv_heads; head++) {
-            long at = rows[b] * ring + head * sizes->places * width;
-            attend_head(sizes, &space, head, keys + at, values + at);
+            long at = rows[b] * ring + head * sizes->places * width, last = head + 1 == sizes->kv_heads;
+            long next = last && b + 1 < calls ? rows[b + 1] * ring : at + sizes->places * width;
+            attend_head(sizes, &space, head, keys + at, values + at, keys + next, values + next);
         }
         for (long t = 0; t < sizes->longest; t++)
             for (long head = 0; head < sizes->heads; head++, out += width)

@@ -3,13 +3,10 @@ some at a time, so that what lies between the products stays in the cache, and a
 
 from __future__ import annotations
 
-import copy
-
-import torch
 from torch import Tensor
 
 from model_server.model.mlp import DenseMLP, Experts
-from model_server.model.served.compiled.ops import Ops
+from model_server.model.served.compiled.ops import Ops, lined_up
 
 
 class CompiledDenseMLP:
@@ -32,20 +29,21 @@ class CompiledExperts:
 
     def __init__(self, plain: Experts, norm_weight: Tensor, ops: Ops) -> None:
         """`norm_weight`: of the norm in front of it."""
-        self._router = copy.deepcopy(plain.router).requires_grad_(False)
-        self._router.weight.mul_(norm_weight)
-        routed: list[tuple[Tensor, Tensor] | None] = [None] * self._router.experts
+        self._ops, router = ops, plain.router
+        self._router = lined_up((router.weight.float() * norm_weight).t())
+        self._balance, self._scale = router.balance.float(), router.route_scale * float(router.scale)
+        self._choices, self._shared = router.chosen, len(plain.shared_down)
+        routed: list[tuple[Tensor, Tensor] | None] = [None] * router.experts
         for expert, gate_up, down in zip(plain.local, plain.gate_up, plain.down, strict=True):
             routed[expert] = gate_up.float() * norm_weight, down.float()
         shared = zip(plain.shared_gate_up.float() * norm_weight, plain.shared_down.float(), strict=True)
         self._mlps = ops.mlps([*routed, *shared])
-        self._shared = torch.arange(len(plain.shared_down)) + len(routed)
 
     def warm(self, rows: int) -> None:
         """There is nothing to be met."""
 
     def __call__(self, x_ND: Tensor) -> Tensor:
         """[N, d], normalised, to [N, d]."""
-        route = self._router(x_ND)
-        chosen = torch.cat([route.experts_NK, self._shared.expand(len(x_ND), -1)], 1)
-        return self._mlps.mixture(x_ND, chosen, torch.cat([route.weights_NK, route.shared_NS], 1))
+        logits = self._ops.product(x_ND, self._router)
+        route = self._ops.route(logits, self._balance, self._choices, self._shared, self._scale)
+        return self._mlps.mixture(x_ND, *route)

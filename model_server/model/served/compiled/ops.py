@@ -40,6 +40,7 @@ class _Sizes(ctypes.Structure):
 _ARGUMENTS: dict[str, tuple[type, ...]] = {
     "normed": (SIZE, SIZE, NUMBER, AT, AT),
     "product": (*[SIZE] * 3, *[AT] * 4),
+    "route": (*[SIZE] * 5, NUMBER, *[AT] * 4),
     "dense": (SIZE, SIZE, *[AT] * 4),
     "mixture": (*[SIZE] * 5, *[AT] * 6),
     "convolved": (*[SIZE] * 4, AT, AT, SIZE, *[AT] * 6),
@@ -71,6 +72,19 @@ class Ops:
         out, memory = x_ND.new_empty(count, width), x_ND.new_empty(MOST_ROWS * (depth + width))
         self._made.product(count, depth, width, _at(matrix_DC), _at(x_ND), _at(memory), _at(out))
         return out
+
+    def route(
+        self, logits_NC: Tensor, balance_E: Tensor, choices: int, shared: int, scale: float
+    ) -> tuple[Tensor, Tensor]:
+        """Of each row which experts, int64 [N, K + S], and their weights: shared ones follow the E routed ones."""
+        count, row = logits_NC.shape
+        chosen = torch.empty(count, choices + shared, dtype=torch.int64)
+        weights = torch.empty(count, choices + shared)
+        self._made.route(
+            *(count, len(balance_E), choices, shared, row, scale),
+            *(_at(balance_E), _at(logits_NC), _at(chosen), _at(weights)),
+        )
+        return chosen, weights
 
     def convolved(
         self, taps_KC: Tensor, y_BTC: Tensor, x_BTC: Tensor | None, piece: Piece, state: ConvolutionRows

@@ -1,0 +1,232 @@
+"""Calls: those of this gateway are known here, those of others are asked for there.
+
+A list asks every gateway that is alive and joins what they say; a command goes to the gateway whose lease it is, as
+a browser's request does (`cluster/homes.py`), and there to the worker that has the call (`intercom.py`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+
+from gateway import control
+from gateway.api.forward import HOP
+from gateway.api.problem import Problem
+from gateway.api.v1 import shapes
+from gateway.api.v1.paging import Place, cursor_of, place_of
+from gateway.api.v1.surface import Asked, gone, no_state
+from gateway.cluster.node import Node
+from gateway.personas import check_persona
+from gateway.sip.switchboard import OutboundCall, Refused
+from gateway.state import records
+
+if TYPE_CHECKING:
+    from gateway.cluster.member import Cluster
+    from gateway.intercom import Intercom
+    from gateway.sip.switchboard import Switchboard
+    from gateway.sip.trunks import Trunk
+    from gateway.state.sessions import Sessions
+
+_decode_page = msgspec.json.Decoder(shapes.CallPage).decode
+
+
+class Calls:
+    """Of one main process; without sessions nothing is known of any call."""
+
+    def __init__(
+        self,
+        sessions: Sessions | None,
+        intercom: Intercom | None,
+        cluster: Cluster | None,
+        switchboard: Switchboard | None = None,
+        trunks: Mapping[str, Trunk] | None = None,
+        node: str = "",
+        placing: Callable[[str, str], None] = lambda call, tenant: None,
+    ) -> None:
+        """Without a switchboard no call is made, or handed to anybody; `placing` is told of calls and tenants."""
+        self._sessions, self._intercom, self._cluster = sessions, intercom, cluster
+        self._switchboard, self._trunks, self._node = switchboard, trunks or {}, node
+        self._placing = placing
+
+    # -- what there is
+
+    async def page(self, asked: Asked) -> shapes.CallPage:
+        """Of all gateways; from another one asked for its own alone."""
+        if self._sessions is None:
+            raise no_state()
+        query: shapes.CallsAsked = asked.query
+        after = place_of(query.cursor)
+        found = [
+            _call(session)
+            for session in self._sessions
+            if asked.sees(session.tenant) and query.door in ("", session.door)
+        ]
+        found = [call for call in found if after is None or _place(call) > after]
+        silent: list[str] = []
+        if self._cluster is not None and HOP not in asked.request.headers:
+            for node, page in await self._ask_others(asked):
+                if page is None:
+                    silent.append(node)
+                else:
+                    found += page.calls
+        found.sort(key=_place)
+        more = len(found) > query.limit
+        found = found[: query.limit]
+        return shapes.CallPage(found, cursor_of(_place(found[-1])) if more else "", sorted(silent))
+
+    async def _ask_others(self, asked: Asked) -> list[tuple[str, shapes.CallPage | None]]:
+        assert self._cluster is not None
+        nodes = self._cluster.reachable()
+        pages = await asyncio.gather(*(self._ask(node, asked) for node in nodes))
+        return [(node.node, page) for node, page in zip(nodes, pages, strict=True)]
+
+    async def _ask(self, node: Node, asked: Asked) -> shapes.CallPage | None:
+        """None when it does not answer, or not with a list."""
+        assert self._cluster is not None
+        try:
+            answer = await self._cluster.forward.ask(node, asked.request, number=asked.number)
+            return _decode_page(answer.body or b"") if answer.status == 200 else None  # type: ignore[arg-type]
+        except (Problem, msgspec.DecodeError):
+            return None
+
+    async def get(self, asked: Asked) -> shapes.Call:
+        """One that lives here, or what is kept of one."""
+        if self._sessions is None:
+            raise no_state()
+        session = self._sessions.find(asked.call)
+        if session is None:
+            kept = await self._sessions.store.read(asked.call, 1)
+            if kept is None:
+                raise Problem(503, "not-ready", "the state of calls is away", {"Retry-After": "2"})
+            try:
+                session = records.decode(records.Session, kept.session or b"")
+            except msgspec.DecodeError:
+                raise gone() from None
+        if not asked.sees(session.tenant):
+            raise gone()
+        return _call(session)
+
+    async def elsewhere(self, asked: Asked) -> web.Response | None:
+        """The answer of the gateway that has the call, where that is another one."""
+        if self._cluster is None or self._sessions is None or HOP in asked.request.headers:
+            return None
+        if asked.call in self._sessions:
+            return None
+        node = await self._cluster.home_of(asked.call)
+        return (
+            await self._cluster.forward.ask(node, asked.request, asked.text, asked.number)
+            if node is not None
+            else None
+        )
+
+    # -- what becomes of them
+
+    async def hang_up(self, asked: Asked) -> None:
+        await self._tell(asked, "hang-up")
+
+    async def send_text(self, asked: Asked) -> None:
+        if len(asked.body.text.encode(errors="replace")) > shapes.MOST_TEXT_LETTERS:
+            told = f"more than {shapes.MOST_TEXT_LETTERS} bytes of UTF-8: a turn takes no more"
+            raise Problem(422, "wrong-value", told)
+        await self._tell(asked, "text", asked.body.text)
+
+    async def send_digits(self, asked: Asked) -> None:
+        await self._tell(asked, "digits", asked.body.digits)
+
+    async def mute(self, asked: Asked) -> None:
+        await self._tell(asked, "mute-caller" if asked.body.who == "caller" else "mute-model")
+
+    async def unmute(self, asked: Asked) -> None:
+        await self._tell(asked, "unmute-caller" if asked.body.who == "caller" else "unmute-model")
+
+    async def originate(self, asked: Asked) -> shapes.Placed:
+        """By a trunk that the holder may use."""
+        wish: shapes.CallWish = asked.body
+        trunk = self._trunks.get(wish.trunk)
+        if self._switchboard is None or trunk is None or not asked.sees(trunk.tenant):
+            raise Problem(404, "no-such-trunk", f"{wish.trunk!r} is not among the trunks")
+        if wish.persona:
+            try:
+                check_persona(wish.persona, "persona")
+            except ValueError as wrong:
+                raise Problem(422, "wrong-value", str(wrong)) from None
+        out = OutboundCall(
+            wish.to, wish.trunk, wish.caller_id, wish.caller_name, wish.persona, asked.holder.tenant,
+            float(wish.ring_s), float(wish.answer_s),
+        )  # fmt: skip
+        try:
+            call = await self._switchboard.originate(out)
+        except Refused as wrong:
+            raise _refused(wrong) from None
+        self._placing(call, asked.holder.tenant or trunk.tenant)
+        return shapes.Placed(call, self._node)
+
+    async def transfer(self, asked: Asked) -> None:
+        """A telephone's caller alone: a browser has nowhere to go."""
+        session = self._own(asked)
+        if session.door != "sip" or self._switchboard is None:
+            raise Problem(409, "no-telephone", "a browser's call cannot be handed to anybody")
+        wish: shapes.TransferWish = asked.body
+        if bool(wish.target) == bool(wish.call):
+            raise Problem(422, "wrong-value", "the body: give target or call, one of the two")
+        other = self._sessions.find(wish.call) if wish.call and self._sessions is not None else None
+        if wish.call and (other is None or not asked.sees(other.tenant)):
+            raise Problem(404, "no-such-target", "the other call is not there")
+        try:
+            if other is not None:
+                await self._switchboard.transfer_to_call(asked.call, other.call)
+            else:
+                await self._switchboard.transfer(asked.call, wish.target)
+        except Refused as wrong:
+            raise _refused(wrong) from None
+
+    async def record(self, asked: Asked) -> None:
+        self._own(asked)
+        raise _not_built("recording")
+
+    # -- inside
+
+    async def _tell(self, asked: Asked, do: control.Do, value: str = "") -> None:
+        self._own(asked)
+        assert self._intercom is not None
+        done = await self._intercom.tell(asked.call, do, value)
+        if done.status == 404:
+            raise gone()
+        if done.status >= 400:
+            headers = {"Retry-After": "1"} if done.status == 503 else {}
+            raise Problem(done.status, done.code, done.reason, headers)
+
+    def _own(self, asked: Asked) -> records.Session:
+        """`Problem` unless it lives here and is the holder's."""
+        if self._sessions is None or self._intercom is None:
+            raise no_state()
+        session = self._sessions.find(asked.call)
+        if session is None or not asked.sees(session.tenant):
+            raise gone()
+        return session
+
+
+def _refused(wrong: Refused) -> Problem:
+    headers = {"Retry-After": "2"} if wrong.status == 503 else {}
+    status = wrong.status if wrong.status in (400, 403, 404, 409, 503, 504) else 409
+    return Problem(status, wrong.code, wrong.text, headers)
+
+
+def _not_built(what: str) -> Problem:
+    return Problem(501, "not-built", f"{what} is not built yet")
+
+
+def _place(call: shapes.Call) -> Place:
+    return call.began_ms, call.id
+
+
+def _call(session: records.Session) -> shapes.Call:
+    return shapes.Call(
+        session.call, session.door, "over" if session.ended_ms else "live", session.node, session.began_ms,
+        session.persona, session.called, session.tenant, session.trunk, session.caller, session.number,
+        session.recording, session.placed, session.ended_ms,
+    )  # fmt: skip

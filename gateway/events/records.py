@@ -1,0 +1,50 @@
+"""What an event is: JSON, typed at every edge.
+
+Its id is made from what happened, not by chance: an event that is told again after a crash has the id that it had,
+and who has seen it drops it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final, Literal
+
+import msgspec
+
+Kind = Literal[
+    "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
+    "call.transferred", "call.transfer-failed", "call.transcript", "task.asked", "task.done",
+    "task.failed", "task.cancelled",
+]  # fmt: skip
+KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
+DETAILS: Final = ("call.transcript",)
+"""The first that are given up where there is no room."""
+WITHOUT_WORDS: Final[tuple[Kind, ...]] = (
+    "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
+    "call.transferred", "call.transfer-failed",
+)  # fmt: skip
+"""Those that have nothing of what was said."""
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Something that happened in a call."""
+
+    id: str
+    type: Kind
+    at_ms: int
+    """When it was told of (Unix ms)."""
+    node: str
+    call: str
+    data: dict[str, Any]
+    """By type: docs/operations.md, *Events*."""
+    tenant: str = ""
+
+
+encode = msgspec.json.encode
+decode = msgspec.json.Decoder(Event).decode
+
+
+def id_of(kind: Kind, call: str, began_ms: int, what: str = "") -> str:
+    """Of what happened in the call of that name and begin; `what` tells things of one kind apart."""
+    told = f"{kind}\n{call}\n{began_ms}\n{what}".encode()
+    return f"evt_{hashlib.blake2s(told, digest_size=12).hexdigest()}"

@@ -1,0 +1,86 @@
+"""What a worker has measured of one call, put together: its line, once a second, and what its turns count."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gateway.state.records import Figures
+from gateway.turns import CallSums
+from media.leg import Leg
+from media.quality import CODEC_IMPAIRMENTS, estimate_mos
+from media.timebase import MODEL_HZ, TURN_MS
+
+TELL_S: Final = 10
+"""So often they are told while a call lives: so much of them is lost with a worker that dies."""
+SAMPLES_PER_MS: Final = MODEL_HZ // 1000
+
+
+@dataclass(slots=True)
+class LineSums:
+    """Of the line to one caller, over all that carried the call."""
+
+    codec: str = ""
+    packets: int = 0
+    lost: int = 0
+    jitter_max_ms: float = 0.0
+    _samples: int = 0
+    _jitter_ms: float = 0.0
+    _delay_ms: float = 0.0
+    _told: int = 0
+    _round_trip_ms: float = 0.0
+
+    def note(self, jitter_ms: float, delay_ms: float, round_trip_ms: float | None) -> None:
+        """What it is like now; without a round trip where nobody told of one."""
+        self._samples += 1
+        self._jitter_ms += jitter_ms
+        self._delay_ms += delay_ms
+        self.jitter_max_ms = max(self.jitter_max_ms, jitter_ms)
+        if round_trip_ms:
+            self._told += 1
+            self._round_trip_ms += round_trip_ms
+
+    @property
+    def jitter_ms(self) -> float:
+        """Mean."""
+        return self._jitter_ms / max(1, self._samples)
+
+    @property
+    def delay_ms(self) -> float:
+        """Mean."""
+        return self._delay_ms / max(1, self._samples)
+
+    @property
+    def round_trip_ms(self) -> float:
+        """Mean; 0 where nobody told of one."""
+        return self._round_trip_ms / max(1, self._told)
+
+
+def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Figures:
+    """Of a call up to now."""
+    ledger, concealed_ms = leg.playout.ledger, sums.concealed_samples // SAMPLES_PER_MS
+    sent = line.packets + line.lost
+    mos = 0.0
+    if sums.turns and line.codec in CODEC_IMPAIRMENTS:
+        one_way_ms = line.delay_ms + line.round_trip_ms / 2
+        mos = estimate_mos(line.codec, one_way_ms, 100 * concealed_ms / (sums.turns * TURN_MS))
+    return Figures(
+        codec=line.codec,
+        turns=sums.turns,
+        missed_turns=ledger.missed_turns,
+        late_turns=ledger.late_turns,
+        concealed_ms=concealed_ms,
+        dropped_ms=sums.dropped_samples // SAMPLES_PER_MS,
+        played_ms=1_000 * ledger.played // leg.playout.rate_hz,
+        interruptions=leg.counters.interruptions,
+        packets=line.packets,
+        lost_packets=line.lost,
+        loss=round(line.lost / sent, 5) if sent else 0.0,
+        jitter_ms=round(line.jitter_ms, 2),
+        jitter_max_ms=round(line.jitter_max_ms, 2),
+        delay_ms=round(line.delay_ms, 1),
+        round_trip_ms=round(line.round_trip_ms, 1),
+        mos=round(mos, 2),
+        tasks=tasks,
+        engine_ms=sums.engine_us // 1_000,
+    )

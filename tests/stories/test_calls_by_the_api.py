@@ -1,0 +1,88 @@
+"""A program makes a call over HTTP, presses keys in it and hands its other end to a person: every part is real."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from media.rtp import DTMF_DIGITS
+from tests.gateway.state.conftest import folder
+from tests.gateway.state.server import StateServer, first_program
+from tests.support.referring_call import Target
+
+__all__ = ["folder"]
+pytestmark = [pytest.mark.redis, pytest.mark.processes]
+
+
+def ask(gateway: GatewayUnderTest, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    """Status and JSON of an answer."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Content-Type": "application/json"} if data else {}
+    request = urllib.request.Request(f"{gateway.http}/v1{path}", data, headers, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=5.0) as answer:
+            text = answer.read()
+            return answer.status, json.loads(text) if text else None
+    except urllib.error.HTTPError as refused:
+        return refused.code, json.loads(refused.read())
+
+
+def until(holds: Callable[[], object], timeout_s: float = 8.0) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, "not in time"
+        time.sleep(0.02)
+
+
+def pressed(target: Target) -> str:
+    """Keys that it heard as telephone events, one for each time stamp."""
+    stamps = dict(list(target.events))
+    return "".join(DTMF_DIGITS[payload[0]] for _, payload in sorted(stamps.items()))
+
+
+def test_a_program_calls_somebody_and_hands_him_over(folder: Any) -> None:
+    server = StateServer(first_program(), folder)
+    try:
+        server.start()
+        with Target() as target:
+            trunks = {"pbx": {"server": f"127.0.0.1:{target.port}", "dial": "+"}}
+            settings = {
+                "redis": server.url, "trunks": json.dumps(trunks),
+                "transfers": json.dumps({"sales": "sip:200@127.0.0.1:9"}),
+            }  # fmt: skip
+            wish = GatewayWish(calls=2, rtp_port=44_000, settings=settings, ready_timeout_s=60.0)
+            with GatewayUnderTest.start(wish) as gateway:
+                status, refused = ask(gateway, "POST", "/calls", {"to": "911", "trunk": "pbx"})
+                assert (status, refused["code"]) == (403, "not-allowed"), refused
+                status, placed = ask(
+                    gateway, "POST", "/calls", {"to": "+49301", "trunk": "pbx", "caller_id": "77"}
+                )
+                assert status == 202, placed
+                call = f"/calls/{placed['id']}"
+                until(lambda: ask(gateway, "GET", call)[0] == 200)
+                assert ask(gateway, "GET", call)[1]["placed"] is True
+                assert "<sip:77@127.0.0.1>" in target.seen("INVITE")[0].header("from")
+                until(lambda: target.packets > 10)
+                assert ask(gateway, "POST", f"{call}/digits", {"digits": "42#"})[0] == 204
+                until(lambda: pressed(target) == "42#")
+                assert ask(gateway, "POST", f"{call}/transfer", {"target": "nobody"})[0] == 404
+                assert ask(gateway, "POST", f"{call}/transfer", {"target": "sales"})[0] == 202
+                until(lambda: bool(target.seen("REFER")))
+                refer = target.seen("REFER")[0]
+                assert refer.header("refer-to") == "<sip:200@127.0.0.1:9>"
+                assert refer.header("x-microturn-call") == placed["id"]
+                target.hang_up()  # it has taken the call along
+                gateway.wait_for(lambda m: m["microturn_calls_live"] == 0)
+                until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
+                (cdr,) = ask(gateway, "GET", "/cdrs")[1]["cdrs"]
+                assert (cdr["placed"], cdr["handed_to"]) == (True, "sales"), cdr
+        server.check_that_all_ends()
+    finally:
+        server.stop()
