@@ -19,6 +19,7 @@ from gateway.recording.finish import decrypt
 from gateway.recording.keys import Keyring
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.stories.test_webrtc_calls import chirps
+from tests.support.raw_call import RawCall
 from tests.support.webrtc_caller import calling
 
 pytestmark = pytest.mark.processes
@@ -181,3 +182,32 @@ def test_a_browser_calls_two_sides_stay_together_to_the_sample(tmp_path: Path) -
     # the model is an echo and nothing is resampled: the right is the left of a moment ago, sample by sample
     same = left[rate_hz:-lag] == right[rate_hz + lag :]
     assert same.mean() > 0.9, same.mean()  # a turn that a busy machine missed is silence
+
+
+@pytest.mark.long
+def test_after_a_hold_the_two_sides_are_where_they_were(tmp_path: Path) -> None:
+    rng = random.Random(6)
+
+    def speak(raw: RawCall, seconds: float) -> None:
+        for _ in range(round(seconds * 50)):
+            raw.talk(0.02, rng.randbytes(FRAME))
+
+    with GatewayUnderTest.start(GatewayWish(calls=2, settings=settings(tmp_path))) as gateway:
+        with RawCall(gateway.uri.replace("sip:", "sip:100@")) as raw:
+            speak(raw, 2.5)
+            assert raw.negotiate("sendonly") == 200
+            speak(raw, 1.5)
+            assert raw.negotiate("sendrecv") == 200
+            speak(raw, 3.0)
+        left, right = done(gateway, tmp_path).T
+        metrics = gateway.metrics()
+    assert metrics["microturn_recordings_samples_heard_late_total"] == 0
+    assert len(left) > 6.5 * RATE
+    lags = {
+        place: lag_of(right[place:], left[place : place + 2 * TURN], 4 * TURN)
+        for place in (RATE, round(1.4 * RATE), len(left) - 2 * RATE, len(left) - round(1.5 * RATE))
+    }
+    assert len(set(lags.values())) == 1, lags
+    # of the hold the caller heard nothing
+    quiet = [not np.abs(part).max() for part in right[: len(right) // FRAME * FRAME].reshape(-1, FRAME)]
+    assert 1.2 * 50 < sum(quiet[100:300]) < 2.2 * 50
