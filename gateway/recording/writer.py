@@ -36,7 +36,7 @@ from media.tape import Block
 
 log = structlog.get_logger()
 
-EVERY_S: Final = 0.4
+EVERY_S: Final = 0.6
 MOST_BYTES: Final = 64 << 20
 """Sound in the queue, in all: 20 s of 100 narrowband calls."""
 ENDING: Final = ".part"
