@@ -48,14 +48,16 @@ _syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
 
 @dataclass(slots=True)
 class WriterCounters:
-    """Since the start of this process; the thread's own but for those of the queue."""
+    """Since the start of this process; the thread's own but for one."""
 
     recordings_begun: int = 0
     recordings_ended: int = 0
     recordings_failed: int = 0
     """Whose file could not be made."""
+    recordings_samples_refused: int = 0
+    """Silence now, since the queue was full; counted by the thread of the calls."""
     recordings_samples_dropped: int = 0
-    """Silence now, since the queue was full or the disk refused them."""
+    """Silence now, since the disk refused them."""
     recordings_write_errors: int = 0
     recordings_bytes_written: int = 0
     recordings_cpu_us: int = 0
@@ -109,14 +111,12 @@ class RecordingWriter:
 
     # -- of the calls
 
-    def open(self, call: str, rate_hz: int, tenant: str = "") -> Recording:
+    def open(self, call: str, rate_hz: int) -> Recording:
         """A new one, named by when it begins and by the call's name outside."""
         now_ms = self._now_ms()
         moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime(now_ms / 1000))
         name = f"{moment}-{now_ms % 1000:03d}-{call}"
-        recording = Recording(
-            name, self._folder / (name + ENDING), Header(call, rate_hz, now_ms, tenant=tenant)
-        )
+        recording = Recording(name, self._folder / (name + ENDING), Header(call, rate_hz, now_ms))
         self._queue.append((recording, None))
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
@@ -127,7 +127,7 @@ class RecordingWriter:
         """The next piece of it; False, and counted, when the queue is full."""
         size = block.pcm.nbytes
         if self.waiting_bytes + size > self._most:
-            self.counters.recordings_samples_dropped += len(block.pcm)
+            self.counters.recordings_samples_refused += len(block.pcm)
             return False
         self._put_bytes += size
         self._queue.append((recording, block))

@@ -61,7 +61,7 @@ def test_callers_are_told_what_they_talk_to_on_lines_that_others_reach() -> None
 def test_the_command_decrypts_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = recorded(tmp_path, tones(0.4), key_of_environment(SECRET))
     done = finish(part, tmp_path / "done", "wav", Keyring(SECRET))
-    assert done is not None
+    assert done is not None and done.path is not None
     ran = CliRunner().invoke(app, ["recordings", "decrypt", str(done.path)])
     assert ran.exit_code == 2 and "is not here: set MICROTURN_RECORDING_KEY" in ran.output
     monkeypatch.setenv("MICROTURN_RECORDING_KEY", SECRET)
