@@ -299,10 +299,6 @@ class GatewaySettings(
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
 
-    def is_beyond(self, host: str) -> bool:
-        """Whether a line that listens at this address is reached from other machines."""
-        return not ipaddress.ip_address(host).is_loopback
-
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
         trunks = tuple(host for trunk in self.trunks.values() for host in trunk.networks)

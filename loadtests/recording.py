@@ -159,7 +159,8 @@ async def measure(plan: Plan, folder: Path) -> tuple[dict[str, Any], list[CallRe
                 100 * (kept.cpu_s if kept else 0.0) / recorded_s, 3
             ),
             "recorded_s": round(recorded_s, 1),
-            "samples_dropped": metrics["microturn_recordings_samples_dropped_total"],
+            "samples_dropped": metrics["microturn_recordings_samples_dropped_total"]
+            + metrics["microturn_recordings_samples_refused_total"],
             "samples_late": metrics["microturn_recordings_samples_heard_late_total"]
             + metrics["microturn_recordings_samples_said_late_total"],
             "syncs_slow": metrics["microturn_recordings_syncs_slow_total"],

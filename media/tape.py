@@ -21,7 +21,7 @@ import numpy as np
 from media.chunk import PCM
 from media.timebase import FRAME_MS, samples_of
 
-WAIT_MS: Final = 320
+WAIT_MS: Final = 500
 """One side waits for the other for so long: a turn of the caller's comes whole, 200 ms, at its tick; what is not
 there then is silence."""
 MOST_FRAMES: Final = 150

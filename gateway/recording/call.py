@@ -23,7 +23,6 @@ from gateway.control import RecordWhat
 from gateway.recording.announcements import read_announcement
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
 from gateway.recording.writer import Recording, RecordingWriter
-from media.chunk import PCM
 from media.leg import Leg
 from media.tape import Tape
 from media.timebase import FRAME_MS, NS_PER_S, samples_of
@@ -49,30 +48,21 @@ class Counters:
 
 
 class Recorder:
-    """What the recordings of a worker share. `ValueError` for announcements that cannot be read."""
+    """What the recordings of a worker share, whose calls have that rate. `ValueError` for announcements that cannot
+    be read."""
 
-    def __init__(self, recording: RecordingOptions | None, announcements: AnnouncementOptions) -> None:
+    def __init__(
+        self, recording: RecordingOptions | None, announcements: AnnouncementOptions, rate_hz: int
+    ) -> None:
         self.counters = Counters()
         self.writer = (
             RecordingWriter(Path(recording.folder), recording.make_key()) if recording is not None else None
         )
-        self._files = announcements
-        self._read: dict[tuple[str, int], PCM] = {}  # two files at two rates
-
-    def announcement(self, file: str, rate_hz: int) -> PCM:
-        """int16 [n]"""
-        if (file, rate_hz) not in self._read:
-            self._read[file, rate_hz] = read_announcement(Path(file), rate_hz)
-        return self._read[file, rate_hz]
-
-    @property
-    def disclosure(self) -> str:
-        """The file that tells callers what they talk to; empty is none."""
-        return self._files.disclosure
-
-    def consent(self, allowed: bool) -> str:
-        """The file that tells callers that they are recorded; empty is none."""
-        return self._files.consent if allowed and self.writer is not None else ""
+        self.disclosure, self.consent = (  # before the first call: reading takes milliseconds
+            read_announcement(Path(file), rate_hz) if file else None
+            for file in (announcements.disclosure, announcements.consent)
+        )
+        """int16 [n]: what tells callers that they talk to a machine, and that they are recorded."""
 
     def report(self) -> dict[str, int]:
         """Counters, by their names in the metrics."""
@@ -99,12 +89,13 @@ class CallRecording:
         self.allowed = allowed and recorder.writer is not None
         self._file: Recording | None = None
         self._by: By = "rule"
-        self._discloses = announces and bool(recorder.disclosure)
-        self._asks = announces and bool(recorder.consent(allowed))
+        disclosure = recorder.disclosure if announces else None
+        consent = recorder.consent if announces and self.allowed else None
+        self._discloses, self._asks = disclosure is not None, consent is not None
         self._begun = False
-        for file in (recorder.disclosure, recorder.consent(allowed)) if announces else ():
-            if file:
-                leg.playout.announce(recorder.announcement(file, self._rate_hz))
+        for sound in (disclosure, consent):
+            if sound is not None:
+                leg.playout.announce(sound)
         self.tell_again()
         if not leg.playout.is_announcing:
             self._begin_conversation()

@@ -55,7 +55,6 @@ class Header(msgspec.Struct, frozen=True, omit_defaults=True):
     key_id: str = ""
     salt: str = ""
     """Hex, of the file's key."""
-    tenant: str = ""
 
 
 class Broken(ValueError):

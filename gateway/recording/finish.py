@@ -23,7 +23,18 @@ import av
 import msgspec
 import numpy as np
 
-from gateway.recording.container import DATA, SALT_BYTES, Broken, Header, Reader, Writer, pack, read_header
+from gateway.recording.container import (
+    DATA,
+    MAGIC,
+    MOST_HEADER,
+    SALT_BYTES,
+    Broken,
+    Header,
+    Reader,
+    Writer,
+    pack,
+    read_header,
+)
 from gateway.recording.keys import Key, Keyring
 from gateway.recording.writer import ENDING, sync_folder
 from media.chunk import PCM
@@ -44,9 +55,9 @@ _PIECE_BYTES: Final = 1 << 16
 class Finished:
     """What became of a part."""
 
-    path: Path
-    header: Header
-    samples: int
+    path: Path | None
+    """None where nothing had been recorded."""
+    seconds: float
     repaired: bool
     """Its writer had died; what was written is there."""
 
@@ -120,6 +131,16 @@ def is_over(file: BinaryIO) -> bool:
     return True
 
 
+def is_torn(file: BinaryIO) -> bool:
+    """Whether it is the beginning of a header and no more: its writer died over it."""
+    file.seek(0)
+    start = file.read(len(MAGIC) + MOST_HEADER)
+    told = start[len(MAGIC) :]
+    if not MAGIC.startswith(start[: len(MAGIC)]):
+        return False
+    return len(told) < 4 or len(told) < 8 + int.from_bytes(told[:4], "little") <= MOST_HEADER
+
+
 def repair(file: BinaryIO, key: Key | None) -> tuple[Reader, int, bool]:
     """The part with its end, its samples, and whether it had no end. `Broken` where there is nothing to be read."""
     file.seek(0)
@@ -150,8 +171,12 @@ def finish(part: Path, done: Path, form: Format, keyring: Keyring) -> Finished |
     with part.open("r+b") as file:
         if not is_over(file) or not part.exists():
             return None
+        if is_torn(file):
+            return _nothing(part)
         key = key_of(file, keyring)
         reader, samples, repaired = repair(file, key)
+        if not samples:
+            return _nothing(part)
         header = reader.header
         pieces = opus_pieces(reader) if form == "opus" else wav_pieces(reader, samples)
         name = part.name.removesuffix(ENDING) + ENDINGS[form]
@@ -169,7 +194,13 @@ def finish(part: Path, done: Path, form: Format, keyring: Keyring) -> Finished |
         sync_folder(done)
         part.unlink()
         sync_folder(part.parent)
-    return Finished(path, header, samples, repaired)
+    return Finished(path, samples / header.rate_hz, repaired)
+
+
+def _nothing(part: Path) -> Finished:
+    part.unlink()
+    sync_folder(part.parent)
+    return Finished(None, 0.0, repaired=False)
 
 
 def plain_name(name: str) -> str:

@@ -45,6 +45,8 @@ class Counters:
     finished: int = 0
     repaired: int = 0
     """Their writer had died, or the power was cut."""
+    empty: int = 0
+    """Their writer had died before anything was recorded: nothing is left of them."""
     unfinished: int = 0
     """Attempts that failed: of a disk that is full, of a key that is not here."""
     uploaded: int = 0
@@ -112,10 +114,13 @@ class Keeper:
             return
         if finished is None:
             return
+        if finished.path is None:
+            self.counters.empty += 1
+            return
         self.counters.finished += 1
         self.counters.repaired += finished.repaired
-        seconds = round(finished.samples / finished.header.rate_hz, 1)
-        log.info("recording finished", file=finished.path.name, seconds=seconds, repaired=finished.repaired)
+        seconds, repaired = round(finished.seconds, 1), finished.repaired
+        log.info("recording finished", file=finished.path.name, seconds=seconds, repaired=repaired)
 
     async def _upload(self, bucket: Bucket, path: Path) -> None:
         try:

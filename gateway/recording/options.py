@@ -1,5 +1,6 @@
-"""What a worker is told about recordings and announcements at its start. It comes by its standard input: the
-key is on no command line and in no environment of a process that does not need it."""
+"""What a worker is told about recordings and announcements at its start. It comes by its standard input: the key is
+on no command line, and one that a KMS gave is in no environment.
+"""
 
 from __future__ import annotations
 

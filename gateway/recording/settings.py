@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -140,7 +141,8 @@ class RecordingSettings(BaseSettings):
             return RecordingOptions(str(self.live_folder))
         return RecordingOptions(str(self.live_folder), key.id, base64.b64encode(key.secret).decode())
 
-    def announcements(self, *, beyond: bool) -> AnnouncementOptions:
-        """For workers; `beyond` is whether their line listens beyond this machine."""
+    def announcements(self, host: str) -> AnnouncementOptions:
+        """For workers whose media are received on that address."""
+        beyond = not ipaddress.ip_address(host).is_loopback
         told = {"auto": str(DISCLOSURE) if beyond else "", "on": str(DISCLOSURE), "off": ""}
         return AnnouncementOptions(told.get(self.disclosure, self.disclosure), self.recording_consent)

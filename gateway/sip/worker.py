@@ -58,7 +58,7 @@ class Worker:
             report=self._report, hear=self._hear,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
-        self.recorder = Recorder(options.recording, options.announcements)
+        self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0

@@ -342,7 +342,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
             recording=recording,
-            announcements=settings.announcements(beyond=settings.is_beyond(settings.webrtc_host)),
+            announcements=settings.announcements(settings.webrtc_host),
             host=settings.webrtc_host,
             public_host=settings.webrtc_public_host or settings.webrtc_host,
             udp_port=settings.webrtc_udp_port and settings.webrtc_udp_port + index,

@@ -75,7 +75,7 @@ class Worker:
             report=self._report, hear=self._hear,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
-        self.recorder = Recorder(options.recording, options.announcements)
+        self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
         self.ice = IceServer(_ice_settings(options))
         self.pacer = Pacer()
         self.decoder = DecoderThread()

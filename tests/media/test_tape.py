@@ -8,7 +8,7 @@ import pytest
 from media.chunk import Reply
 from media.chunker import Chunker
 from media.leg import Leg, Tenancy
-from media.tape import MOST_FRAMES, Tape
+from media.tape import MOST_FRAMES, WAIT_MS, Tape
 from media.timebase import FRAME_NS, NS_PER_MS
 from tests.support.frame_store import FrameStore
 
@@ -150,7 +150,7 @@ def test_what_comes_too_late_is_counted_and_moves_nothing() -> None:
     for frame in range(60):
         tape.hear(frame, bytes(2 * FRAME))
     block = tape.take()  # the caller's second turn is not here, and it is too late for it
-    assert block is not None and len(block.pcm) == 60 * FRAME - 2_560
+    assert block is not None and len(block.pcm) == 60 * FRAME - WAIT_MS * 8
     tape.say(2 * TURN, np.ones(TURN, np.int16))
     assert tape.counters.said_late == TURN
     tape.hear(3, bytes(2 * FRAME))

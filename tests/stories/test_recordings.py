@@ -18,6 +18,9 @@ from gateway.caller.stream import RtpStream
 from gateway.recording.finish import decrypt
 from gateway.recording.keys import Keyring
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from tests.stories.test_webrtc_calls import chirps
+from tests.support.raw_call import RawCall
+from tests.support.webrtc_caller import calling
 
 pytestmark = pytest.mark.processes
 
@@ -154,3 +157,57 @@ def test_kill_9_of_the_worker_loses_less_than_a_second(tmp_path: Path) -> None:
     assert kept_s > 2.9 - 1.0, kept_s
     assert metrics["microturn_recordings_kept_repaired_total"] == 1
     assert metrics["microturn_announcements_heard_total"] == 1
+
+
+def test_a_browser_calls_two_sides_stay_together_to_the_sample(tmp_path: Path) -> None:
+    wish = GatewayWish(
+        calls=1, settings=settings(tmp_path) | {"webrtc_calls": "2", "recording_encryption": "off"}
+    )
+
+    async def story(base: str) -> str:
+        async with calling(base, chirps(6), called="100") as caller:
+            await asyncio.sleep(5.0)
+            return caller.url.rpartition("/")[2]
+
+    with GatewayUnderTest.start(wish) as gateway:
+        call_name = asyncio.run(story(gateway.http))
+        gateway.wait_for(lambda m: m["microturn_recordings_kept_finished_total"] == 1, 15.0)
+    (path,) = (tmp_path / "done").iterdir()
+    assert path.name.endswith(f"-{call_name}.wav")
+    sound, rate_hz = soundfile.read(path, dtype="int16")
+    assert rate_hz == 16_000 and len(sound) > 3.5 * rate_hz
+    left, right = sound.T
+    lag = lag_of(right[rate_hz:], left[rate_hz : rate_hz + 8_000], 16_000)
+    assert 3_200 < lag < 8_000  # the turn, and when its echo is heard
+    # the model is an echo and nothing is resampled: the right is the left of a moment ago, sample by sample
+    same = left[rate_hz:-lag] == right[rate_hz + lag :]
+    assert same.mean() > 0.9, same.mean()  # a turn that a busy machine missed is silence
+
+
+@pytest.mark.long
+def test_after_a_hold_the_two_sides_are_where_they_were(tmp_path: Path) -> None:
+    rng = random.Random(6)
+
+    def speak(raw: RawCall, seconds: float) -> None:
+        for _ in range(round(seconds * 50)):
+            raw.talk(0.02, rng.randbytes(FRAME))
+
+    with GatewayUnderTest.start(GatewayWish(calls=2, settings=settings(tmp_path))) as gateway:
+        with RawCall(gateway.uri.replace("sip:", "sip:100@")) as raw:
+            speak(raw, 2.5)
+            assert raw.negotiate("sendonly") == 200
+            speak(raw, 1.5)
+            assert raw.negotiate("sendrecv") == 200
+            speak(raw, 3.0)
+        left, right = done(gateway, tmp_path).T
+        metrics = gateway.metrics()
+    assert metrics["microturn_recordings_samples_heard_late_total"] == 0
+    assert len(left) > 6.5 * RATE
+    lags = {
+        place: lag_of(right[place:], left[place : place + 2 * TURN], 4 * TURN)
+        for place in (RATE, round(1.4 * RATE), len(left) - 2 * RATE, len(left) - round(1.5 * RATE))
+    }
+    assert len(set(lags.values())) == 1, lags
+    # of the hold the caller heard nothing
+    quiet = [not np.abs(part).max() for part in right[: len(right) // FRAME * FRAME].reshape(-1, FRAME)]
+    assert 1.2 * 50 < sum(quiet[100:300]) < 2.2 * 50

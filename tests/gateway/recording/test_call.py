@@ -34,7 +34,9 @@ class Call:
     ) -> None:  # fmt: skip
         self.folder, self.now_ns = folder, BEGAN_NS
         monkeypatch.setattr(module.time, "monotonic_ns", lambda: self.now_ns)
-        self.recorder = Recorder(RecordingOptions(str(folder)), AnnouncementOptions(disclosure, consent))
+        self.recorder = Recorder(
+            RecordingOptions(str(folder)), AnnouncementOptions(disclosure, consent), RATE
+        )
         self.store = FrameStore()
         self.leg = Leg(Chunker(RATE, self.store))
         self.leg.lease(Tenancy(slot=0, generation=1, group=0, budget_ns=5 * NS_PER_MS))

@@ -49,7 +49,7 @@ def test_a_recording_becomes_what_is_asked_for(tmp_path: Path, form: str, secret
     key = key_of_environment(secret) if secret else None
     part = recorded(tmp_path, sound, key)
     done = finish(part, tmp_path / "done", form, KEYRING)  # type: ignore[arg-type]
-    assert done is not None and not part.exists() and not done.repaired
+    assert done is not None and done.path is not None and not part.exists() and not done.repaired
     assert done.path.stat().st_mtime == pytest.approx(1_700_000_000.123)
     path = done.path
     if key is not None:
@@ -77,7 +77,7 @@ def test_the_two_sides_of_opus_stay_where_they_were(tmp_path: Path) -> None:
     burst = rng.integers(-12_000, 12_000, 400)
     sound[RATE : RATE + 400, 0] = sound[RATE : RATE + 400, 1] = burst
     done = finish(recorded(tmp_path, sound, None), tmp_path / "done", "opus", KEYRING)
-    assert done is not None
+    assert done is not None and done.path is not None
     with av.open(str(done.path)) as container:
         resampler = av.AudioResampler("s16", "stereo", RATE)
         pieces = [p for f in container.decode(audio=0) for p in resampler.resample(f)]
@@ -99,7 +99,7 @@ def test_what_a_dead_writer_left_is_made_whole_and_nothing_that_lives_is_touched
         fcntl.flock(alive, fcntl.LOCK_EX)
         assert finish(part, tmp_path / "done", "wav", KEYRING) is None
     done = finish(part, tmp_path / "done", "wav", KEYRING)
-    assert done is not None and done.repaired and done.samples == RATE
+    assert done is not None and done.path is not None and done.repaired and done.seconds == 1.0
     out = tmp_path / "out.wav"
     if secret:
         decrypt(done.path, out, KEYRING)
@@ -121,7 +121,7 @@ def test_one_that_is_still_written_can_be_decrypted_and_one_that_was_changed_can
     decrypt(part, tmp_path / "now.wav", KEYRING)
     assert np.array_equal(soundfile.read(tmp_path / "now.wav", dtype="int16")[0], sound)
     done = finish(part, tmp_path / "done", "wav", KEYRING)
-    assert done is not None
+    assert done is not None and done.path is not None
     data = bytearray(done.path.read_bytes())
     data[-100] ^= 1
     done.path.write_bytes(data)
@@ -129,3 +129,17 @@ def test_one_that_is_still_written_can_be_decrypted_and_one_that_was_changed_can
         decrypt(done.path, tmp_path / "no.wav", KEYRING)
     assert not (tmp_path / "no.wav").exists()
     assert io.BytesIO(data).read(5) == b"MTREC"
+
+
+def test_a_part_that_nothing_was_recorded_in_goes_and_one_of_somebody_else_stays(tmp_path: Path) -> None:
+    part = recorded(tmp_path, tones(0.4), None)
+    data = part.read_bytes()
+    head = data.index(b"}") + 5
+    for length in (0, 3, 9, 40, head - 1, head, head + 7):
+        part.write_bytes(data[:length])
+        done = finish(part, tmp_path / "done", "opus", KEYRING)
+        assert done is not None and done.path is None and not part.exists(), length
+    part.write_bytes(b"something else")
+    with pytest.raises(ValueError, match="no recording"):
+        finish(part, tmp_path / "done", "opus", KEYRING)
+    assert part.exists()

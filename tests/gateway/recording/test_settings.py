@@ -50,10 +50,10 @@ def test_workers_get_the_key_and_nothing_shows_it(tmp_path: Path) -> None:
 
 def test_callers_are_told_what_they_talk_to_on_lines_that_others_reach() -> None:
     settings = load()
-    assert settings.announcements(beyond=True).disclosure == str(DISCLOSURE)
-    assert settings.announcements(beyond=False).disclosure == ""
-    assert load(disclosure="off").announcements(beyond=True).disclosure == ""
-    assert load(disclosure="on").announcements(beyond=False).disclosure == str(DISCLOSURE)
+    assert settings.announcements("0.0.0.0").disclosure == str(DISCLOSURE)
+    assert settings.announcements("127.0.0.1").disclosure == ""
+    assert load(disclosure="off").announcements("0.0.0.0").disclosure == ""
+    assert load(disclosure="on").announcements("127.0.0.1").disclosure == str(DISCLOSURE)
     told = read_announcement(DISCLOSURE, 8_000)
     assert 1.5 < len(told) / 8_000 < 6.0 and abs(told).max() > 3_000
 
@@ -61,7 +61,7 @@ def test_callers_are_told_what_they_talk_to_on_lines_that_others_reach() -> None
 def test_the_command_decrypts_a_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = recorded(tmp_path, tones(0.4), key_of_environment(SECRET))
     done = finish(part, tmp_path / "done", "wav", Keyring(SECRET))
-    assert done is not None
+    assert done is not None and done.path is not None
     ran = CliRunner().invoke(app, ["recordings", "decrypt", str(done.path)])
     assert ran.exit_code == 2 and "is not here: set MICROTURN_RECORDING_KEY" in ran.output
     monkeypatch.setenv("MICROTURN_RECORDING_KEY", SECRET)

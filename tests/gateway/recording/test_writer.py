@@ -43,7 +43,7 @@ def sound(path: Path, key: Key | None = KEY) -> np.ndarray:
 
 def test_blocks_of_several_calls_become_a_frame_each_and_an_end(tmp_path: Path) -> None:
     writer = RecordingWriter(tmp_path, KEY)
-    one, two = writer.open("t-1", 8_000), writer.open("b-2", 16_000, "acme")
+    one, two = writer.open("t-1", 8_000), writer.open("b-2", 16_000)
     ones, twos = [block(at * 1_600) for at in range(4)], [block(at * 3_200, 3_200) for at in range(3)]
     for recording, blocks in ((one, ones), (two, twos)):
         for some in blocks:
@@ -53,7 +53,7 @@ def test_blocks_of_several_calls_become_a_frame_each_and_an_end(tmp_path: Path) 
     assert np.array_equal(sound(one.path), np.concatenate([some.pcm for some in ones]))
     assert np.array_equal(sound(two.path), np.concatenate([some.pcm for some in twos]))
     assert frames(one.path)[1] and not frames(two.path)[1]
-    assert Reader(io.BytesIO(two.path.read_bytes()), KEY).header.tenant == "acme"
+    assert Reader(io.BytesIO(two.path.read_bytes()), KEY).header.rate_hz == 16_000
     assert oct(one.path.stat().st_mode & 0o777) == "0o600"
 
 
@@ -62,7 +62,7 @@ def test_what_the_queue_has_no_room_for_is_silence_in_its_place_and_counted(tmp_
     recording = writer.open("t-1", 8_000)
     blocks = [block(at * 1_600) for at in range(6)]
     assert [writer.put(recording, some) for some in blocks[:4]] == [True, True, True, False]
-    assert writer.counters.recordings_samples_dropped == 1_600
+    assert writer.counters.recordings_samples_refused == 1_600
     writer.write()
     assert writer.waiting_bytes == 0
     assert all(writer.put(recording, some) for some in blocks[4:])
