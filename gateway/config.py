@@ -60,9 +60,14 @@ def _default_run_dir() -> Path:
 
 
 class GatewaySettings(
-    BackgroundSettings, ClusterSettings, EventSettings, GuardSettings, PriceSettings,
-    RecordingSettings, RuleSettings,
-):  # fmt: skip
+    BackgroundSettings,
+    ClusterSettings,
+    EventSettings,
+    GuardSettings,
+    PriceSettings,
+    RecordingSettings,
+    RuleSettings,
+):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
     model_config = SettingsConfigDict(env_prefix="MICROTURN_", frozen=True, extra="forbid")

@@ -9,7 +9,8 @@ for them belong.
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
-    both            Done, Measured, RecordDone, RecordingTold, Announced  <-  Command, Record
+                    RecordDone, RecordingTold, Announced     <-  Record
+                    Done, Measured                           <-  Command
 
 Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
 which the main process chose (0: nobody waits for it), each Command by one `Done`, each Record by one `RecordDone`.
@@ -277,29 +278,6 @@ class Still(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-Do = Literal["hang-up", "text", "digits", "mute-caller", "mute-model", "unmute-caller", "unmute-model"]
-
-
-class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Main: what somebody beside the two wants of a call that lives (`gateway/intercom.py`)."""
-
-    id: int
-    call: str
-    do: Do
-    value: str = ""
-    """The text, or the digits."""
-
-
-class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Worker: what became of a `Command`: 204; 404 gone; 409 not now, or never of such a call, and why."""
-
-    id: int
-    status: int
-    code: str = ""
-    """For programs."""
-    reason: str = ""
-
-
 class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Main: begin or end a call's recording, or leave silence in it from now on (`pause` to `resume`)."""
 
@@ -340,16 +318,48 @@ class Announced(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     """That it is recorded."""
 
 
+Do = Literal["hang-up", "text", "digits", "mute-caller", "mute-model", "unmute-caller", "unmute-model"]
+
+
+class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: what somebody beside the two wants of a call that lives (`gateway/intercom.py`)."""
+
+    id: int
+    call: str
+    do: Do
+    value: str = ""
+    """The text, or the digits."""
+
+
+class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: what became of a `Command`: 204; 404 gone; 409 not now, or never of such a call, and why."""
+
+    id: int
+    status: int
+    code: str = ""
+    """For programs."""
+    reason: str = ""
+
+
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
 RecordingMessage = RecordDone | RecordingTold | Announced
 WorkerMessage = (
-    Ready | WebrtcReady | Answered | CallEnded | Measured | Attachable | Report | TaskMessage | SipMessage
-    | RecordingMessage | Done
-)  # fmt: skip
+    Ready
+    | WebrtcReady
+    | Answered
+    | CallEnded
+    | Measured
+    | Attachable
+    | Report
+    | TaskMessage
+    | SipMessage
+    | Done
+    | RecordingMessage
+)
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
 SipRequest = Dial | HangUp | Press | Refer
-MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Record | Command
+MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command | Record
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

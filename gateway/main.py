@@ -81,8 +81,8 @@ class Gateway:
         self.draining = False
         self.http_port = 0
         self.intercom = self._make_intercom()
-        door = self._outermost(self.office.door(self._telephone_door(), name_of_telephone_call))
-        door = self.recordings.door(door, name_of_telephone_call)
+        door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
+        door = self._outermost(self.recordings.door(door, name_of_telephone_call))
         for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
@@ -106,7 +106,7 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self.recordings.door(self._outermost(self.office.door(door)))
+        door = self._outermost(self.recordings.door(self.office.door(door)))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool

@@ -5,10 +5,10 @@ calls that are not recorded.
 
 A rule allows recording by the number that is called, so one gateway has both, and the machine's good and bad
 minutes fall on both alike. CPU of gateway main and workers is counted, beyond what they use when nobody calls.
-Beside that stand the parts by themselves: the writer's thread by its own clock, the tape in this process. On a busy
-machine they are better figures, since the difference of two loads is smaller than its noise. What finishing costs
-afterwards (WAV or Opus, at nice 15) is the keeper's, and told apart. Last on standard output is one line of JSON; a
-row is kept in `loadtests/results/recording.csv`.
+Beside that stand the parts by themselves: the writer's thread by its own clock, the tape in this process. On a
+busy machine they are the better figure, since the difference of two loads is smaller than its noise. What
+finishing costs afterwards (WAV or Opus, at nice 15) is the keeper's, and told apart. Last on standard output is one
+line of JSON; a row is kept in `loadtests/results/recording.csv`.
 """
 
 from __future__ import annotations

@@ -97,9 +97,9 @@ def plan_workers(
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
-            transfer_words=settings.transfer_words == "on",
             recording=recording,
-            announcements=settings.announcements(beyond=settings.is_beyond(settings.rtp_host)),
+            announcements=settings.announcements(settings.rtp_host),
+            transfer_words=settings.transfer_words == "on",
             hears_tones=settings.dtmf_in == "inband",
         )
         for index, (wideband, calls) in enumerate(shares)

@@ -26,9 +26,9 @@ from gateway.state.store import Store
 
 PATIENCE_S: Final = 2.0
 """Between two attempts to read what is known of an adopted call."""
+MOST_EARLY: Final = 4096
 SPENT: Final = "return redis.call('HMGET', KEYS[1], 'tokens', 'money')"
 """Of `background.scripts`: what the tasks of a call have cost, money in millionths."""
-MOST_EARLY: Final = 4096
 TAKE_OVER_S: Final = 1.0
 """A browser that comes from a dead gateway waits so long for the lease."""
 

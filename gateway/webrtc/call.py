@@ -177,6 +177,10 @@ class BrowserCall:
             self._let_go(self.peer, reason)
         self._ended(self, reason)
 
+    def first_pull_ns(self) -> int:
+        """Of its ear; 0 is not yet."""
+        return self._pulls.first_ns
+
     def hang_up(self, cause: str = "") -> None:
         """From our side."""
         self.end("hangup", cause)
@@ -184,10 +188,6 @@ class BrowserCall:
     def press(self, digits: str) -> bool:
         """A browser has no use for any."""
         return False
-
-    def first_pull_ns(self) -> int:
-        """Of its ear; 0 is not yet."""
-        return self._pulls.first_ns
 
     def fail(self, wrong: Exception) -> None:
         """A bug of ours: it ends this call alone."""

@@ -118,10 +118,10 @@ class Worker:
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.conversation.take_news(message)
-            case control.Command():
-                self.link.tell(obey(self._calls.get(message.call), message))
             case control.Record():
                 self.link.tell(self._recorded(message))
+            case control.Command():
+                self.link.tell(obey(self._calls.get(message.call), message))
             case control.Look():
                 self.process.spawn(self._look(message))
 
@@ -272,10 +272,10 @@ class Worker:
             call.fail(wrong)
         if not call.is_over:
             self._tally.note(call)
-            if self._seconds % TELL_S == 0:
-                self.link.tell(control.Measured(call.name, self._figures(call)))
             if call.recording is not None:
                 call.recording.poll()
+            if self._seconds % TELL_S == 0:
+                self.link.tell(control.Measured(call.name, self._figures(call)))
 
     def _report(self) -> control.Report:
         return control.Report(self._sums(), self._gauges())
