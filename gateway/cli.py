@@ -29,6 +29,9 @@ from gateway.upgrade import Upgrade, UpgradeFailed
 log = structlog.get_logger()
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
+recordings = typer.Typer(help="Recordings of calls.", no_args_is_help=True)
+app.add_typer(recordings, name="recordings")
+
 Engine = Annotated[str | None, typer.Option(help="what answers the calls: auto, digits, sglang or echo")]
 Persona = Annotated[str | None, typer.Option(help="what the model is to do, such as: correct 482913")]
 SipPort = Annotated[int | None, typer.Option(help="UDP and TCP port of SIP; 0 takes a free one")]
@@ -354,8 +357,39 @@ def forget(
     except (ValueError, OSError) as wrong:
         typer.echo(f"microturn: {wrong}", err=True)
         raise typer.Exit(2) from None
-    typer.echo(f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}")
-    raise typer.Exit(0 if done.forgotten + done.live else 1)
+    told = f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}"
+    typer.echo(f"{told}; recordings deleted here: {done.recordings}")
+    raise typer.Exit(0 if done.forgotten + done.live + done.recordings else 1)
+
+
+@recordings.command("decrypt")
+def recordings_decrypt(
+    file: Annotated[Path, typer.Argument(help="a recording: .mtr, or .part of a call that lives")],
+    out: Annotated[Path | None, typer.Option(help="by itself beside it, without its ending")] = None,
+) -> None:
+    """A recording as WAV or Ogg, with recording_key or recording_kms_command."""
+    from gateway.recording.finish import decrypt, plain_name
+
+    now = _settings()
+    try:
+        out = out or file.with_name(plain_name(file.name))
+        header = decrypt(file, out, now.keyring)
+    except (ValueError, OSError) as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+    typer.echo(f"{out}: call {header.call}, {header.rate_hz} Hz, left the caller, right the model")
+
+
+@recordings.command("keep")
+def recordings_keep(kept: Kept = False) -> None:
+    """Finish, upload and delete recordings, as the gateway's own process does it."""
+    settings = _settings()
+    setproctitle("microturn: recordings")
+    if kept:
+        heed_keeper(signal.SIGTERM)
+    from gateway.recording.process import run
+
+    _run("recordings", settings, lambda: run(settings))
 
 
 @app.command()

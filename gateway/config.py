@@ -30,6 +30,7 @@ from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
 from gateway.events.settings import EventSettings
+from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
@@ -59,7 +60,13 @@ def _default_run_dir() -> Path:
 
 
 class GatewaySettings(
-    BackgroundSettings, ClusterSettings, EventSettings, GuardSettings, PriceSettings, RuleSettings
+    BackgroundSettings,
+    ClusterSettings,
+    EventSettings,
+    GuardSettings,
+    PriceSettings,
+    RecordingSettings,
+    RuleSettings,
 ):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
@@ -289,6 +296,7 @@ class GatewaySettings(
         self._trunks_differ()
         if self.webrtc_calls:
             self._takes_browser_calls()
+        self.check_recording()
         return self
 
     @property
@@ -581,7 +589,9 @@ def load(**flags: Any) -> GatewaySettings:
             told = error["msg"].removeprefix("Value error, ")
             if error["type"] == "extra_forbidden":
                 told = "is no setting of microturn: see `microturn settings`"
-            shown = error["loc"] and error["type"] != "value_error" and not re.search("secret|passw", where)
+            shown = (
+                error["loc"] and error["type"] != "value_error" and not re.search("secret|passw|key", where)
+            )
             given = f" = {error['input']!r}" if shown else ""
             lines.append(f"{where}{given}: {told}")
         raise ValueError("\n".join(lines)) from None

@@ -9,11 +9,12 @@ for them belong.
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
-    both            Done, Measured                           <-  Command
+                    RecordDone, RecordingTold, Announced     <-  Record
+                    Done, Measured                           <-  Command
 
 Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
-which the main process chose (0: nobody waits for it), each Command by one `Done`. A browser call's name is the main
-process's as well; its media and its resume token are the worker's alone.
+which the main process chose (0: nobody waits for it), each Command by one `Done`, each Record by one `RecordDone`.
+A browser call's name is the main process's as well; its media and its resume token are the worker's alone.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from gateway.background.records import Reads, Spoken, State
 from gateway.state.records import Figures
 
 MAX_BYTES = 65_536
+RecordWhat = Literal["start", "stop", "pause", "resume"]
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -124,6 +126,8 @@ class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The token that an earlier `Answered` gave: go on with that call, with this offer's transports."""
     persona: str = ""
     """Of a new call; empty is the model server's own."""
+    recording: bool = False
+    """Whether it may be recorded."""
     turn: int = 0
     context: str = ""
     """Of a call that goes on here, its gateway being dead: its next turn, and what was said before."""
@@ -172,6 +176,8 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Session timer (RFC 4028); 0 is none of ours."""
     ring_s: float = 20.0
     answer_s: float = 60.0
+    recording: bool = False
+    """Whether it may be recorded."""
 
 
 class Press(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -272,6 +278,46 @@ class Still(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
+class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: begin or end a call's recording, or leave silence in it from now on (`pause` to `resume`)."""
+
+    id: int
+    call: str
+    what: RecordWhat
+
+
+class RecordDone(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: what became of the `Record` with this id. 200, 403 it may not be recorded, 404 no such call, 409 not
+    now: `reason` says why."""
+
+    id: int
+    status: int
+    reason: str = ""
+
+
+class RecordingTold(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: of a call that may be recorded: `allowed` once, and again after a restart of the main process; then
+    what becomes of its recording, whoever asked for it."""
+
+    call_id: str
+    kind: Literal["allowed", "began", "paused", "resumed", "ended"]
+    file: str = ""
+    """Name of the recording, without its folder and ending; a call may have several, one after another."""
+    at_ms: int = 0
+    """Place in that file."""
+    by: Literal["rule", "api", "model", "end"] = "rule"
+
+
+class Announced(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: the caller has heard our announcements to their end."""
+
+    call_id: str
+    disclosure: bool
+    """That it talks to a machine."""
+    consent: bool
+    """That it is recorded."""
+
+
 Do = Literal["hang-up", "text", "digits", "mute-caller", "mute-model", "unmute-caller", "unmute-model"]
 
 
@@ -297,6 +343,7 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
+RecordingMessage = RecordDone | RecordingTold | Announced
 WorkerMessage = (
     Ready
     | WebrtcReady
@@ -308,10 +355,11 @@ WorkerMessage = (
     | TaskMessage
     | SipMessage
     | Done
+    | RecordingMessage
 )
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
 SipRequest = Dial | HangUp | Press | Refer
-MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command
+MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command | Record
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

@@ -26,12 +26,15 @@ from gateway.http import serve_http
 from gateway.intercom import Intercom
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
+from gateway.recording.desk import RecordingDesk, RecordingEvent
+from gateway.recording.keeper import read_counters
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.switchboard import Switchboard
 from gateway.sip.tls import server_context
 from gateway.sip.trunks import SRTP, registree
 from gateway.state.keys import name_of_telephone_call
+from gateway.supervise import Child, command
 from gateway.tasks import Tasks
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
@@ -46,6 +49,8 @@ log = structlog.get_logger()
 ADOPT_S = 0.3
 """After a restart, workers that live get so long to report before new ones are started in their place."""
 DRAIN_POLL_S = 0.1
+KEEPER_S = 3.0
+"""What it is at is done again at the next start."""
 POLL_S, PATIENCE_S = 0.02, 10.0
 """Of the wait for readiness; after so long it is said what is missing."""
 
@@ -57,6 +62,10 @@ class Gateway:
         self.settings = settings
         self.metrics = Metrics()
         self._tasks = Tasks(self._broken)
+        self._recording = settings.recording_options()
+        self.recordings = RecordingDesk()
+        """What may be asked of recordings."""
+        self._keeper = self._keep_recordings()
         self.telephones = Telephones(
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
             SRTP.index(settings.srtp),
@@ -64,13 +73,17 @@ class Gateway:
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
+        if self.sessions is not None:
+            self.recordings.announced.append(self.sessions.announced)
+            self.recordings.watchers.append(self._note_recording)
         self.office = Office(settings, self.sessions)
         self.events = self._tell_events()
         self.draining = False
         self.http_port = 0
         self.intercom = self._make_intercom()
-        door = self._outermost(self.office.door(self._telephone_door(), name_of_telephone_call))
-        for sip in plan_workers(settings, library):
+        door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
+        door = self._outermost(self.recordings.door(door, name_of_telephone_call))
+        for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
             self.pool = self._browser_calls()
@@ -84,7 +97,7 @@ class Gateway:
             raise ValueError(
                 "browser calls need aiortc, which is not installed: make setup, or webrtc_calls = 0"
             )
-        workers = plan_webrtc(self.settings)
+        workers = plan_webrtc(self.settings, self._recording)
         pool = WebrtcPool(workers)
         door: Kind = pool
         if self.sessions is not None:
@@ -93,10 +106,23 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self._outermost(self.office.door(door))
+        door = self._outermost(self.recordings.door(self.office.door(door)))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
+
+    def _keep_recordings(self) -> Child | None:
+        """Who finishes, uploads and deletes them; None where nothing is recorded."""
+        if self._recording is None:
+            if any(rule.recording for rule in self.settings.rules):
+                log.warning("rules allow recording, but recording_dir is not set: nothing is recorded")
+            return None
+        argv = [sys.executable, "-m", "gateway", "recordings", "keep"]
+        return Child("recordings", command(argv, kept=True))
+
+    def _note_recording(self, event: RecordingEvent) -> None:
+        if event.kind == "began" and self.sessions is not None:
+            self.sessions.recorded(event.call, event.file)
 
     def _keep_sessions(self) -> Sessions | None:
         """Who writes down what becomes of calls; None where no Redis is set."""
@@ -188,6 +214,8 @@ class Gateway:
             "registrar": edge.registrar_counters,
             **self.office.counters(),
         }
+        if self._keeper is not None:
+            parts["recordings_kept"] = read_counters(Path(self.settings.recording_dir))
         if self.pool is not None:
             parts["webrtc"] = self.pool.counters
         if self.events is not None:
@@ -203,6 +231,8 @@ class Gateway:
         """Serve until `stop` is set; then live calls have `drain_s` to end, unless `at_once` is set."""
         listener = control.listen(self.settings.worker_socket)
         adopting = self._inside_port() != 0
+        if self._keeper is not None:
+            self._tasks.spawn(self._keeper.keep())
         await self.telephones.edge.start()
         self._past.write_text(str(self.telephones.edge.inside_port))
         self._tasks.spawn(self.fleet.accept(listener))
@@ -223,6 +253,8 @@ class Gateway:
             if self.sessions is not None:
                 self.sessions.end_all()
             await self.fleet.stop()
+            if self._keeper is not None:
+                await self._keeper.stop(KEEPER_S)
             await self.office.close()
             if self.events is not None:
                 await self.events.settle()

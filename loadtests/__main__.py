@@ -12,6 +12,7 @@ KINDS = {
     "webrtc": "the same over WebRTC",
     "netem": "the weak-network lab",
     "faults": "the fault matrix",
+    "recording": "what recording adds to a call, in the same minutes",
     "flood": "scanners at the SIP port beside live calls",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> int:
     """Run `loadtests.KIND.main(rest)`. Returns its exit status, or 2 for a kind that there is not."""
     kind = argv[0] if argv else ""
     if kind not in KINDS or importlib.util.find_spec(f"loadtests.{kind}") is None:
-        lines = [f"  {name:8} {text}" for name, text in KINDS.items()]
+        lines = [f"  {name:9} {text}" for name, text in KINDS.items()]
         print("usage: python -m loadtests KIND [--help]\n" + "\n".join(lines), file=sys.stderr)
         return 2
     status: int = importlib.import_module(f"loadtests.{kind}").main(argv[1:])

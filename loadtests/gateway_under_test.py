@@ -156,6 +156,7 @@ class GatewayUnderTest:
                 "MICROTURN_WEBRTC_UDP_PORT": "0",
                 "MICROTURN_WEBRTC_TCP_PORT": "0",
                 "MICROTURN_WEBRTC_OFFERS_PER_S": "0",  # everybody comes from one address
+                "MICROTURN_DISCLOSURE": "off",  # lines of tests are told nothing, whatever they listen on
                 "MICROTURN_REDIS": "off",  # who wants state kept says so
                 "MICROTURN_SPARE_MODEL_SERVER": "off",  # it loads while others are measured; who wants it says so
                 "MICROTURN_LOG_LEVEL": "debug",  # `epochs` reads what is of no interest to people

@@ -24,7 +24,18 @@ from media.keys import ToneEar
 from media.made_up import MadeUp, quarters
 from media.playout import Playout
 from media.resample import Resampler
-from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, TURN_NS, TURN_SAMPLES
+from media.tape import Tape
+from media.timebase import (
+    FRAME_MS,
+    FRAME_NS,
+    MODEL_HZ,
+    NS_PER_MS,
+    NS_PER_S,
+    TURN_MS,
+    TURN_NS,
+    TURN_SAMPLES,
+    samples_of,
+)
 
 WAKE_NS = 8 * NS_PER_MS
 """Between a reply's publishing and its first frame: the doorbell, the worker's waking, the resampling."""
@@ -82,6 +93,11 @@ class Leg(Generic[IntakeT]):
         self.held = self.muted = False
         self.tones: ToneEar | None = None
         """Who listens for keys in the sound, where nobody sends them as events."""
+        self.tape: Tape | None = None
+        """Who records it: here what the caller says, its worker tells it what was heard."""
+        self._turn_samples = samples_of(TURN_MS, rate_hz)
+        self._said_to = 0
+        """Place of the newest turn's end on the ear's clock (`media.tape`)."""
         self._up = Resampler(rate_hz, MODEL_HZ)
         self._down = Resampler(MODEL_HZ, rate_hz)
         self._to_model = MODEL_HZ / rate_hz
@@ -153,9 +169,17 @@ class Leg(Generic[IntakeT]):
         pulled: the playout point is set by both.
         """
         cut = self.intake.cut(now_ns)
-        for _ in range(self._slept_over(tick_ns)):
+        slept = self._slept_over(tick_ns)
+        for _ in range(slept):
             self._count_turn()
         turn = self._count_turn()
+        self._said_to += (slept + 1) * self._turn_samples
+        if self._playing_since is None:  # the frame that was pulled last began then
+            since_ns = now_ns - last_pull_ns
+            self._said_to = samples_of(FRAME_MS, self.intake.rate_hz) * (self.playout.next_frame - 1)
+            self._said_to += since_ns * self.intake.rate_hz // NS_PER_S
+        if self.tape is not None:
+            self.tape.say(self._said_to, cut.pcm)
         pcm, concealed = self._up.push(cut.pcm), self._concealed(cut)
         if self.tones is not None and not self.held:
             for digit in self.tones.listen(pcm):

@@ -9,6 +9,7 @@ Its one rule: `pull` never waits and never computes; it may be called from anoth
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,8 @@ class Playout:
         self._first: int | None = None
         self._silent_frames = 0
         self._offered_turns: set[int] = set()
+        self._announcement: deque[bytes] = deque()  # bounded: a file of ours
+        self._announced_to = 0
         noise = np.random.default_rng(seed).normal(0.0, _COMFORT_AMPLITUDE, (16, self._frame))
         self._comfort = [row.astype(np.int16).tobytes() for row in noise]
         self._silence = bytes(2 * self._frame)
@@ -63,6 +66,23 @@ class Playout:
     def waiting(self) -> int:
         """Samples offered and not yet heard, dropped or flushed."""
         return len(self._frames) * self._frame
+
+    def announce(self, pcm: PCM) -> None:
+        """Before anything else this is heard, int16 at the leg's rate: rounded up to whole frames, with silence."""
+        size = 2 * self._frame
+        sound = pcm.tobytes()
+        sound += bytes(-len(sound) % size)
+        self._announcement.extend(sound[at : at + size] for at in range(0, len(sound), size))
+
+    @property
+    def is_announcing(self) -> bool:
+        """Whether what is pulled next is no reply yet."""
+        return bool(self._announcement)
+
+    @property
+    def announced_to(self) -> int:
+        """Index of the frame behind the announcement; 0 without one."""
+        return self._announced_to
 
     def frame_of(self, turn: int) -> int:
         """Index of the frame that the reply to `turn` begins with; after `start`."""
@@ -92,7 +112,11 @@ class Playout:
         return True
 
     def pull(self) -> bytes:
-        """The next 20 ms: a reply's, or a soft comfort sound once replies have stayed away."""
+        """The next 20 ms: the announcement's, a reply's, or a soft comfort sound once replies have stayed away."""
+        if self._announcement:
+            self._next += 1
+            self._announced_to = self._next
+            return self._announcement.popleft()
         frame = self._frames.pop(self._next, None)
         self._next += 1
         if self.muted:

@@ -181,7 +181,7 @@ class Whip:
         """Of a worker here: for a new call, one that it has, or one that goes on here."""
         persona = ruling.persona
         if self._cluster is None:
-            return await self._pool.offer(sdp, resume, persona)
+            return await self._pool.offer(sdp, resume, persona, recording=ruling.recording)
         if resume and not self._pool.has(tokens.call_of(resume)):
             taken = await self._cluster.go_on(resume)
             if isinstance(taken, Problem):
@@ -196,7 +196,7 @@ class Whip:
             raise Problem(503, "full", told, {"Retry-After": "2"})
         worker, answered = "", None
         try:
-            worker, answered = await self._pool.offer(sdp, "", persona, call=call)
+            worker, answered = await self._pool.offer(sdp, "", persona, call=call, recording=ruling.recording)
         finally:
             if answered is not None and answered.status == 201:
                 self._cluster.desk.answered(call)
@@ -210,7 +210,7 @@ class Whip:
         answered = None
         try:
             worker, answered = await self._pool.offer(
-                sdp, "", session.persona, went_on=went_on, call=session.call
+                sdp, "", session.persona, went_on=went_on, call=session.call, recording=session.recording
             )
             return worker, answered
         finally:

@@ -23,7 +23,7 @@ from gateway.sip.admission import Later, Refusal
 from gateway.sip.digest import Doorman
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
-from gateway.sip.marks import persona_mark
+from gateway.sip.marks import persona_mark, recording_mark
 from gateway.sip.message import Request
 from gateway.sip.switchboard import OutboundCall
 from gateway.state.keys import name_of_telephone_call
@@ -106,7 +106,9 @@ class Desk:
         """`sip.marks.Marks`: by the same rules, of an INVITE that was admitted."""
         coming = self._coming.get(name_of_telephone_call(request.call_id.decode(errors="replace")))
         ruling = coming.ruling if coming is not None else self._rules.find(self._look(request)[1])
-        return persona_mark(ruling.persona) if ruling is not None else ()
+        if ruling is None:
+            return ()
+        return (*persona_mark(ruling.persona), *recording_mark(ruling.recording))
 
     def trunk_of(self, request: Request) -> str:
         """Of an INVITE that was admitted; "" is none."""

@@ -15,6 +15,7 @@ from gateway.sip.message import Request
 PREFIX: Final = b"x-microturn-"
 Marks = Callable[[Request], tuple[Header, ...]]
 """Headers for the worker that gets this INVITE; asked again for each retransmission."""
+_RECORDING = re.compile(r"^X-Microturn-Recording: yes\r?$", re.M)
 _PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
 
 
@@ -27,6 +28,16 @@ def persona_of(message: str) -> str:
     """Of the INVITE that a worker got."""
     found = _PERSONA.search(message.partition("\r\n\r\n")[0])
     return unquote(found[1]) if found else ""
+
+
+def recording_mark(allowed: bool) -> tuple[Header, ...]:
+    """That the call may be recorded; none where it may not."""
+    return (Header.make(b"X-Microturn-Recording", b"yes"),) if allowed else ()
+
+
+def may_be_recorded(message: str) -> bool:
+    """Of the INVITE that a worker got."""
+    return _RECORDING.search(message.partition("\r\n\r\n")[0]) is not None
 
 
 def unmarked(headers: list[Header]) -> list[Header]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gateway.recording.options import AnnouncementOptions, RecordingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,5 @@ class WorkerOptions:
     """The end of the conversation goes with a caller who is handed over."""
     hears_tones: bool = False
     """Keys are listened for in the sound of calls that send no events."""
+    recording: RecordingOptions | None = None
+    announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from gateway.config import GatewaySettings
+from gateway.recording.options import RecordingOptions
 from gateway.sip.options import EndpointOptions, WorkerOptions
 
 log = structlog.get_logger()
@@ -57,7 +58,9 @@ def ask_library() -> Library:
         raise ValueError(f"pjsua2 does not work here ({reason}): run `make setup`") from None
 
 
-def plan_workers(settings: GatewaySettings, library: Library) -> list[WorkerOptions]:
+def plan_workers(
+    settings: GatewaySettings, library: Library, recording: RecordingOptions | None = None
+) -> list[WorkerOptions]:
     """Options of every worker; fewer calls than asked for, said in the log, when the library takes no more."""
     each = min(library.calls, settings.sip_calls_per_worker)
     wide = math.ceil(settings.sip_wideband_calls / each)
@@ -94,6 +97,8 @@ def plan_workers(settings: GatewaySettings, library: Library) -> list[WorkerOpti
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            recording=recording,
+            announcements=settings.announcements(settings.rtp_host),
             transfer_words=settings.transfer_words == "on",
             hears_tones=settings.dtmf_in == "inband",
         )

@@ -11,13 +11,14 @@ import structlog
 
 from gateway.background.conversation import Conversation, Tell
 from gateway.figures import LineSums
+from gateway.recording.call import ACTION, CallRecording
 from gateway.sip.pj import SipCall
 from gateway.turns import Pulls
 from media.chunk import PCM, Chunk, Reply, VideoFrame
 from media.chunker import Chunker, Line
 from media.keys import DIGITS, MOST_DIGITS, Mouth, Presses
-from media.leg import Leg
-from media.timebase import NS_PER_MS
+from media.leg import SLEPT_FRAMES, Leg
+from media.timebase import FRAME_NS, NS_PER_MS
 
 log = structlog.get_logger()
 
@@ -87,6 +88,7 @@ class Session:
         """The SIP Call-ID of its first call: a lease goes by it."""
         self.leg = Leg(Chunker(rate_hz, self))
         self.mouth = Mouth(self.leg.playout.pull, rate_hz)
+        self.recording: CallRecording | None = None
         self.conversation = Conversation(self.name, self.leg, tell)
         self.heard_at_ns = time.monotonic_ns()
         self.cause = ""
@@ -120,8 +122,10 @@ class Session:
         return self.call.stream.pull()
 
     def pulls(self) -> Pulls | None:
-        """Of the library's clock thread."""
+        """Of the library's clock thread; None until our announcements are over."""
         ear = self.call.ear
+        if self.recording is not None and self.recording.is_announcing:
+            return None
         return Pulls(ear.first_pull_ns, ear.last_pull_ns) if ear is not None and ear.pulls else None
 
     def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
@@ -131,6 +135,21 @@ class Session:
     def turned(self, chunk: Chunk) -> None:
         """The chunk was published; nobody at a telephone watches the turns."""
         self.conversation.turned()
+        if self.recording is not None:
+            self.recording.poll()
+
+    def hear(self) -> bytes:
+        """The next 20 ms for the caller's ear, in the library's clock thread."""
+        sound, tape, ear = self.mouth.pull(), self.leg.tape, self.call.ear
+        if tape is not None and ear is not None:
+            frame = self.leg.playout.next_frame - 1
+            due = (ear.last_pull_ns - ear.first_pull_ns) // FRAME_NS
+            tape.hear(frame if due - frame < SLEPT_FRAMES else due, sound)  # as `Leg.catch_up` will have it
+        return sound
+
+    def first_pull_ns(self) -> int:
+        """Of its ear; 0 is not yet."""
+        return self.call.ear.first_pull_ns if self.call.ear is not None else 0
 
     def replied(self, reply: Reply, taken: bool) -> None:
         """The model's actions; its text is for those who can read."""
@@ -142,6 +161,8 @@ class Session:
                 self.press(value)
             elif action == "transfer":
                 self._ask_transfer(self, value)
+            elif action == ACTION and self.recording is not None:
+                self.recording.act(value)
             else:
                 log.warning("unknown action", call=self.name, action=event[:40])
 

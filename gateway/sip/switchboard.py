@@ -269,6 +269,13 @@ class Switchboard:
         known = self._wishes.get(call_id)
         return known[1] if known is not None else None
 
+    def placed(self, call: str) -> OutboundCall | None:
+        """What was wished of a call of that name that we began and that is not over, answered or not."""
+        found = (
+            wish for call_id, (_, wish) in self._wishes.items() if name_of_telephone_call(call_id) == call
+        )
+        return next(found, None)
+
     # -- inside
 
     async def _begin_transfer(self, worker: str, call_id: str, uri: str, target: str) -> None:

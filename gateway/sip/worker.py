@@ -20,10 +20,12 @@ from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
 from gateway.figures import TELL_S, figures_of
+from gateway.recording.call import CallRecording, Recorder
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
 from gateway.sip.session import Counters, Session
+from gateway.state.keys import name_of_telephone_call
 from gateway.state.records import Figures
 from gateway.worker_process import WorkerProcess, prepare_process
 from media.keys import ToneEar
@@ -56,6 +58,7 @@ class Worker:
             report=self._report, hear=self._hear,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
+        self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -74,8 +77,9 @@ class Worker:
             self.counters.calls_refused += 1
             call.answer_with(503, retry_after_s=self.options.retry_after_s)
             return
-        call.pull = session.mouth.pull
+        call.pull = session.hear
         self._sessions[session.name] = session
+        self._record(session, call.may_be_recorded)
         self.process.spawn(self._answer(session))
 
     def _session(self, call: SipCall, persona: str) -> Session:
@@ -86,6 +90,13 @@ class Worker:
         if self.options.hears_tones:
             session.leg.tones = ToneEar(MODEL_HZ)
         return session
+
+    def _record(self, session: Session, allowed: bool) -> None:
+        """If it may be; and what its caller hears first."""
+        name = name_of_telephone_call(session.name)
+        session.recording = CallRecording(
+            self.recorder, session.name, name, session.leg, self.link.tell, session.first_pull_ns, allowed=allowed
+        )  # fmt: skip
 
     def media_changed(self, call: SipCall) -> None:
         """Negotiated anew: hold and resume are events of the leg."""
@@ -131,6 +142,8 @@ class Worker:
                 self._handed_over(session, 487, "Call Ended")
             self.turns.leave(session)
             session.conversation.end()
+            if session.recording is not None:
+                session.recording.end()
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
             self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
@@ -206,8 +219,9 @@ class Worker:
             return
         session = self._by_call[call] = self._session(call, dial.persona)
         session.placed = True
-        call.pull = session.mouth.pull
+        call.pull = session.hear
         self._sessions[session.name] = session
+        self._record(session, dial.recording)
         self.counters.calls_placed += 1
         self._answer_main(dial.id, 200, call=session.name)
         self._loop.call_later(dial.ring_s, self._no_ringing, session)
@@ -315,6 +329,12 @@ class Worker:
         found = self._sessions.get(call_id)
         return found or next((s for s in self._sessions.values() if s.call.sip_call_id == call_id), None)
 
+    def _recorded(self, message: control.Record) -> control.RecordDone:
+        session = self._find(message.call)
+        if session is None or session.recording is None:
+            return control.RecordDone(message.id, 404, "no such call")
+        return control.RecordDone(message.id, *session.recording.do(message.what, "api"))
+
     def _press(self, message: control.Press) -> None:
         session = self._find(message.call)
         if session is None:
@@ -345,6 +365,10 @@ class Worker:
         self.endpoint.start()
         await self.process.serve(self._poll_sip())
         self.process.close()
+        for session in self._sessions.values():
+            if session.recording is not None:
+                session.recording.end()
+        self.recorder.stop()
         self.endpoint.close()
 
     async def _poll_sip(self) -> None:
@@ -395,6 +419,8 @@ class Worker:
         """RTP silence and statistics."""
         now_ns = time.monotonic_ns()
         for session in list(self._sessions.values()):
+            if session.recording is not None:
+                session.recording.poll()
             if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
                 self.counters.rtp_timeouts += 1
                 log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
@@ -414,6 +440,8 @@ class Worker:
                     self._sessions[message.call].conversation.take_news(message)
             case control.Dial():
                 self.process.spawn(self._dial(message))
+            case control.Record():
+                self.link.tell(self._recorded(message))
             case control.HangUp():
                 self._hang_up(message)
             case control.Press():
@@ -424,13 +452,15 @@ class Worker:
                 self.link.tell(obey(self._sessions.get(message.call), message))
 
     def _report(self) -> control.Report:
-        counters = dataclasses.asdict(self.counters) | self.turns.report()
+        counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions))})
 
     def _ready(self) -> control.Ready:
         options = self.options
         for session in self._sessions.values():
             session.conversation.tell_again()
+            if session.recording is not None:
+                session.recording.tell_again()
         return control.Ready(
             options.name,
             os.getpid(),

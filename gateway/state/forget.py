@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 import msgspec
 
 from gateway.cluster.parties import given_identity, pseudonym
 from gateway.config import GatewaySettings
+from gateway.recording.keeper import delete_of
 from gateway.state import keys, records
 from gateway.state.client import Client
 from gateway.state.embedded import socket_of
@@ -28,6 +30,8 @@ class Done:
 
     forgotten: int = 0
     live: int = 0
+    recordings: int = 0
+    """Files, in `recording_dir` of this machine."""
 
 
 def forget_caller(settings: GatewaySettings, caller: str) -> Done:
@@ -67,7 +71,9 @@ async def _forget(client: Client, settings: GatewaySettings, caller: str) -> Don
         live += bool(lives)
         forgotten += bool(parts and not lives)
     await client.forget_tasks(calls)
-    return Done(forgotten, live)
+    folder = settings.recording_dir
+    deleted = await asyncio.to_thread(delete_of, Path(folder), calls) if folder else 0
+    return Done(forgotten, live, deleted)
 
 
 def _caller_of(record: bytes) -> str | None:

@@ -16,6 +16,7 @@ import msgspec
 
 Door = Literal["sip", "webrtc"]
 Speaker = Literal["caller", "model"]
+MOST_RECORDINGS = 32
 Reason = Literal["over", "worker-lost", "stopped", "lost"]
 """A call that its worker says is over, whoever ended it; one that died with its worker; one that a stop cut off;
 one that ended while its gateway was away, so that nobody knows when."""
@@ -159,6 +160,12 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whom the caller was handed to, by the name of the target."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it: `began_ms` is when it found the call."""
+    disclosed: bool = False
+    """Its caller has heard to the end that it talks to a machine."""
+    consented: bool = False
+    """Its caller has heard to the end that it is recorded."""
+    recordings: tuple[str, ...] = ()
+    """Names of its recordings, without folder and ending; the first `MOST_RECORDINGS`."""
     cause: str = ""
     """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
     figures: Figures = Figures()

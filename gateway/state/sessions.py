@@ -21,11 +21,12 @@ from gateway.state.address import Address
 from gateway.state.client import Client, Kept, Login
 from gateway.state.faults import Away
 from gateway.state.prices import Prices
-from gateway.state.records import Cdr, Door, Figures, Leg, Line, Reason, Session
+from gateway.state.records import MOST_RECORDINGS, Cdr, Door, Figures, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
 PATIENCE_S: Final = 2.0
 """Between two attempts to read what is known of an adopted call."""
+MOST_EARLY: Final = 4096
 SPENT: Final = "return redis.call('HMGET', KEYS[1], 'tokens', 'money')"
 """Of `background.scripts`: what the tasks of a call have cost, money in millionths."""
 TAKE_OVER_S: Final = 1.0
@@ -134,6 +135,8 @@ class Sessions:
         self.prices = Prices()
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
+        self._early: dict[str, list[Callable[[Cdr], Cdr]]] = {}
+        """What is to be written of calls that are not known yet; bounded by `MOST_EARLY`, gone with the call."""
 
     def __contains__(self, call: str) -> bool:
         return call in self._live
@@ -238,6 +241,31 @@ class Sessions:
             live.cdr = msgspec.structs.replace(live.cdr, handed_to=target)
             self.store.put_cdr(call, live.cdr)
 
+    def announced(self, call: str, disclosure: bool, consent: bool) -> None:
+        """Its caller has heard our announcements; it may not be answered yet (early media)."""
+        self._stamp(call, lambda cdr: msgspec.structs.replace(cdr, disclosed=disclosure, consented=consent))
+
+    def recorded(self, call: str, file: str) -> None:
+        """A recording of it has begun."""
+        self._stamp(
+            call,
+            lambda cdr: (
+                cdr
+                if file in cdr.recordings or len(cdr.recordings) >= MOST_RECORDINGS
+                else msgspec.structs.replace(cdr, recordings=(*cdr.recordings, file))
+            ),
+        )
+
+    def _stamp(self, call: str, change: Callable[[Cdr], Cdr]) -> None:
+        live = self._live.get(call)
+        if live is None or call in self.recalling:
+            if len(self._early) < MOST_EARLY or call in self._early:
+                self._early.setdefault(call, []).append(change)
+            return
+        before, live.cdr = live.cdr, change(live.cdr)
+        if live.cdr != before:
+            self.store.put_cdr(call, live.cdr)
+
     def said(self, call: str, line: Line) -> None:
         """One of them said something in a turn."""
         live = self._live.get(call)
@@ -268,6 +296,8 @@ class Sessions:
         """It is over; a call that is not known is nothing. One that was adopted is to be known first, and what one
         with tasks has cost."""
         live = self._live.get(call)
+        if live is None:
+            self._early.pop(call, None)
         if live is None or live.over is not None:
             return
         live.cause, live.figures = cause, figures or live.figures
@@ -323,6 +353,8 @@ class Sessions:
     def _know(self, live: _Live) -> None:
         call = live.session.call
         self._live[call] = live
+        for change in self._early.pop(call, ()):
+            live.cdr = change(live.cdr)
         self.store.put_session(call, live.session)
         self.store.put_leg(call, live.leg)
         self.store.put_cdr(call, live.cdr)

@@ -20,6 +20,7 @@ import structlog
 
 from gateway.background.conversation import Conversation, Tell
 from gateway.figures import LineSums
+from gateway.recording.call import ACTION, CallRecording
 from gateway.turns import Pulls
 from gateway.webrtc.captions import Captions
 from gateway.webrtc.channel import VERSION, Bye, Hello, Message, Subscribe, Text, Withdraw
@@ -76,6 +77,7 @@ class BrowserCall:
         self.conversation = Conversation(
             name, self.leg, tell, self._send, has_camera=lambda: self._camera() is not None
         )
+        self.recording: CallRecording | None = None
         self._live, self._ended = live, ended
         self._captions = Captions()
         self._turn_log = TurnLog(self.leg)
@@ -175,6 +177,10 @@ class BrowserCall:
             self._let_go(self.peer, reason)
         self._ended(self, reason)
 
+    def first_pull_ns(self) -> int:
+        """Of its ear; 0 is not yet."""
+        return self._pulls.first_ns
+
     def hang_up(self, cause: str = "") -> None:
         """From our side."""
         self.end("hangup", cause)
@@ -201,6 +207,8 @@ class BrowserCall:
         else:
             peer.speak(due_ns)
             self._turn_log.spoke(peer.voice.last_frame)
+            if self.leg.tape is not None:
+                self.leg.tape.hear(playout.next_frame - 1, peer.voice.last_frame)
         for spoken in self._captions.heard(playout.next_frame):
             self._send("caption", turn=spoken.turn, text=spoken.text)
 
@@ -212,7 +220,9 @@ class BrowserCall:
             self.peer.transport.flush()
 
     def pulls(self) -> Pulls | None:
-        """Once media flows."""
+        """Once media flows, and our announcements are over."""
+        if self.recording is not None and self.recording.is_announcing:
+            return None
         return self._pulls if self._pulls.first_ns else None
 
     def pictures(self, now_ns: int, wanted: int) -> tuple[VideoFrame, ...]:
@@ -241,6 +251,8 @@ class BrowserCall:
     def turned(self, chunk: Chunk) -> None:
         """The chunk was published; those who watch are told, some turns at a time."""
         self.conversation.turned()
+        if self.recording is not None:
+            self.recording.poll()
         channel = self.peer.channel if self.peer is not None else None
         if channel is None or not channel.every_turns or self.peer is None:
             return
@@ -259,6 +271,9 @@ class BrowserCall:
             self._captions.say(reply.turn, self.leg.playout.frame_of(reply.turn), reply.text)
         for event in self.conversation.replied(reply, taken):
             self._send("action", turn=reply.turn, action=event)
+            action, _, value = event.partition(" ")
+            if action == ACTION and self.recording is not None:
+                self.recording.act(value)
             if event == "hangup":
                 self.end("hangup", "model")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from gateway.recording.options import AnnouncementOptions, RecordingOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,5 +40,7 @@ class WebrtcOptions:
     """Of Opus towards the browser, bit/s: low-delay CELT loses half a MOS at 32,000, and costs the same."""
     red: bool = False
     """Redundant audio (RFC 2198) both ways where a browser offers it."""
+    recording: RecordingOptions | None = None
+    announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     retry_after_s: int = 2
     """What a refused browser is asked to wait."""

@@ -21,6 +21,7 @@ import structlog
 from gateway import control
 from gateway.api.sdpfrag import Fragment, credentials_of, ufrag_of
 from gateway.config import GatewaySettings
+from gateway.recording.options import RecordingOptions
 from gateway.webrtc.options import WebrtcOptions
 
 log = structlog.get_logger()
@@ -173,12 +174,18 @@ class WebrtcPool:
     # -- of the clients
 
     async def offer(
-        self, sdp: str, resume: str = "", persona: str = "", went_on: WentOn | None = None, call: str = ""
+        self,
+        sdp: str,
+        resume: str = "",
+        persona: str = "",
+        went_on: WentOn | None = None,
+        call: str = "",
+        recording: bool = False,
     ) -> tuple[str, control.Answered]:
         """The worker that was asked ("" when none could be), and its answer.
 
-        A call that is not resumed is named `call`, by itself anything, and may have begun elsewhere. `ValueError`
-        when `resume` is no token of ours.
+        A call that is not resumed is named `call`, by itself anything, and may have begun elsewhere; `recording` is
+        whether it may be recorded. `ValueError` when `resume` is no token of ours.
         """
         self.counters.offers += 1
         if self.draining and not resume:
@@ -186,7 +193,7 @@ class WebrtcPool:
         place = self._place_of(resume) if resume else self._emptiest()
         if isinstance(place, control.Answered):
             return "", place
-        request = control.Offer(0, sdp, call or new_name(), resume, persona)
+        request = control.Offer(0, sdp, call or new_name(), resume, persona, recording)
         if went_on is not None:
             request = msgspec.structs.replace(request, turn=went_on.turn, context=went_on.context)
         place.offers_out += not resume
@@ -326,7 +333,7 @@ def _unavailable(reason: str, number: int = 0) -> control.Answered:
     return control.Answered(number, 503, reason=reason, retry_after_s=RETRY_S)
 
 
-def plan_webrtc(settings: GatewaySettings) -> list[WebrtcOptions]:
+def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = None) -> list[WebrtcOptions]:
     """Options of every WebRTC worker: calls shared out evenly, a UDP and a TCP port each."""
     workers = min(settings.webrtc_workers, settings.webrtc_calls)
     return [
@@ -334,6 +341,8 @@ def plan_webrtc(settings: GatewaySettings) -> list[WebrtcOptions]:
             name=f"web-{index}",
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
+            recording=recording,
+            announcements=settings.announcements(settings.webrtc_host),
             host=settings.webrtc_host,
             public_host=settings.webrtc_public_host or settings.webrtc_host,
             udp_port=settings.webrtc_udp_port and settings.webrtc_udp_port + index,

@@ -21,6 +21,7 @@ from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import BROWSER_COST_NS, CutTime
 from gateway.figures import TELL_S, figures_of
+from gateway.recording.call import CallRecording, Recorder
 from gateway.state.records import Figures
 from gateway.webrtc.call import BrowserCall
 from gateway.webrtc.certificate import Certificate
@@ -74,6 +75,7 @@ class Worker:
             report=self._report, hear=self._hear,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
+        self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
         self.ice = IceServer(_ice_settings(options))
         self.pacer = Pacer()
         self.decoder = DecoderThread()
@@ -92,6 +94,7 @@ class Worker:
             call.end("drain")
         await asyncio.sleep(0.05)  # for the goodbyes
         self.process.close()
+        self.recorder.stop()
         self.decoder.close()
         await self.ice.close()
 
@@ -115,10 +118,18 @@ class Worker:
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.conversation.take_news(message)
+            case control.Record():
+                self.link.tell(self._recorded(message))
             case control.Command():
                 self.link.tell(obey(self._calls.get(message.call), message))
             case control.Look():
                 self.process.spawn(self._look(message))
+
+    def _recorded(self, message: control.Record) -> control.RecordDone:
+        call = self._calls.get(message.call)
+        if call is None or call.recording is None:
+            return control.RecordDone(message.id, 404, "no such call")
+        return control.RecordDone(message.id, *call.recording.do(message.what, "api"))
 
     async def _look(self, message: control.Look) -> None:
         """Answered in any case; as many at once as the calls have tasks."""
@@ -152,10 +163,15 @@ class Worker:
             message.call, message.persona, live=self._live, ended=self._ended, tell=self.link.tell
         )
         call.leg.turn = message.turn
+        call.recording = CallRecording(
+            self.recorder, call.name, call.name, call.leg, self.link.tell, call.first_pull_ns,
+            allowed=message.recording, announces=not message.turn,
+        )  # fmt: skip
         if message.context:
             call.leg.receive_text(message.context)
         if not await self.turns.lease(call):
             self._calls.pop(call.name, None)
+            call.recording.end()
             return self._full(message.id)
         return await self._carry(message.id, call, offer)
 
@@ -224,6 +240,8 @@ class Worker:
         self.pacer.remove(call)
         figures = self._figures(call)
         self.turns.leave(call)
+        if call.recording is not None:
+            call.recording.end()
         self._tally.close(call)
         self.counters.calls_ended += 1
         self.process.garbage.call_ended()
@@ -254,6 +272,8 @@ class Worker:
             call.fail(wrong)
         if not call.is_over:
             self._tally.note(call)
+            if call.recording is not None:
+                call.recording.poll()
             if self._seconds % TELL_S == 0:
                 self.link.tell(control.Measured(call.name, self._figures(call)))
 
@@ -261,7 +281,7 @@ class Worker:
         return control.Report(self._sums(), self._gauges())
 
     def _sums(self) -> dict[str, int]:
-        sums = dataclasses.asdict(self.counters) | self.turns.report()
+        sums = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         for kind, counters in (("transport", self.transport_counters), ("ice", self.ice.counters)):
             sums |= {f"{kind}_{name}": value for name, value in dataclasses.asdict(counters).items()}
         sums |= self._tally.sums()
@@ -275,6 +295,8 @@ class Worker:
     def _ready(self) -> control.WebrtcReady:
         for call in self._calls.values():
             call.conversation.tell_again()
+            if call.recording is not None:
+                call.recording.tell_again()
         return control.WebrtcReady(
             worker=self.options.name,
             pid=os.getpid(),

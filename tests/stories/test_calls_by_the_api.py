@@ -61,6 +61,14 @@ def test_a_program_calls_somebody_and_hands_him_over(folder: Any) -> None:
             with GatewayUnderTest.start(wish) as gateway:
                 status, refused = ask(gateway, "POST", "/calls", {"to": "911", "trunk": "pbx"})
                 assert (status, refused["code"]) == (403, "not-allowed"), refused
+                target.status = 0  # rings
+                _, placed = ask(gateway, "POST", "/calls", {"to": "+49301", "trunk": "pbx"})
+                until(lambda: bool(target.seen("INVITE")))
+                assert ask(gateway, "DELETE", f"/calls/{placed['id']}")[0] == 204
+                until(lambda: bool(target.seen("CANCEL")))
+                until(lambda: ask(gateway, "DELETE", f"/calls/{placed['id']}")[0] == 404)
+                target.status = 200
+                target.requests.clear()
                 status, placed = ask(
                     gateway, "POST", "/calls", {"to": "+49301", "trunk": "pbx", "caller_id": "77"}
                 )
@@ -74,7 +82,7 @@ def test_a_program_calls_somebody_and_hands_him_over(folder: Any) -> None:
                 until(lambda: pressed(target) == "42#")
                 assert ask(gateway, "POST", f"{call}/transfer", {"target": "nobody"})[0] == 404
                 assert ask(gateway, "POST", f"{call}/transfer", {"target": "sales"})[0] == 202
-                until(lambda: bool(target.seen("REFER")))
+                until(lambda: "REFER" in target.answered)
                 refer = target.seen("REFER")[0]
                 assert refer.header("refer-to") == "<sip:200@127.0.0.1:9>"
                 assert refer.header("x-microturn-call") == placed["id"]

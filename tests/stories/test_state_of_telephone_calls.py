@@ -63,7 +63,7 @@ def test_a_call_of_ours_is_written_down_with_whom_its_other_end_was_handed_to(
             with pytest.raises(Refused, match="trunk:acme has as many calls as it may"):
                 gateway.do(gateway.switchboard.originate(wish))
             gateway.transfer(name, "sales")  # which is said to be done when the peer hangs up
-            gateway.wait_for(lambda: bool(target.seen("REFER")))
+            gateway.wait_for(lambda: "REFER" in target.answered)
             target.hang_up()
             gateway.wait_for(lambda: gateway.kinds(name)[-2:] == ["transferred", "ended"])
             sessions = gateway.gateway.sessions

@@ -178,23 +178,21 @@ def sound(rate_hz: int, codec: str, ptime_ms: int) -> None:
         for _ in range((call.look() or 0) // FRAME_MS):
             assert call.stream is not None
             call.stream.pull()
-    heard = caller.heard()
-    packets = heard.packets if heard is not None else None
+    before = caller.heard()
     began = time.monotonic()
     to_caller = listen(line, caller)
     seconds = time.monotonic() - began
-    heard = caller.heard()
-    received = heard.packets if heard is not None else None
+    received = caller.heard()
     to_called = listen(line, called)
     called.send_digits(DIGITS)
     line.run(WAIT_S, until=lambda: len(line.digits) >= len(DIGITS))
-    assert packets is not None and received is not None
+    assert before is not None and received is not None
     told = {
         "codec": codec,
         "caller_hears": purity(to_caller, rate_hz, CALLED_HZ),
         "called_hears": purity(to_called, rate_hz, CALLER_HZ),
         "digits": line.digits,
-        "packet_ms": 1000 * seconds / max(1, received - packets),
+        "packet_ms": 1000 * seconds / max(1, received.packets - before.packets),
     }
     print(json.dumps(told), flush=True)
 

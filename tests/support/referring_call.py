@@ -95,6 +95,7 @@ class Target:
     def __init__(self, status: int = 200) -> None:
         self.status = status
         self.requests: list[Message] = []
+        self.answered: list[str] = []  # their methods, once an answer has left
         self.packets = 0
         self.sound: deque[bytes] = deque(maxlen=500)  # payloads of the newest 10 s, events left out
         self.events: deque[tuple[int, bytes]] = deque(
@@ -219,6 +220,7 @@ class Target:
             answers.append(answer_to(self._ringing, 487, "target"))
         for answer in answers:
             send(answer.serialise())
+        self.answered.append(request.method)
 
     def _final(self, invite: Message) -> list[Message]:
         self._ringing = None if self.status else invite

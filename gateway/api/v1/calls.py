@@ -146,7 +146,23 @@ class Calls:
     # -- what becomes of them
 
     async def hang_up(self, asked: Asked) -> None:
-        await self._tell(asked, "hang-up")
+        """One that nobody has answered yet, too."""
+        if self._rings(asked):
+            assert self._switchboard is not None
+            try:
+                await self._switchboard.hang_up(asked.call)
+            except Refused as wrong:
+                raise _refused(wrong) from None
+        else:
+            await self._tell(asked, "hang-up")
+
+    def _rings(self, asked: Asked) -> bool:
+        """Whether it is a call of the holder's that we began and that is no session yet."""
+        if self._switchboard is None or (self._sessions is not None and asked.call in self._sessions):
+            return False
+        wish = self._switchboard.placed(asked.call)
+        trunk = self._trunks.get(wish.trunk) if wish is not None else None
+        return wish is not None and asked.sees(wish.tenant or (trunk.tenant if trunk is not None else ""))
 
     async def send_text(self, asked: Asked) -> None:
         if len(asked.body.text.encode(errors="replace")) > shapes.MOST_TEXT_LETTERS:

@@ -112,6 +112,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.remote = ""
         self.persona = ""
         """What the edge says that the model is to be in it; empty is the usual one."""
+        self.may_be_recorded = False
+        """By the edge's word."""
         self.final = (0, "")
         """Status and reason with which it ended."""
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pjsua2 as pj
 
-from gateway.sip.marks import persona_of
+from gateway.sip.marks import may_be_recorded, persona_of
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj.call import CallEvents, SipCall, guarded
 from gateway.sip.pj.metronome import Metronome
@@ -35,7 +35,8 @@ class _Account(pj.Account):  # type: ignore[misc]
     def onIncomingCall(self, prm: Any) -> None:  # noqa: N802
         call = SipCall(self._endpoint, prm.callId)
         info, rdata = call.getInfo(), prm.rdata
-        call.persona = persona_of(str(rdata.wholeMsg))
+        message = str(rdata.wholeMsg)
+        call.persona, call.may_be_recorded = persona_of(message), may_be_recorded(message)
         call.sip_call_id, call.remote = str(info.callIdString), str(info.remoteUri)
         try:
             self._endpoint.events.incoming(call)

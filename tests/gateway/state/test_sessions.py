@@ -276,4 +276,23 @@ def test_a_record_has_what_was_measured_and_what_the_tasks_have_cost(server: Sta
             (cdr,) = [decode(Cdr, record) for record in (await here.kept(lost)).cdrs.values()]
             assert (cdr.reason, cdr.cause, cdr.figures.turns, cdr.tokens) == ("worker-lost", "", 50, 0)
 
+
+def test_what_a_caller_was_told_and_its_recordings_are_in_the_cdr_whenever_they_come(
+    server: StateServer,
+) -> None:
+    async def story() -> None:
+        async with bench(server) as gateway:
+            gateway.welcome_sip()
+            name = name_of_telephone_call(CALL_ID)
+            gateway.sessions.announced(name, True, False)  # in early media: nobody has answered yet
+            gateway.sip.answered(CALL_ID, "sip-0", INVITE)
+            for file in ("f-1", "f-2", "f-2"):
+                gateway.sessions.recorded(name, file)
+            gateway.sessions.announced("t-unknown", True, True)
+            gateway.sip.hear("sip-0", control.CallEnded(CALL_ID))
+            (row,) = (await gateway.kept(name)).cdrs.values()
+            cdr = decode(Cdr, row)
+            assert (cdr.disclosed, cdr.consented, cdr.recordings) == (True, False, ("f-1", "f-2"))
+            assert cdr.ended_ms
+
     play(story())
