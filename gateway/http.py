@@ -32,6 +32,7 @@ from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
+from gateway.recording.desk import RecordingDesk
 from gateway.sip.switchboard import Switchboard
 from gateway.webrtc.pool import WebrtcPool
 
@@ -62,6 +63,8 @@ class Served(Protocol):
     def switchboard(self) -> Switchboard | None: ...
     @property
     def feed(self) -> Feed | None: ...
+    @property
+    def recordings(self) -> RecordingDesk | None: ...
     def placing(self, call: str, tenant: str) -> None:
         """A call of ours is on its way, of that tenant."""
         ...
@@ -90,7 +93,7 @@ def make_v1(gateway: Served) -> Surface:
     settings, sessions, cluster = gateway.settings, gateway.sessions, gateway.cluster
     calls = Calls(
         sessions, gateway.intercom, cluster, gateway.switchboard, settings.trunks, settings.node_name,
-        gateway.placing,
+        gateway.placing, gateway.recordings,
     )  # fmt: skip
     cdrs = Cdrs(sessions)
     told = Settings(settings, gateway.drain, lambda: (gateway.draining, gateway.live))
@@ -98,7 +101,8 @@ def make_v1(gateway: Served) -> Surface:
         "list_calls": calls.page, "get_call": calls.get, "read_transcript": calls.transcript,
         "originate": calls.originate, "hang_up": calls.hang_up,
         "send_text": calls.send_text, "send_digits": calls.send_digits, "mute": calls.mute,
-        "unmute": calls.unmute, "transfer": calls.transfer, "record": calls.record, "list_cdrs": cdrs.page,
+        "unmute": calls.unmute, "transfer": calls.transfer, "record": calls.record,
+        "get_recording": calls.recording, "list_cdrs": cdrs.page,
         "list_personas": told.personas, "list_trunks": told.trunks, "list_rules": told.rules,
         "get_drain": told.get_drain, "drain": told.drain, "follow_events": Events(gateway.feed).follow,
     }  # fmt: skip

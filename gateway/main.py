@@ -140,6 +140,7 @@ class Gateway:
 
         office = EventOffice(self.settings, self.sessions)
         self.switchboard.watchers.append(office.heard)
+        self.recordings.watchers.append(office.recorded)
         return office
 
     @property

@@ -13,6 +13,7 @@ from gateway.events.feed import Feed
 from gateway.events.open_calls import OpenCalls
 from gateway.events.records import WITHOUT_WORDS, Event, Kind
 from gateway.events.spool import Spool
+from gateway.recording.desk import RecordingEvent
 from gateway.sip.switchboard import CallEvent
 from gateway.state.records import Session
 from gateway.state.sessions import Sessions
@@ -23,6 +24,10 @@ PLACED: Final[dict[str, Kind]] = {
     "transfer-failed": "call.transfer-failed",
 }  # fmt: skip
 """Of those that the sessions do not tell."""
+RECORDED: Final[dict[str, Kind]] = {
+    "began": "recording.began", "paused": "recording.paused", "resumed": "recording.resumed",
+    "ended": "recording.ended",
+}  # fmt: skip
 MOST_PLACED: Final = 4_096
 
 
@@ -70,6 +75,13 @@ class EventOffice:
         self._number += 1
         what = f"{self._born} {self._number}"
         self.desk.noted(session, kind, {name: value for name, value in told.items() if value}, what)
+
+    def recorded(self, event: RecordingEvent) -> None:
+        """The desk of recordings: what became of one."""
+        session = self._sessions.find(event.call)
+        if session is not None:
+            data = {"file": event.file, "at_ms": event.at_ms, "by": event.by}
+            self.desk.noted(session, RECORDED[event.kind], data, f"{event.file} {event.at_ms}")
 
     def placing(self, call: str, tenant: str) -> None:
         """A call that nobody has answered yet is that tenant's."""

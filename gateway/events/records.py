@@ -14,14 +14,16 @@ import msgspec
 Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
     "call.transferred", "call.transfer-failed", "call.transcript", "task.asked", "task.done",
-    "task.failed", "task.cancelled",
+    "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
+    "recording.ended",
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
 DETAILS: Final = ("call.transcript",)
 """The first that are given up where there is no room."""
 WITHOUT_WORDS: Final[tuple[Kind, ...]] = (
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
-    "call.transferred", "call.transfer-failed",
+    "call.transferred", "call.transfer-failed", "recording.began", "recording.paused", "recording.resumed",
+    "recording.ended",
 )  # fmt: skip
 """Those that have nothing of what was said."""
 

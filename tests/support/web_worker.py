@@ -26,6 +26,7 @@ from gateway.fleet import Fleet
 from gateway.http import serve_http
 from gateway.intercom import Intercom
 from gateway.metrics import Metrics
+from gateway.recording.desk import RecordingDesk
 from gateway.sip.switchboard import Switchboard as SipSwitchboard
 from gateway.state.sessions import Sessions
 from gateway.webrtc.pool import WebrtcPool, plan_webrtc
@@ -181,6 +182,10 @@ class WebSite:
         return None
 
     def placing(self, call: str, tenant: str) -> None:
+        return None
+
+    @property
+    def recordings(self) -> RecordingDesk | None:
         return None
 
     @property

@@ -22,6 +22,7 @@ from gateway.api.v1.paging import Place, cursor_of, place_of
 from gateway.api.v1.surface import Asked, gone, no_state
 from gateway.cluster.node import Node
 from gateway.personas import check_persona
+from gateway.recording.desk import Refused as NotRecorded
 from gateway.sip.switchboard import OutboundCall, Refused
 from gateway.state import records
 from media.timebase import MODEL_HZ
@@ -29,6 +30,7 @@ from media.timebase import MODEL_HZ
 if TYPE_CHECKING:
     from gateway.cluster.member import Cluster
     from gateway.intercom import Intercom
+    from gateway.recording.desk import RecordingDesk
     from gateway.sip.switchboard import Switchboard
     from gateway.sip.trunks import Trunk
     from gateway.state.client import Kept
@@ -49,11 +51,12 @@ class Calls:
         trunks: Mapping[str, Trunk] | None = None,
         node: str = "",
         placing: Callable[[str, str], None] = lambda call, tenant: None,
+        recordings: RecordingDesk | None = None,
     ) -> None:
         """Without a switchboard no call is made, or handed to anybody; `placing` is told of calls and tenants."""
         self._sessions, self._intercom, self._cluster = sessions, intercom, cluster
         self._switchboard, self._trunks, self._node = switchboard, trunks or {}, node
-        self._placing = placing
+        self._placing, self._recordings = placing, recordings
 
     # -- what there is
 
@@ -220,9 +223,30 @@ class Calls:
         except Refused as wrong:
             raise _refused(wrong) from None
 
-    async def record(self, asked: Asked) -> None:
+    async def recording(self, asked: Asked) -> shapes.Recording:
+        """Whether it is recorded now."""
         self._own(asked)
-        raise _not_built("recording")
+        found = self._recordings.find(asked.call) if self._recordings is not None else None
+        if found is None:
+            return shapes.Recording(asked.call, allowed=False)
+        return shapes.Recording(asked.call, True, found.state, found.file)
+
+    async def record(self, asked: Asked) -> shapes.Recording:
+        """Where a rule allows it alone, and after the announcement."""
+        self._own(asked)
+        if self._recordings is None:
+            raise Problem(403, "forbidden", "nothing is recorded here")
+        what: shapes.RecordingWish = asked.body
+        doing = {
+            "start": self._recordings.start, "stop": self._recordings.stop,
+            "pause": self._recordings.pause, "resume": self._recordings.resume,
+        }  # fmt: skip
+        try:
+            await doing[what.action](asked.call)
+        except NotRecorded as wrong:
+            is_here = wrong.status == 404  # the call is: it may not be recorded
+            raise Problem(403 if is_here else wrong.status, "not-recorded", wrong.text) from None
+        return await self.recording(asked)
 
     # -- inside
 
@@ -250,10 +274,6 @@ def _refused(wrong: Refused) -> Problem:
     headers = {"Retry-After": "2"} if wrong.status == 503 else {}
     status = wrong.status if wrong.status in (400, 403, 404, 409, 503, 504) else 409
     return Problem(status, wrong.code, wrong.text, headers)
-
-
-def _not_built(what: str) -> Problem:
-    return Problem(501, "not-built", f"{what} is not built yet")
 
 
 def _place(call: shapes.Call) -> Place:

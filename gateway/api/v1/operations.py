@@ -93,8 +93,12 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         None, 202, takes=shapes.TransferWish, refuses=(404, *AWAY),
     ),
     Operation(
+        "get_recording", "GET", f"{CALL}/recording", "calls:read", "Whether a call is recorded now",
+        shapes.Recording, refuses=(404,),
+    ),
+    Operation(
         "record", "POST", f"{CALL}/recording", "calls:write", "Start, pause, resume or stop the recording",
-        None, 204, takes=shapes.RecordingWish, refuses=(404, 501, *AWAY),
+        shapes.Recording, takes=shapes.RecordingWish, refuses=(404, *AWAY),
     ),
     Operation(
         "list_cdrs", "GET", "/v1/cdrs", "cdrs:read", "Records of calls that are over", shapes.CdrPage,

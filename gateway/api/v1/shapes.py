@@ -175,6 +175,17 @@ class RecordingWish(Shape, frozen=True):
     action: Literal["start", "pause", "resume", "stop"]
 
 
+class Recording(Given, frozen=True):
+    """Whether a call is recorded now."""
+
+    id: CallName
+    allowed: bool
+    """Whether it may be."""
+    state: Literal["off", "on", "paused"] = "off"
+    file: str = ""
+    """Name of the newest one, without its folder and ending."""
+
+
 # -- call detail records
 
 
@@ -208,6 +219,12 @@ class CallRecord(Given, frozen=True):
     """Whom the caller was handed to."""
     adopted: bool = False
     """Its begin was not known to the gateway that ended it."""
+    disclosed: bool = False
+    """Its caller has heard to the end that it talks to a machine,"""
+    consented: bool = False
+    """and that it is recorded."""
+    recordings: tuple[str, ...] = ()
+    """Names, without folder and ending."""
     caller: str = ""
     """Pseudonym,"""
     number: str = ""
