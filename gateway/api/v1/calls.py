@@ -228,7 +228,7 @@ class Calls:
         self._own(asked)
         found = self._recordings.find(asked.call) if self._recordings is not None else None
         if found is None:
-            return shapes.Recording(asked.call, allowed=False)
+            return shapes.Recording(asked.call, False, "off")
         return shapes.Recording(asked.call, True, found.state, found.file)
 
     async def record(self, asked: Asked) -> shapes.Recording:

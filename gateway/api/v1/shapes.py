@@ -181,7 +181,7 @@ class Recording(Given, frozen=True):
     id: CallName
     allowed: bool
     """Whether it may be."""
-    state: Literal["off", "on", "paused"] = "off"
+    state: Literal["off", "on", "paused"]
     file: str = ""
     """Name of the newest one, without its folder and ending."""
 
