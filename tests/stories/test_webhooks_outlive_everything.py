@@ -73,7 +73,7 @@ async def story(gateway: GatewayUnderTest, receiver: Receiver) -> None:
     ended = [event for event in events if event.type == "call.ended"]
     assert all(event.data["reason"] == "over" for event in ended)
     longest = max(ended, key=lambda event: event.data["ended_ms"] - event.data["began_ms"])
-    assert longest.data["figures"]["turns"] > 10 and longest.data["cause"] == "caller"
+    assert longest.data["figures"]["turns"] > 3 and longest.data["cause"] == "caller"
     metrics = await asyncio.to_thread(gateway.metrics)
     assert metrics["microturn_webhook_crm_waiting_bytes"] == 0 and metrics["microturn_events_lost_total"] == 0
 
