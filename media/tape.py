@@ -147,10 +147,9 @@ class Tape:
         while self._heard and self._heard[0][0] * self._frame < end:
             frame, sound = self._heard.popleft()
             at = frame * self._frame
-            if at < max(first, next_place):
-                self.counters.heard_late += (
-                    self._frame if self._begin is not None and at >= self._begin else 0
-                )
+            if at < max(first, next_place):  # after a hold a clock that was late pulls several frames at once
+                if any(sound) and self._begin is not None and at >= self._begin:
+                    self.counters.heard_late += self._frame
                 continue
             if piece and at != next_place:
                 _lay(pcm, place - first, piece)

@@ -153,7 +153,8 @@ def test_what_comes_too_late_is_counted_and_moves_nothing() -> None:
     assert block is not None and len(block.pcm) == 60 * FRAME - WAIT_MS * 8
     tape.say(2 * TURN, np.ones(TURN, np.int16))
     assert tape.counters.said_late == TURN
-    tape.hear(3, bytes(2 * FRAME))
+    tape.hear(3, np.full(FRAME, 9, np.int16).tobytes())
+    tape.hear(4, bytes(2 * FRAME))  # silence is none the less
     assert tape.take(to_the_end=True) is not None
     assert tape.counters.heard_late == FRAME
 
