@@ -77,7 +77,7 @@ class Manner:
 
 
 MANNERS = {
-    "say:6": Manner(treble_db=16.0, hiss_db=4.0, phones="s ih1 k s"),  # else an "eight" over a telephone
+    "say:6": Manner(0.6, hiss_db=8.0, phones="s s ih1 k s s"),  # else an "eight" over a telephone
     "say:13": Manner(sibilants=False),
     "say:30": Manner(treble_db=3.0, sibilants=False),
     "say:60": Manner(0.85, treble_db=0.0),
