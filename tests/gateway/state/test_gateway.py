@@ -66,8 +66,10 @@ def test_a_call_outlives_redis_and_the_main_process_and_is_charged_once(server: 
         assert ended[0].ended_ms > begun.began_ms and ended[0].reason == "over"
         figures = ended[0].figures
         assert ended[0].cause == "caller" and figures.codec == "OPUS" and 1 <= figures.mos <= 4.5
-        assert figures.packets > 50 and 20 <= figures.turns <= (ended[0].ended_ms - begun.began_ms) // 200 + 1
-        assert figures.played_ms > 1_000 and ended[0].cost > 0 and not figures.tasks
+        turns = (ended[0].ended_ms - begun.began_ms) // 200
+        assert turns // 2 <= figures.turns <= turns + 1, "in the first of them it was connected"
+        assert figures.packets > 5 * figures.turns and figures.played_ms > 100 * turns
+        assert ended[0].cost > 0 and not figures.tasks
 
     wish = GatewayWish(
         calls=2,
