@@ -15,7 +15,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from loadtests.ports import free_port
 
 PROC = Path("/proc")
 READY_TIMEOUT_S = 20.0
@@ -145,7 +146,7 @@ class GatewayUnderTest:
                 wish.host,
             ]
             # the same ports again when the main process is killed: with port 0 it would come back elsewhere
-            arguments += ["--sip-port", str(_free_port()), "--http-port", str(_free_port())]
+            arguments += ["--sip-port", str(free_port()), "--http-port", str(free_port())]
             arguments += ["--sip-calls", str(wish.calls), "--run-dir", str(run_dir)]
             own = {
                 "MICROTURN_RUN_DIR": str(run_dir),
@@ -330,18 +331,3 @@ class GatewayUnderTest:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._reader.join(2.0)
-
-
-def _free_port() -> int:
-    """A port of 127.0.0.1 that is free now for UDP and for TCP."""
-    for _ in range(64):
-        with (
-            socket.socket(socket.AF_INET, socket.SOCK_STREAM) as stream,
-            socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
-        ):
-            stream.bind(("127.0.0.1", 0))
-            port = int(stream.getsockname()[1])
-            with contextlib.suppress(OSError):
-                datagrams.bind(("127.0.0.1", port))
-                return port
-    raise OSError("no port is free for both UDP and TCP on 127.0.0.1")

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import random
 import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from loadtests.hostile.browser import Browser
 from loadtests.hostile.ports import crowd_tcp, flood_udp, paced
 from loadtests.hostile.webrtc import authentic_rtcp, mutated_dtls, seeds
 from loadtests.hostile.whip import WhipAttack, token
+from loadtests.ports import free_port
 from loadtests.webrtc_generator import GeneratorPlan, GeneratorResult, Schedule, work
 
 OFFER = Path(__file__).parents[2] / "tests/gateway/webrtc/chromium-156.sdp"
@@ -94,7 +94,7 @@ async def strike_beside_calls(strength: Strength, calls: int, seconds: float, at
 
     Of the last attack is told what was counted, logged and kept; gaps are those of all of them.
     """
-    secret, port = secrets.token_hex(32), _free_port()
+    secret, port = secrets.token_hex(32), free_port()
     settings = {"webrtc_calls": str(CAPACITY), "webrtc_workers": "1", "jwt_secret": secret}
     settings |= {"webrtc_udp_port": str(port), "webrtc_tcp_port": str(port), "log_level": "info"}
     outcome = Outcome("browser-hostile", {"calls": calls, "attacks": attacks})
@@ -400,13 +400,3 @@ def _check_log(outcome: Outcome, log: list[str]) -> None:
     outcome.expect(len(others) <= MOST_LOG_LINES, f"{len(others)} lines of log, such as {others[-1:]}")
     bad = [line.strip() for line in log if any(word in line for word in BAD_WORDS)]
     outcome.expect(not bad, f"{len(bad)} bad lines of log, such as {bad[:2]}")
-
-
-def _free_port() -> int:
-    """Of 127.0.0.1, for UDP and TCP, outside the range of RTP."""
-    for port in range(47_000, 48_000):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
-                stack.enter_context(socket.socket(socket.AF_INET, kind)).bind(("127.0.0.1", port))
-            return port
-    raise OSError("no port of 47000 to 48000 is free for both UDP and TCP on 127.0.0.1")

@@ -17,11 +17,12 @@ from gateway.background.small_tools import calculate
 from gateway.background.tools import Toolbox, of_function
 from gateway.background.worker import Purse
 from gateway.config import GatewaySettings
+from loadtests.ports import free_port
 from tests.gateway.background.support import Reader, is_over, line, order, told, working
 from tests.gateway.background.test_foreign_endpoint import wait_for
 from tests.gateway.background.tiny_model import END, WORDS
 from tests.gateway.state.conftest import folder, program, server  # noqa: F401
-from tests.gateway.state.server import NAMESPACE, StateServer, free_port, play
+from tests.gateway.state.server import NAMESPACE, StateServer, play
 from tests.support.sglang_here import needs_sglang
 
 pytestmark = [needs_sglang, pytest.mark.redis, pytest.mark.processes]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import soundfile
 
 from gateway.caller.signals import numbered_tones
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from loadtests.ports import free_port
 
 pytestmark = [pytest.mark.processes, pytest.mark.sip]
 
@@ -97,9 +97,7 @@ def tls(tmp_path: Path) -> Tls:
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
         cwd=tmp_path, check=True, capture_output=True,
     )  # fmt: skip
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     files = {"sip_tls_cert": f"{tmp_path}/cert.pem", "sip_tls_key": f"{tmp_path}/key.pem"}
     return Tls(port, {"sip_tls_port": str(port), **files})
 

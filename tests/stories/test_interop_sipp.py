@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 
 from gateway.sip.switchboard import OutboundCall, Refused
+from loadtests.ports import free_port
 from tests.support.own_gateway import OwnGateway
 from tests.support.sipp import Scenario, kill_started, may_play, needs_sipp, sdp
 from tests.support.table_watch import TableWatch
@@ -23,9 +23,7 @@ SALES = "sip:sales@127.0.0.1:9"
 @pytest.fixture(scope="module")
 def port() -> int:
     """Where sipp waits to be called."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import pytest
 
 from gateway.caller.codec import find_codec
 from gateway.sip.switchboard import OutboundCall, Refused
+from loadtests.ports import free_port
 from media.keys import ToneEar, tones
 from tests.stories.test_baresip_calls import Tls, needs_baresip, needs_openssl, tls
-from tests.support.baresip_phone import BaresipPhone, free_port
+from tests.support.baresip_phone import BaresipPhone
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
 from tests.support.referring_call import Target
@@ -163,7 +164,7 @@ def test_we_call_by_tls_with_srtp_and_trust_not_everyone(tmp_path: Path, tls: Tl
     """baresip shows a certificate that is ours to trust, and one for another name."""
     both = tmp_path / "both.pem"
     both.write_text((tmp_path / "key.pem").read_text() + (tmp_path / "cert.pem").read_text())
-    port = free_port()
+    port = free_port(2)
     account = (
         "<sip:phone@127.0.0.1;transport=tls>;regint=0;audio_codecs=pcmu;answermode=auto;mediaenc=srtp-mand"
     )

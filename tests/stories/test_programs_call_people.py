@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from loadtests.ports import free_port
 from tests.stories.test_interop_sipp import picked_up, wait_bound
 from tests.support.sipp import kill_started, needs_sipp
 
@@ -55,9 +55,7 @@ def wait_for(holds: Callable[[], object]) -> None:
 
 
 def test_a_program_calls_somebody_and_hangs_up(tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
     trunks = {"pbx": {"server": f"127.0.0.1:{port}", "dial": "+", "user": "4930"}}
     settings = {"redis": "auto", "trunks": json.dumps(trunks), "webrtc_calls": "0"}
     with GatewayUnderTest.start(GatewayWish(calls=2, settings=settings)) as gateway:

@@ -15,6 +15,7 @@ import soundfile
 
 from gateway.caller.signals import numbered_tones
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from loadtests.ports import free_port
 from tests.stories.test_baresip_calls import CONFIG, MODULES, RATE_HZ, best_match, needs_baresip
 from tests.support.raw_call import RawCall
 from tests.support.referring_call import ReferringCall, Target
@@ -76,9 +77,7 @@ def test_the_target_takes_the_conversation_over(
 def test_baresip_as_the_target_hears_itself(transferring: GatewayUnderTest, tmp_path: Path) -> None:
     said = numbered_tones(6, RATE_HZ, seed=22)
     soundfile.write(tmp_path / "said.wav", said, RATE_HZ, subtype="PCM_16")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     config = CONFIG.format(modules=MODULES, folder=tmp_path).replace("127.0.0.1:0", f"127.0.0.1:{port}")
     (tmp_path / "config").write_text(config)
     (tmp_path / "accounts").write_text("<sip:phone@127.0.0.1>;regint=0;audio_codecs=pcmu;answermode=auto\n")
@@ -169,9 +168,7 @@ def test_a_full_worker_transfers_nobody(transferring: GatewayUnderTest) -> None:
 @pytest.mark.sip
 @pytest.mark.skipif(not shutil.which("sipp"), reason="sipp is not installed: apt-get install sip-tester")
 def test_sipp_as_the_target(transferring: GatewayUnderTest, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     sipp = subprocess.Popen(
         ["sipp", "-sn", "uas", "-i", "127.0.0.1", "-p", str(port), "-m", "1", "-timeout", "20"],
         cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,

@@ -15,6 +15,7 @@ from typing import Any
 import soundfile
 
 from gateway.caller.signals import numbered_tones
+from loadtests.ports import free_port
 from tests.stories.test_baresip_calls import MODULES, RATE_HZ
 
 SAID_S = 20
@@ -37,13 +38,6 @@ call_local_timeout 30
 """
 
 
-def free_port() -> int:
-    """Of 127.0.0.1, now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class BaresipPhone:
     """One phone. `events`: what it has told, in order."""
 
@@ -52,7 +46,7 @@ class BaresipPhone:
         its key in the same file) for TLS on the next one."""
         folder.mkdir(exist_ok=True)
         self._folder, self._control = folder, free_port()
-        self.port = port or free_port()
+        self.port = port or free_port(2)  # and the one after it for TLS
         soundfile.write(
             folder / "said.wav", numbered_tones(SAID_S, RATE_HZ, seed=5), RATE_HZ, subtype="PCM_16"
         )

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from loadtests.ports import free_port
+
 needs_kamailio = pytest.mark.skipif(
     not shutil.which("kamailio"), reason="kamailio is not installed: apt-get install kamailio"
 )
@@ -84,10 +86,7 @@ class Kamailio:
     @contextlib.contextmanager
     def start(cls, folder: Path, port: int = 0, most_s: int = 3600) -> Iterator[Kamailio]:
         """Ready; gone when the block is left. RuntimeError with its last lines when it does not come up."""
-        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = port or int(probe.getsockname()[1])
-        exchange = cls(folder, port, most_s)
+        exchange = cls(folder, port or free_port(), most_s)
         try:
             exchange._wait()
             yield exchange

@@ -18,6 +18,7 @@ import pytest
 from aioice import stun, turn
 
 from gateway.api.turn import IceServers, check_urls, clean, mint
+from loadtests.ports import free_port
 
 SECRET = "shared with the TURN server"
 
@@ -57,9 +58,7 @@ def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     if program is None:
         pytest.skip("turnserver (Debian: coturn) is not on PATH")
     folder = tmp_path_factory.mktemp("coturn")
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
+    port = free_port()
     flags = f"""-n --listening-ip=127.0.0.1 --relay-ip=127.0.0.1 --listening-port={port} --realm=microturn.test
         --use-auth-secret --no-tls --no-dtls --no-cli --allow-loopback-peers --min-port=49152 --max-port=49200
         --log-file={folder / "turn.log"} --simple-log --pidfile={folder / "pid"} --userdb={folder / "db"}"""

@@ -21,9 +21,10 @@ from gateway.background.small_tools import calculate
 from gateway.background.tools import Toolbox, of_function
 from gateway.background.worker import Purse
 from gateway.config import GatewaySettings
+from loadtests.ports import free_port
 from tests.gateway.background.support import Reader, is_over, line, order, told, working
 from tests.gateway.background.tiny_model import END, WORDS
-from tests.gateway.state.server import NAMESPACE, StateServer, free_port, play
+from tests.gateway.state.server import NAMESPACE, StateServer, play
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
 ROOT = Path(__file__).parents[3]

@@ -17,8 +17,9 @@ import pytest
 
 from gateway.background.threads import MOST_LEFT_OF_ONE, Refused, Threads
 from gateway.background.tools import Toolbox, of_function
+from loadtests.ports import free_port
 from tests.gateway.background.support import line, order
-from tests.gateway.state.server import NAMESPACE, StateServer, free_port, play, until
+from tests.gateway.state.server import NAMESPACE, StateServer, play, until
 from tests.support.chat_server import ChatServer, call_tool
 
 PORT = free_port()

@@ -21,6 +21,7 @@ from gateway.caller.messages import Message, parse_message
 from gateway.caller.report import CallReport, report_call
 from gateway.caller.sdp import describe, parse_audio
 from gateway.caller.signals import numbered_tones
+from loadtests.ports import free_port
 
 
 class EchoPeer(asyncio.DatagramProtocol):
@@ -218,18 +219,12 @@ def test_the_timeline_has_silence_at_both_ends_and_whole_packets() -> None:
     assert CallPlan("sip:x@h", "PCMU", pcm, 8000, seconds=0.011).timeline().size == 160
 
 
-def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @pytest.fixture
 def sipp(tmp_path: Path) -> Iterator[int]:
     """SIPp answering calls and echoing their RTP; its SIP port."""
     if shutil.which("sipp") is None:
         pytest.skip("sipp is not installed")
-    port, media_port = free_port(), free_port() & ~1
+    port, media_port = free_port(), free_port(8) + 1 & ~1
     command = ["sipp", "-sn", "uas", "-rtp_echo", "-i", "127.0.0.1", "-mi", "127.0.0.1", "-nostdin"]
     process = subprocess.Popen(
         [*command, "-p", str(port), "-mp", str(media_port)],

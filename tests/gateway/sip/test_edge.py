@@ -17,6 +17,7 @@ from structlog.testing import capture_logs
 from gateway.sip.edge import Edge, EdgeSettings
 from gateway.sip.load import WorkerAddress
 from gateway.sip.tls import server_context
+from loadtests.ports import free_port
 
 SDP = b"v=0\r\no=- 1 1 IN IP4 127.0.0.1\r\ns=-\r\nc=IN IP4 127.0.0.1\r\nt=0 0\r\nm=audio 4000 RTP/AVP 0\r\n"
 PATIENCE_S = 10.0
@@ -406,12 +407,6 @@ def test_handshakes_end_in_time_and_count_among_the_connections(
 # ---- sipp on both sides ----
 
 
-async def free_port() -> int:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 async def sipp(folder: Path, *arguments: str) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         "sipp", *arguments, "-i", "127.0.0.1", "-nostdin",
@@ -449,7 +444,7 @@ def test_sipp_calls_sipp_through_the_edge(
         )
 
     async def run() -> None:
-        port = await free_port()
+        port = free_port()
         server = await sipp(tmp_path, "-sn", "uas", "-p", str(port))
         edge = Edge(EdgeSettings(port=0, tls_context=tls))
         await edge.start()

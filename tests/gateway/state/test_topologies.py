@@ -18,13 +18,13 @@ from gateway.state.address import parse
 from gateway.state.client import Client, Login
 from gateway.state.delivery import Times
 from gateway.state.records import Cdr, Line, Session
+from loadtests.ports import free_port
 from tests.gateway.state.server import (
     NAMESPACE,
     QUICK,
     Node,
     StateServer,
     entries,
-    free_port,
     node,
     play,
     until,
