@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gateway import control
+from gateway.recording.call import CallRecording
 from media.leg import Leg
 
 
@@ -15,6 +16,8 @@ class Commanded(Protocol):
     def leg(self) -> Leg[Any]: ...
     @property
     def is_over(self) -> bool: ...
+    @property
+    def recording(self) -> CallRecording | None: ...
     def hang_up(self, cause: str = "") -> None:
         """End it; `cause` as in its record."""
         ...
@@ -36,7 +39,14 @@ def obey(call: Commanded | None, command: control.Command) -> control.Done:
                 return control.Done(command.id, 409, "turn-full", "this turn's text is full: send it again")
         case "digits":
             if not call.press(command.value):
-                return control.Done(command.id, 409, "no-digits", "nobody is there who takes digits")
+                return control.Done(
+                    command.id, 409, "no-digits", "nobody is there to hear them: on hold, or not answered"
+                )
+        case "record":
+            if call.recording is None:
+                return control.Done(command.id, 403, "not-recorded", "nothing is recorded here")
+            status, reason = call.recording.do(command.value, "api")
+            return control.Done(command.id, status, "not-recorded" if reason else "", reason)
         case "mute-caller" | "unmute-caller":
             call.leg.mute(command.do == "mute-caller")
         case "mute-model" | "unmute-model":

@@ -119,6 +119,9 @@ class GatewaySettings(
     )
     early_media_ms: int = Field(0, ge=0, le=60_000, description="183 with media for so long before the 200")
     rtp_timeout_s: int = Field(30, ge=2, le=3600, description="a call without RTP for so long is ended")
+    hold_timeout_s: int = Field(
+        3600, ge=2, le=86_400, description="the same of a call on hold, whose peer may be gone without a word"
+    )
     srtp: Literal["off", "optional", "required"] = "off"
     refer: Literal["refuse", "accept"] = Field(
         "refuse", description="whether callers may have themselves transferred (REFER)"

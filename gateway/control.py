@@ -5,15 +5,15 @@ A unix SOCK_SEQPACKET connection that the worker opens and, after a restart of t
 for them belong.
 
     SIP worker      Ready, CallEnded, Attachable, Report, Answered, Progress, TransferAsked
-                                                             <-  Dial, HangUp, Press, Refer, Drain
+                                                             <-  Dial, HangUp, Refer, Drain
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
-                    RecordDone, RecordingTold, Announced     <-  Record
-                    Done, Measured                           <-  Command
+                    RecordingTold, Announced, Measured
+                    Done                                     <-  Command
 
-Each of Offer, Candidates, IceRestart, HangUp, Dial, Press and Refer is answered by one `Answered` of the same id,
-which the main process chose (0: nobody waits for it), each Command by one `Done`, each Record by one `RecordDone`.
+Each of Offer, Candidates, IceRestart, HangUp, Dial and Refer is answered by one `Answered` of the same id,
+which the main process chose (0: nobody waits for it), each Command by one `Done`.
 A browser call's name is the main process's as well; its media and its resume token are the worker's alone.
 """
 
@@ -33,7 +33,6 @@ from gateway.background.records import Reads, Spoken, State
 from gateway.state.records import Figures
 
 MAX_BYTES = 65_536
-RecordWhat = Literal["start", "stop", "pause", "resume"]
 
 
 class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -180,14 +179,6 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Whether it may be recorded."""
 
 
-class Press(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Main: press keys towards the peer. `Answered`: 200, 404 no such call, 409 nobody is there to hear them."""
-
-    id: int
-    call: str
-    digits: str
-
-
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Main: ask the peer to call somebody else (RFC 3515). `Answered`: 200 the REFER is on its way, 404 no such
     call, 409 not now. With an empty `uri` the model is told that there is no such target."""
@@ -278,23 +269,6 @@ class Still(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     reason: str = ""
 
 
-class Record(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Main: begin or end a call's recording, or leave silence in it from now on (`pause` to `resume`)."""
-
-    id: int
-    call: str
-    what: RecordWhat
-
-
-class RecordDone(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Worker: what became of the `Record` with this id. 200, 403 it may not be recorded, 404 no such call, 409 not
-    now: `reason` says why."""
-
-    id: int
-    status: int
-    reason: str = ""
-
-
 class RecordingTold(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Worker: of a call that may be recorded: `allowed` once, and again after a restart of the main process; then
     what becomes of its recording, whoever asked for it."""
@@ -318,7 +292,9 @@ class Announced(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     """That it is recorded."""
 
 
-Do = Literal["hang-up", "text", "digits", "mute-caller", "mute-model", "unmute-caller", "unmute-model"]
+Do = Literal[
+    "hang-up", "text", "digits", "record", "mute-caller", "mute-model", "unmute-caller", "unmute-model"
+]
 
 
 class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -328,11 +304,12 @@ class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     call: str
     do: Do
     value: str = ""
-    """The text, or the digits."""
+    """The text, the digits, or of the recording `start`, `stop`, `pause` (silence from now on), `resume`."""
 
 
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Worker: what became of a `Command`: 204; 404 gone; 409 not now, or never of such a call, and why."""
+    """Worker: what became of a `Command`: 204; 403 no rule allows it; 404 gone; 409 not now, or never of such
+    a call, and why."""
 
     id: int
     status: int
@@ -343,7 +320,7 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
-RecordingMessage = RecordDone | RecordingTold | Announced
+RecordingMessage = RecordingTold | Announced
 WorkerMessage = (
     Ready
     | WebrtcReady
@@ -358,8 +335,8 @@ WorkerMessage = (
     | RecordingMessage
 )
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
-SipRequest = Dial | HangUp | Press | Refer
-MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command | Record
+SipRequest = Dial | HangUp | Refer
+MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

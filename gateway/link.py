@@ -31,6 +31,8 @@ class MainLink:
         is_busy: Callable[[], bool],
     ) -> None:
         self.path = path
+        self.is_up = False
+        """Whether the main process is there."""
         self._ready, self._hear, self._is_busy = ready, hear, is_busy
         self._send: Callable[[bytes], object] = lambda packet: None
 
@@ -49,9 +51,9 @@ class MainLink:
                 await asyncio.sleep(RETRY_S)
                 continue
             with connection:
-                self._send = connection.send
+                self._send, self.is_up = connection.send, True
                 self.tell(self._ready())
                 async for packet in control.packets(connection):
                     self._hear(control.decode_main(packet))
-                self._send = lambda packet: None
+                self._send, self.is_up = lambda packet: None, False
             away_since = time.monotonic()

@@ -64,7 +64,7 @@ class Gateway:
         self._tasks = Tasks(self._broken)
         self._recording = settings.recording_options()
         self.recordings = RecordingDesk()
-        """What may be asked of recordings."""
+        """Which calls may be recorded, and are."""
         self._keeper = self._keep_recordings()
         self.telephones = Telephones(
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
@@ -80,9 +80,9 @@ class Gateway:
         self.events = self._tell_events()
         self.draining = False
         self.http_port = 0
-        self.intercom = self._make_intercom()
+        self.intercom = Intercom(self.sessions.place_of if self.sessions else self.telephones.edge.find)
         door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
-        door = self._outermost(self.recordings.door(door, name_of_telephone_call))
+        door = self.intercom.door(self.recordings.door(door, name_of_telephone_call))
         for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
@@ -106,7 +106,7 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self._outermost(self.recordings.door(self.office.door(door)))
+        door = self.intercom.door(self.recordings.door(self.office.door(door)))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
@@ -158,12 +158,6 @@ class Gateway:
         """Whom programs follow events by."""
         return self.events.feed if self.events is not None else None
 
-    def _make_intercom(self) -> Intercom | None:
-        return Intercom(self.sessions.place_of) if self.sessions is not None else None
-
-    def _outermost(self, door: Kind) -> Kind:
-        return self.intercom.door(door) if self.intercom is not None else door
-
     def _telephone_door(self) -> Kind:
         if self.sessions is None:
             return self.telephones
@@ -213,6 +207,7 @@ class Gateway:
             "edge": edge.counters,
             "guard": edge.guard_counters,
             "registrar": edge.registrar_counters,
+            "commands": self.intercom.counters,
             **self.office.counters(),
         }
         if self._keeper is not None:
@@ -221,8 +216,6 @@ class Gateway:
             parts["webrtc"] = self.pool.counters
         if self.events is not None:
             parts |= self.events.counters()
-        if self.intercom is not None:
-            parts["commands"] = self.intercom.counters
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters

@@ -71,15 +71,19 @@ class OpenCalls:
             lines = self._path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return found
-        for line in lines:
+        unreadable = 0  # torn, or of another version
+        for line in filter(None, lines):
             try:
                 told = msgspec.json.decode(line, type=Session | str)
             except msgspec.DecodeError:
-                continue  # torn, or of another version
+                unreadable += 1
+                continue
             if isinstance(told, str):
                 found.pop(told, None)
             else:
                 found[told.call] = told
+        if unreadable:
+            log.warning("lines of open calls cannot be read", path=str(self._path), lines=unreadable)
         return found
 
     def _rewrite(self) -> None:

@@ -7,7 +7,7 @@ and who has seen it drops it.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 
@@ -17,7 +17,7 @@ Kind = Literal[
     "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
     "recording.ended",
 ]  # fmt: skip
-KINDS: Final[tuple[Kind, ...]] = Kind.__args__  # type: ignore[attr-defined]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 DETAILS: Final = ("call.transcript",)
 """The first that are given up where there is no room."""
 WITHOUT_WORDS: Final[tuple[Kind, ...]] = (

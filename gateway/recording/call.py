@@ -19,7 +19,6 @@ from typing import Any, Final, Literal
 import structlog
 
 from gateway import control
-from gateway.control import RecordWhat
 from gateway.recording.announcements import read_announcement
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
 from gateway.recording.writer import Recording, RecordingWriter
@@ -125,8 +124,8 @@ class CallRecording:
         if block is not None:
             writer.put(self._opened(), block)
 
-    def do(self, what: RecordWhat, by: By) -> tuple[int, str]:
-        """A status as in `control.RecordDone`, and why."""
+    def do(self, what: str, by: By) -> tuple[int, str]:
+        """`start`, `stop`, `pause` or `resume`. A status as in `control.Done`, and why."""
         tape = self._leg.tape
         if not self.allowed:
             return 403, "no rule allows that this call is recorded"
@@ -136,29 +135,32 @@ class CallRecording:
             if tape is not None:
                 return 409, "it is recorded already"
             self._start(self._place(), by)
-            return 200, ""
+            return 204, ""
         if tape is None:
             return 409, "it is not recorded now"
-        if what == "stop":
-            self._stop(by)
-        elif what == "pause":
-            if tape.is_paused:
-                return 409, "it is paused already"
-            tape.pause(self._place())
-            self._recorder.counters.recordings_paused += 1
-            self._told("paused", by)
-        else:
-            if not tape.is_paused:
-                return 409, "it is not paused"
-            self._recorder.counters.recordings_samples_paused += tape.resume(self._place())
-            self._told("resumed", by)
-        return 200, ""
+        match what:
+            case "stop":
+                self._stop(by)
+            case "pause":
+                if tape.is_paused:
+                    return 409, "it is paused already"
+                tape.pause(self._place())
+                self._recorder.counters.recordings_paused += 1
+                self._told("paused", by)
+            case "resume":
+                if not tape.is_paused:
+                    return 409, "it is not paused"
+                self._recorder.counters.recordings_samples_paused += tape.resume(self._place())
+                self._told("resumed", by)
+            case _:
+                return 400, "expected start, stop, pause or resume"
+        return 204, ""
 
     def act(self, value: str) -> None:
         """The model's action: `pause` or `resume`; it is told when that does not come about."""
-        done = self.do(value, "model") if value in ("pause", "resume") else (400, "unknown")  # type: ignore[arg-type]
-        if done[0] != 200:
-            self._leg.receive_event(f"{ACTION} {value[:16]} failed {done[0]}")
+        status = self.do(value, "model")[0] if value in ("pause", "resume") else 400
+        if status != 204:
+            self._leg.receive_event(f"{ACTION} {value[:16]} failed {status}")
 
     def end(self) -> None:
         """The call is over."""

@@ -116,23 +116,24 @@ def _seal(header: Header, head: bytes, key: Key | None) -> Seal:
 class Writer:
     """Frames for one file, as bytes to be appended; it knows no file."""
 
-    def __init__(self, header: Header, key: Key | None, salt: bytes) -> None:
+    def __init__(self, header: Header, head: bytes, seal: Seal, number: int = 1, before: int = 0) -> None:
+        self.header, self.head = header, head
+        """What the file begins with."""
+        self._seal, self._number, self._before = seal, number, before
+
+    @classmethod
+    def begin(cls, header: Header, key: Key | None, salt: bytes) -> Writer:
         """`salt` is random, `SALT_BYTES` of it; without a key nothing is encrypted."""
         if key is not None:
             header = msgspec.structs.replace(header, cipher="aes-256-gcm", key_id=key.id, salt=salt.hex())
-        self.header = header
         told = msgspec.json.encode(header)
-        self.head: Final = MAGIC + _U32.pack(len(told)) + told + _U32.pack(zlib.crc32(told))
-        """What the file begins with."""
-        self._seal, self._number, self._before = _seal(header, self.head, key), 1, 0
+        head = MAGIC + _U32.pack(len(told)) + told + _U32.pack(zlib.crc32(told))
+        return cls(header, head, _seal(header, head, key))
 
     @classmethod
     def go_on(cls, reader: Reader) -> Writer:
         """Behind the last whole frame of a file that was cut off; after `reader` has read all of them."""
-        writer = cls.__new__(cls)
-        writer.header, writer.head = reader.header, reader.head  # type: ignore[misc]
-        writer._seal, writer._number, writer._before = reader.seal, reader.number + _FAR, reader.number
-        return writer
+        return cls(reader.header, reader.head, reader.seal, reader.number + _FAR, reader.number)
 
     def frame(self, place: int, data: bytes) -> bytes:
         """The next one; `written` follows when it is in the file."""
@@ -200,14 +201,9 @@ def read_header(file: BinaryIO) -> tuple[Header, bytes]:
         raise Broken(f"its header is not understood: {wrong}") from None
 
 
-def is_recording(data: bytes) -> bool:
-    """Whether a file that begins so is one."""
-    return data.startswith(MAGIC)
-
-
 def pack(header: Header, key: Key | None, salt: bytes, pieces: Iterable[bytes]) -> Iterator[bytes]:
     """A complete file around some bytes, piece by piece."""
-    writer = Writer(header, key, salt)
+    writer = Writer.begin(header, key, salt)
     yield writer.head
     place = 0
     for some in pieces:

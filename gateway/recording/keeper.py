@@ -15,7 +15,7 @@ import contextlib
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -187,7 +187,7 @@ def _write_counters(folder: Path, counters: Counters) -> None:
 
 
 @contextlib.contextmanager
-def alone(folder: Path, patience_s: float = 10.0):  # type: ignore[no-untyped-def]
+def alone(folder: Path, patience_s: float = 10.0) -> Iterator[None]:
     """The one keeper of a folder. `ValueError` when another one has it."""
     with open(folder / "keeper.lock", "w") as lock:
         until = time.monotonic() + patience_s

@@ -7,6 +7,7 @@ An upload is believed when the store says so twice: it takes the body against it
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Callable
@@ -88,31 +89,23 @@ class Bucket:
                 f"HEAD: it has {size} bytes, ETag {etag[:64]!r}, SHA-256 {told!r}: not what was sent"
             )
 
-    def _ask(
+    @contextlib.asynccontextmanager
+    async def _ask(
         self, method: str, name: str, headers: dict[str, str], sha256: str,
         body: AsyncIterator[bytes] | None = None,
-    ) -> _Asking:  # fmt: skip
+    ) -> AsyncIterator[aiohttp.ClientResponse]:  # fmt: skip
+        """Faults of the network are `NotUploaded`."""
         path = f"{self._folder}/{name}"
         signed = self._signer.sign(method, self._host, path, headers, sha256, self._unix_s())
         url = URL(self._origin + encoded(path), encoded=True)
         timeout = aiohttp.ClientTimeout(total=UPLOAD_S if body else ANSWER_S, sock_connect=ANSWER_S)
-        return _Asking(self._session.request(method, url, headers=signed, data=body, timeout=timeout))
-
-
-class _Asking:
-    """A request whose faults of the network are `NotUploaded`."""
-
-    def __init__(self, asking: aiohttp.client._RequestContextManager) -> None:
-        self._asking = asking
-
-    async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
-            return await self._asking.__aenter__()
+            async with self._session.request(
+                method, url, headers=signed, data=body, timeout=timeout
+            ) as answer:
+                yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as wrong:
             raise NotUploaded(f"{type(wrong).__name__}: {wrong}"[:200]) from None
-
-    async def __aexit__(self, *wrong: object) -> None:
-        await self._asking.__aexit__(*wrong)  # type: ignore[arg-type]
 
 
 async def _refused(method: str, answer: aiohttp.ClientResponse) -> NotUploaded:

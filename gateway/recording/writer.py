@@ -182,7 +182,7 @@ class RecordingWriter:
 
     def _make(self, recording: Recording) -> None:
         try:
-            recording.writer = Writer(recording.header, self._key, secrets.token_bytes(SALT_BYTES))
+            recording.writer = Writer.begin(recording.header, self._key, secrets.token_bytes(SALT_BYTES))
             flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
             recording.fd = os.open(recording.path, flags, 0o600)
             fcntl.flock(recording.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -43,6 +43,7 @@ class WorkerOptions:
     model: str
     endpoint: EndpointOptions
     rtp_timeout_s: int
+    hold_timeout_s: int
     early_media_ms: int
     retry_after_s: int
     realtime: bool = True

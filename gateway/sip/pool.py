@@ -93,6 +93,7 @@ def plan_workers(
                 dtmf_out=settings.dtmf_out,
             ),
             rtp_timeout_s=settings.rtp_timeout_s,
+            hold_timeout_s=settings.hold_timeout_s,
             early_media_ms=settings.early_media_ms,
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,

@@ -95,7 +95,7 @@ class Session:
         """Why we ended it; empty when the other end did."""
         self.line_sums = LineSums()
         self._counters = counters
-        self._packets = 0
+        self._packets, self._was_held = 0, False
 
     @property
     def is_over(self) -> bool:
@@ -233,7 +233,7 @@ class Session:
         self.heard_at_ns, self._packets = time.monotonic_ns(), 0
 
     def check_stream(self, now_ns: int) -> int:
-        """How long, in ns, nothing has been heard; what the line is like is noted."""
+        """How long, in ns, no packet has come, on hold or not; what the line is like is noted."""
         heard = self.call.heard() if self.call.connected and not self.call.over else None
         if heard is None:
             return 0
@@ -242,7 +242,7 @@ class Session:
         sums.codec, sums.packets, sums.lost = heard.codec, packets, heard.lost
         if not self.leg.held:
             sums.note(heard.jitter_ms, heard.delay_ms, heard.round_trip_ms)
-        if packets != self._packets or self.leg.held:
+        if packets != self._packets or self.leg.held != self._was_held:
             self.heard_at_ns = now_ns
-        self._packets = packets
+        self._packets, self._was_held = packets, self.leg.held
         return now_ns - self.heard_at_ns

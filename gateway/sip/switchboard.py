@@ -1,5 +1,5 @@
-"""What others of the main process may ask of telephone calls: to call somebody, to hang up, to press keys, to hand
-a caller to a person. The HTTP API is one of those who ask.
+"""What others of the main process may ask of telephone calls: to call somebody, to hang up, to hand a caller to a
+person. The HTTP API is one of those who ask.
 
     originate -> a ticket of the edge -> `control.Dial` -> worker --INVITE ticket--> edge --INVITE target--> trunk
     transfer  -> `control.Refer` -> worker --REFER--> edge --REFER--> peer;  its NOTIFYs -> `control.Progress`
@@ -40,8 +40,6 @@ MOST_OUT: Final = 256
 """Requests out to workers at once; more are refused."""
 MOST_RING_S: Final = 180.0
 """Timer C of the edge: nobody may ring for longer."""
-MOST_DIGITS: Final = 32
-DIGITS: Final = "0123456789ABCD*#"
 
 Why = Literal[
     "busy", "no-answer", "no-ringing", "rejected", "not-found", "forbidden", "unreachable", "no-room",
@@ -201,15 +199,6 @@ class Switchboard:
         """From our side: BYE, or CANCEL while it rings. Raises `Refused`."""
         worker, call_id = self._find(call)
         await self._ask(worker, control.HangUp(0, call_id))
-
-    async def send_dtmf(self, call: str, digits: str) -> None:
-        """Keys, as RFC 4733 events where the peer takes them, else as the setting `dtmf_out` says. Raises
-        `Refused`."""
-        digits = digits.upper()
-        if not 0 < len(digits) <= MOST_DIGITS or not set(digits) <= set(DIGITS):
-            raise Refused(400, "bad-digits", f"expected 1 to {MOST_DIGITS} of {DIGITS}")
-        worker, call_id = self._find(call)
-        await self._ask(worker, control.Press(0, call_id, digits))
 
     async def transfer(self, call: str, target: str) -> None:
         """Hand the caller to one of the configured targets (REFER); returns once the peer is being asked.

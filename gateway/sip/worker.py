@@ -329,21 +329,6 @@ class Worker:
         found = self._sessions.get(call_id)
         return found or next((s for s in self._sessions.values() if s.call.sip_call_id == call_id), None)
 
-    def _recorded(self, message: control.Record) -> control.RecordDone:
-        session = self._find(message.call)
-        if session is None or session.recording is None:
-            return control.RecordDone(message.id, 404, "no such call")
-        return control.RecordDone(message.id, *session.recording.do(message.what, "api"))
-
-    def _press(self, message: control.Press) -> None:
-        session = self._find(message.call)
-        if session is None:
-            self._answer_main(message.id, 404, "no such call")
-        elif session.press(message.digits):
-            self._answer_main(message.id, 200)
-        else:
-            self._answer_main(message.id, 409, "nobody is there to hear them: on hold, or not answered")
-
     def _hang_up(self, message: control.HangUp) -> None:
         session = self._find(message.call)
         if session is None:
@@ -421,9 +406,12 @@ class Worker:
         for session in list(self._sessions.values()):
             if session.recording is not None:
                 session.recording.poll()
-            if session.check_stream(now_ns) > self.options.rtp_timeout_s * NS_PER_S:
+            # on hold nothing need come; but while the main process is away, nobody could resume or end it
+            is_held = session.leg.held and self.link.is_up
+            patience_s = self.options.hold_timeout_s if is_held else self.options.rtp_timeout_s
+            if session.check_stream(now_ns) > patience_s * NS_PER_S:
                 self.counters.rtp_timeouts += 1
-                log.info("no RTP", call=session.name, seconds=self.options.rtp_timeout_s)
+                log.info("no RTP", call=session.name, seconds=patience_s, held=session.leg.held)
                 session.cause = session.cause or "no-rtp"
                 session.call.hang_up()  # a transfer that is pending goes on
         self._seconds += 1
@@ -440,16 +428,12 @@ class Worker:
                     self._sessions[message.call].conversation.take_news(message)
             case control.Dial():
                 self.process.spawn(self._dial(message))
-            case control.Record():
-                self.link.tell(self._recorded(message))
             case control.HangUp():
                 self._hang_up(message)
-            case control.Press():
-                self._press(message)
             case control.Refer():
                 self._refer(message)
             case control.Command():
-                self.link.tell(obey(self._sessions.get(message.call), message))
+                self.link.tell(obey(self._find(message.call), message))
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()

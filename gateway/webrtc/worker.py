@@ -118,18 +118,10 @@ class Worker:
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.conversation.take_news(message)
-            case control.Record():
-                self.link.tell(self._recorded(message))
             case control.Command():
                 self.link.tell(obey(self._calls.get(message.call), message))
             case control.Look():
                 self.process.spawn(self._look(message))
-
-    def _recorded(self, message: control.Record) -> control.RecordDone:
-        call = self._calls.get(message.call)
-        if call is None or call.recording is None:
-            return control.RecordDone(message.id, 404, "no such call")
-        return control.RecordDone(message.id, *call.recording.do(message.what, "api"))
 
     async def _look(self, message: control.Look) -> None:
         """Answered in any case; as many at once as the calls have tasks."""

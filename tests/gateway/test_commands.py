@@ -7,6 +7,7 @@ import pytest
 
 from gateway import control
 from gateway.commands import obey
+from gateway.recording.call import CallRecording
 from media.chunk import Flags, Reply
 from media.chunker import Chunker
 from media.leg import Leg
@@ -22,6 +23,7 @@ class Call:
         self.store = FrameStore()
         self.leg: Leg[Chunker] = leg_of(Chunker(8_000, self.store))  # type: ignore[assignment]
         self.is_over = False
+        self.recording: CallRecording | None = None
         self.digits = ""
 
     def hang_up(self, cause: str = "") -> None:
@@ -42,6 +44,7 @@ def test_commands_are_done_and_answered() -> None:
     assert do(call, "text", "x" * 1_000).status == 204
     full = do(call, "text", "x" * 1_000)
     assert (full.status, full.code) == (409, "turn-full")
+    assert (do(call, "record", "start").status, do(call, "record", "start").code) == (403, "not-recorded")
     assert do(call, "hang-up").status == 204 and call.is_over
     assert do(call, "hang-up").status == 404 and do(None, "text", "x").status == 404
 

@@ -90,7 +90,7 @@ def test_we_call_a_phone_of_the_exchange_which_asks_who_we_are(office: Office) -
     name = gateway.do(gateway.switchboard.originate(OutboundCall("phone", "pbx")))
     gateway.wait_for(lambda: "answered" in gateway.kinds(name))
     office.phone.wait_for(lambda: "CALL_ESTABLISHED" in office.phone.kinds)
-    gateway.do(gateway.switchboard.send_dtmf(name, "42"))
+    gateway.press(name, "42")
     office.phone.wait_for(lambda: office.phone.kinds.count("CALL_DTMF_START") >= 2)
     gateway.do(gateway.switchboard.hang_up(name))
     gateway.wait_for(lambda: gateway.kinds(name)[-1] == "ended")

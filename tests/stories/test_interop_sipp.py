@@ -417,9 +417,7 @@ def test_keys_to_a_peer_without_telephone_events_go_by_info(
     wait_bound(port)
     name = place(gateway)
     gateway.wait_for(lambda: "answered" in gateway.kinds(name))
-    gateway.do(gateway.switchboard.send_dtmf(name, "4#"))
-    with pytest.raises(Refused, match="expected 1 to 32"):
-        gateway.do(gateway.switchboard.send_dtmf(name, "4x"))
+    gateway.press(name, "4#")
     gateway.do(gateway.switchboard.hang_up(name))
     running.finish()
 

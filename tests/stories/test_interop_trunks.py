@@ -119,7 +119,7 @@ def test_we_press_keys_as_tones(gateway: OwnGateway, target: Target) -> None:
     name = gateway.do(gateway.switchboard.originate(OutboundCall("+1", "pbx")))
     gateway.wait_for(lambda: "answered" in gateway.kinds(name))
     gateway.wait_for(lambda: len(target.sound) > 10)
-    gateway.do(gateway.switchboard.send_dtmf(name, "42"))
+    gateway.press(name, "42")
     before = len(target.sound)
     gateway.wait_for(lambda: len(target.sound) > before + 40)
     gateway.do(gateway.switchboard.hang_up(name))
@@ -132,12 +132,11 @@ def test_we_press_keys_as_tones(gateway: OwnGateway, target: Target) -> None:
 def test_keys_that_a_hold_cuts_off_are_told(gateway: OwnGateway) -> None:
     with gateway.watch() as watch, RawCall(gateway.uri) as call:
         call.talk(0.5)
-        gateway.do(gateway.switchboard.send_dtmf(gateway.only_call(), "12345"))
+        gateway.press(gateway.only_call(), "12345")
         call.talk(0.3)
         assert call.negotiate("inactive") == 200
         call.talk(0.1)
-        with pytest.raises(Refused, match="on hold"):
-            gateway.do(gateway.switchboard.send_dtmf(gateway.only_call(), "6"))
+        assert "on hold" in gateway.press(gateway.only_call(), "6", status=409)
         watch.look_until(lambda seen: "dtmf-failed 6" in seen.heard, lambda: call.talk(0.1), 3.0)
         cut_off = [event for event in watch.heard if event.startswith("dtmf-failed")]
         assert cut_off in (["dtmf-failed 2345", "dtmf-failed 6"], ["dtmf-failed 345", "dtmf-failed 6"])
@@ -180,7 +179,7 @@ def test_we_call_by_tls_with_srtp_and_trust_not_everyone(tmp_path: Path, tls: Tl
         name = gateway.do(gateway.switchboard.originate(OutboundCall("phone", "pbx")))
         gateway.wait_for(lambda: "answered" in gateway.kinds(name))
         phone.wait_for(lambda: "CALL_ESTABLISHED" in phone.kinds)
-        gateway.do(gateway.switchboard.send_dtmf(name, "7"))
+        gateway.press(name, "7")
         phone.wait_for(lambda: "CALL_DTMF_START" in phone.kinds)
         assert "SRTP is Enabled" in phone.told
         phone.do("hangup")

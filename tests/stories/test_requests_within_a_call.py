@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from gateway.link import ORPHAN_S
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.support.raw_call import RawCall
 
@@ -37,3 +40,31 @@ def test_early_media_comes_before_the_answer_and_silence_ends_the_call() -> None
         # the caller hangs nothing up, it only falls silent
         gateway.wait_for(lambda m: m["microturn_rtp_timeouts_total"] == 1, timeout_s=10)
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
+
+
+def test_a_call_on_hold_outlives_its_silence_but_not_for_ever() -> None:
+    wish = GatewayWish(calls=1, settings={"rtp_timeout_s": "2", "hold_timeout_s": "5"})
+    with GatewayUnderTest.start(wish) as gateway, RawCall(gateway.uri) as call:
+        call.talk(0.3)
+        assert call.negotiate("inactive") == 200
+        held_s = time.monotonic()
+        gateway.wait_for(lambda m: m["microturn_rtp_timeouts_total"] == 1, timeout_s=12)
+        assert time.monotonic() - held_s > 4.5
+        gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
+
+
+@pytest.mark.long
+def test_a_call_on_hold_ends_when_nobody_is_there_any_more_who_could_resume_it() -> None:
+    """Its worker leaves then, too."""
+    wish = GatewayWish(calls=1, settings={"rtp_timeout_s": "2"})
+    with GatewayUnderTest.start(wish) as gateway, RawCall(gateway.uri) as call:
+        call.talk(0.3)
+        assert call.negotiate("inactive") == 200
+        (worker,) = gateway.workers()
+        for process in gateway.processes():
+            if process.pid != worker.pid:
+                process.kill()
+        deadline_s = time.monotonic() + 2 + ORPHAN_S + 5
+        while worker.alive:
+            assert time.monotonic() < deadline_s
+            time.sleep(0.1)

@@ -103,6 +103,12 @@ class OwnGateway:
         self.wait_for(lambda: len(edge.live) == 1, 5.0, "one call")
         return name_of_telephone_call(edge.live[0])
 
+    def press(self, call: str, digits: str, status: int = 204) -> str:
+        """Keys towards the peer; says why where they are refused."""
+        done = self.do(self.gateway.intercom.tell(call, "digits", digits))
+        assert done.status == status, done
+        return done.reason
+
     def names(self) -> list[str]:
         """Of all calls that live."""
         return [name_of_telephone_call(call_id) for call_id in self.gateway.telephones.edge.live]

@@ -165,7 +165,7 @@ class WebSite:
         self.url = ""
         self.cluster: Cluster | None = None
         self.sessions: Sessions | None = None
-        self.intercom: Intercom | None = None
+        self.intercom = Intercom(lambda call: None)
         self.draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         self.fleet = Fleet(self.metrics, self._spawn)
@@ -185,8 +185,8 @@ class WebSite:
         return None
 
     @property
-    def recordings(self) -> RecordingDesk | None:
-        return None
+    def recordings(self) -> RecordingDesk:
+        return RecordingDesk()
 
     @property
     def feed(self) -> Feed | None:

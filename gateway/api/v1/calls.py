@@ -22,7 +22,6 @@ from gateway.api.v1.paging import Place, cursor_of, place_of
 from gateway.api.v1.surface import Asked, gone, no_state
 from gateway.cluster.node import Node
 from gateway.personas import check_persona
-from gateway.recording.desk import Refused as NotRecorded
 from gateway.sip.switchboard import OutboundCall, Refused
 from gateway.state import records
 from media.timebase import MODEL_HZ
@@ -45,7 +44,7 @@ class Calls:
     def __init__(
         self,
         sessions: Sessions | None,
-        intercom: Intercom | None,
+        intercom: Intercom,
         cluster: Cluster | None,
         switchboard: Switchboard | None = None,
         trunks: Mapping[str, Trunk] | None = None,
@@ -233,26 +232,14 @@ class Calls:
 
     async def record(self, asked: Asked) -> shapes.Recording:
         """Where a rule allows it alone, and after the announcement."""
-        self._own(asked)
-        if self._recordings is None:
-            raise Problem(403, "forbidden", "nothing is recorded here")
-        what: shapes.RecordingWish = asked.body
-        doing = {
-            "start": self._recordings.start, "stop": self._recordings.stop,
-            "pause": self._recordings.pause, "resume": self._recordings.resume,
-        }  # fmt: skip
-        try:
-            await doing[what.action](asked.call)
-        except NotRecorded as wrong:
-            is_here = wrong.status == 404  # the call is: it may not be recorded
-            raise Problem(403 if is_here else wrong.status, "not-recorded", wrong.text) from None
+        wish: shapes.RecordingWish = asked.body
+        await self._tell(asked, "record", wish.action)
         return await self.recording(asked)
 
     # -- inside
 
     async def _tell(self, asked: Asked, do: control.Do, value: str = "") -> None:
         self._own(asked)
-        assert self._intercom is not None
         done = await self._intercom.tell(asked.call, do, value)
         if done.status == 404:
             raise gone()
@@ -262,7 +249,7 @@ class Calls:
 
     def _own(self, asked: Asked) -> records.Session:
         """`Problem` unless it lives here and is the holder's."""
-        if self._sessions is None or self._intercom is None:
+        if self._sessions is None:
             raise no_state()
         session = self._sessions.find(asked.call)
         if session is None or not asked.sees(session.tenant):

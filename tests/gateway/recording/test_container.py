@@ -17,7 +17,7 @@ SOUND = [os.urandom(400) for _ in range(5)]
 
 
 def made(key: Key | None) -> bytes:
-    writer = Writer(HEADER, key, SALT)
+    writer = Writer.begin(HEADER, key, SALT)
     out = writer.head
     for at, sound in enumerate(SOUND):
         out += writer.frame(at * 100, sound)
@@ -33,7 +33,7 @@ def read(data: bytes, key: Key | None) -> tuple[list[bytes], bool]:
 @pytest.mark.parametrize("key", [KEY, None])
 def test_a_file_that_was_cut_off_anywhere_is_read_up_to_its_last_whole_frame(key: Key | None) -> None:
     data = made(key)
-    head = len(Writer(HEADER, key, SALT).head)
+    head = len(Writer.begin(HEADER, key, SALT).head)
     seen = set()
     for length in range(head, len(data), 7):
         sounds, complete = read(data[:length], key)
@@ -63,7 +63,7 @@ def test_without_the_key_nothing_of_it_can_be_read_and_nothing_can_be_changed() 
         Reader(io.BytesIO(data), Key("k2", KEY.secret))
     with pytest.raises(Broken, match="does not open"):
         list(Reader(io.BytesIO(data), Key("k1", bytes(reversed(KEY.secret)))))
-    head = len(Writer(HEADER, KEY, SALT).head)
+    head = len(Writer.begin(HEADER, KEY, SALT).head)
     for at in range(head + 600, len(data), 97):
         changed = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
         sounds, complete = read(changed, KEY)
@@ -74,7 +74,7 @@ def test_without_the_key_nothing_of_it_can_be_read_and_nothing_can_be_changed() 
 
 
 def test_a_frame_that_did_not_get_to_the_disk_is_not_missed_and_its_number_is_not_used_again() -> None:
-    writer = Writer(HEADER, KEY, SALT)
+    writer = Writer.begin(HEADER, KEY, SALT)
     first = writer.frame(0, b"one")
     writer.written()
     lost = writer.frame(1, b"two")

@@ -1,13 +1,9 @@
-"""What may be asked of recordings, against a worker that answers as real ones do."""
+"""What is known of recordings, from a worker that tells as real ones do."""
 
 from __future__ import annotations
 
-import asyncio
-
-import pytest
-
 from gateway import control
-from gateway.recording.desk import Recorded, RecordingDesk, RecordingEvent, Refused
+from gateway.recording.desk import Recorded, RecordingDesk, RecordingEvent
 
 
 class Inner:
@@ -30,55 +26,36 @@ def told(kind: str, at_ms: int = 0, by: str = "rule") -> control.RecordingTold:
     return control.RecordingTold("id", kind, "file-1", at_ms, by)  # type: ignore[arg-type]
 
 
-def ready() -> control.Ready:
-    return control.Ready("sip-0", 1, 5070, 4, 8000, "2.17", True, [])
+def test_what_becomes_of_a_recording_is_known_and_passed_on_until_its_call_ends() -> None:
+    desk, inner = RecordingDesk(), Inner()
+    door = desk.door(inner, lambda call_id: f"t-{call_id}")
+    events: list[RecordingEvent] = []
+    desk.watchers.append(events.append)
+    assert desk.find("t-id") is None
+    door.hear("sip-0", told("allowed"))
+    assert desk.find("t-id") == Recorded("t-id", "off") and not events
+    door.hear("sip-0", told("began"))
+    assert desk.find("t-id") == Recorded("t-id", "on", "file-1")
+    door.hear("sip-0", told("paused", 900, "api"))
+    assert desk.find("t-id") == Recorded("t-id", "paused", "file-1")
+    assert events[-1] == RecordingEvent("t-id", "paused", "file-1", 900, "api")
+    door.hear("sip-0", told("resumed"))
+    door.hear("sip-0", told("allowed"))  # the main process is new, its worker is not
+    assert desk.find("t-id") == Recorded("t-id", "on", "file-1")
+    door.hear("sip-0", control.CallEnded("id"))
+    assert desk.find("t-id") is None and inner.heard == [control.CallEnded("id")]
 
 
-def test_a_pause_goes_to_the_calls_worker_and_its_event_comes_back() -> None:
-    async def story() -> None:
-        desk, inner, sent = RecordingDesk(), Inner(), []
-        door = desk.door(inner, lambda call_id: f"t-{call_id}")
-        events: list[RecordingEvent] = []
-        desk.watchers.append(events.append)
-
-        def send(packet: bytes) -> None:
-            asked = control.decode_main(packet)
-            assert isinstance(asked, control.Record)
-            sent.append((asked.call, asked.what))
-            door.hear("sip-0", told("paused", 900, "api"))
-            door.hear("sip-0", control.RecordDone(asked.id, 200))
-
-        door.welcome(ready(), send)
-        door.hear("sip-0", told("allowed"))
-        door.hear("sip-0", told("began"))
-        assert desk.find("t-id") == Recorded("t-id", "on", "file-1")
-        await desk.pause("t-id")
-        assert sent == [("id", "pause")]
-        assert desk.find("t-id") == Recorded("t-id", "paused", "file-1")
-        assert events[-1] == RecordingEvent("t-id", "paused", "file-1", 900, "api")
-        door.hear("sip-0", control.CallEnded("id"))
-        assert desk.find("t-id") is None and inner.heard == [control.CallEnded("id")]
-        with pytest.raises(Refused) as refused:
-            await desk.stop("t-id")
-        assert refused.value.status == 404
-
-    asyncio.run(story())
+def test_who_has_heard_our_announcements_is_told_outside_by_its_name() -> None:
+    desk, heard = RecordingDesk(), []
+    desk.announced.append(lambda *what: heard.append(what))
+    desk.door(Inner(), lambda call_id: f"t-{call_id}").hear("sip-0", control.Announced("id", True, False))
+    assert heard == [("t-id", True, False)]
 
 
-def test_who_waits_for_a_worker_that_dies_or_is_silent_is_told() -> None:
-    async def story() -> None:
-        desk = RecordingDesk(answer_s=0.05)
-        door = desk.door(Inner())
-        door.welcome(ready(), lambda packet: None)
-        door.hear("sip-0", told("allowed"))
-        with pytest.raises(Refused) as silent:
-            await desk.start("id")
-        assert silent.value.status == 504
-        waiting = asyncio.create_task(desk.start("id"))
-        await asyncio.sleep(0)
-        assert door.lose("sip-0") == 1
-        with pytest.raises(Refused) as gone:
-            await waiting
-        assert gone.value.status == 503
-
-    asyncio.run(story())
+def test_calls_of_a_worker_that_is_gone_are_known_no_more() -> None:
+    desk = RecordingDesk()
+    door = desk.door(Inner())
+    door.hear("sip-0", told("allowed"))
+    assert door.lose("sip-1") == 1 and desk.find("id") is not None
+    assert door.lose("sip-0") == 1 and desk.find("id") is None
