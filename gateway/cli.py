@@ -31,6 +31,8 @@ app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, pret
 
 recordings = typer.Typer(help="Recordings of calls.", no_args_is_help=True)
 app.add_typer(recordings, name="recordings")
+policy = typer.Typer(help="What the model may not say.", no_args_is_help=True)
+app.add_typer(policy, name="policy")
 
 Engine = Annotated[str | None, typer.Option(help="what answers the calls: auto, digits, sglang or echo")]
 Persona = Annotated[str | None, typer.Option(help="what the model is to do, such as: correct 482913")]
@@ -390,6 +392,43 @@ def recordings_keep(kept: Kept = False) -> None:
     from gateway.recording.process import run
 
     _run("recordings", settings, lambda: run(settings))
+
+
+@policy.command("check")
+def policy_check(
+    file: Annotated[Path | None, typer.Argument(help="YAML file; by itself that of safety_policy")] = None,
+    text: Annotated[
+        list[str] | None, typer.Option(help="what the model says; several are pieces, turn after turn")
+    ] = None,
+    persona: Annotated[str, typer.Option(help="of the call")] = "",
+    tenant: Annotated[str, typer.Option(help="of the call")] = "",
+) -> None:
+    """Whether the file is a policy, and what a text would meet. Exit status 1 when it would not be heard whole."""
+    from gateway.safety.policy_file import read_policy
+    from gateway.safety.watch import Watch
+
+    now = _settings()
+    if file is None and not now.safety_policy:
+        typer.echo("microturn: give a FILE, or set safety_policy", err=True)
+        raise typer.Exit(2)
+    try:
+        found = read_policy(file or Path(now.safety_policy))
+    except ValueError as wrong:
+        typer.echo(f"microturn: {wrong}", err=True)
+        raise typer.Exit(2) from None
+    rules = [rule for rule in found.rules if rule.is_for(persona or now.persona, tenant)]
+    typer.echo(
+        f"{len(found.rules)} rules, {len(rules)} of them for this call; lookahead: {found.lookahead} turns"
+    )
+    watch = Watch(rules, patient=found.lookahead > 0)
+    met = [(turn, each) for turn, piece in enumerate((*(text or ()), "")) for each in watch.hear(turn, piece)]
+    for turn, each in met:
+        typer.echo(
+            f"turn {turn}: rule {each.rule.name}: {each.rule.do} (its words begin in turn {each.since})"
+        )
+    if text and not met:
+        typer.echo("no rule is met")
+    raise typer.Exit(1 if any(each.rule.do != "report" for _, each in met) else 0)
 
 
 @app.command()

@@ -33,7 +33,7 @@ def obey(call: Commanded | None, command: control.Command) -> control.Done:
         return control.Done(command.id, 404, "gone", "the call is over")
     match command.do:
         case "hang-up":
-            call.hang_up("api")
+            call.hang_up(command.value or "api")
         case "text":
             if not call.leg.receive_text(command.value):
                 return control.Done(command.id, 409, "turn-full", "this turn's text is full: send it again")
@@ -47,6 +47,10 @@ def obey(call: Commanded | None, command: control.Command) -> control.Done:
                 return control.Done(command.id, 403, "not-recorded", "nothing is recorded here")
             status, reason = call.recording.do(command.value, "api")
             return control.Done(command.id, status, "not-recorded" if reason else "", reason)
+        case "cut":
+            screen = call.leg.screen
+            if screen is None or not screen.cut(command.value):
+                return control.Done(command.id, 409, "silent", "the model says nothing that could be cut")
         case "mute-caller" | "unmute-caller":
             call.leg.mute(command.do == "mute-caller")
         case "mute-model" | "unmute-model":

@@ -32,6 +32,7 @@ from gateway.cluster.settings import ClusterSettings
 from gateway.events.settings import EventSettings
 from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
+from gateway.safety.settings import SafetySettings
 from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
@@ -67,6 +68,7 @@ class GatewaySettings(
     PriceSettings,
     RecordingSettings,
     RuleSettings,
+    SafetySettings,
 ):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
@@ -300,6 +302,7 @@ class GatewaySettings(
         if self.webrtc_calls:
             self._takes_browser_calls()
         self.check_recording()
+        self.check_safety(self.tenants)
         return self
 
     @property
@@ -311,13 +314,8 @@ class GatewaySettings(
         """Who may begin something by SIP."""
         trunks = tuple(host for trunk in self.trunks.values() for host in trunk.networks)
         allow = (*self.sip_allow, *trunks) if self.sip_allow else ()
-        return GuardRules(
-            allow,
-            (*self.sip_unlimited, *trunks),
-            self.sip_requests_per_s,
-            self.sip_silence_s,
-            self.sip_scanners,
-        )
+        unlimited = (*self.sip_unlimited, *trunks)
+        return GuardRules(allow, unlimited, self.sip_requests_per_s, self.sip_silence_s, self.sip_scanners)
 
     def make_rules(self) -> Rules:
         """What becomes of a call; `ValueError` in words for the operator."""

@@ -10,6 +10,7 @@ for them belong.
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
                     RecordingTold, Announced, Measured
+                    PolicyMet
                     Done                                     <-  Command
 
 Each of Offer, Candidates, IceRestart, HangUp, Dial and Refer is answered by one `Answered` of the same id,
@@ -127,6 +128,7 @@ class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Of a new call; empty is the model server's own."""
     recording: bool = False
     """Whether it may be recorded."""
+    tenant: str = ""
     turn: int = 0
     context: str = ""
     """Of a call that goes on here, its gateway being dead: its next turn, and what was said before."""
@@ -177,6 +179,7 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     answer_s: float = 60.0
     recording: bool = False
     """Whether it may be recorded."""
+    tenant: str = ""
 
 
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -292,8 +295,17 @@ class Announced(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     """That it is recorded."""
 
 
+class PolicyMet(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Worker: what the model said in that turn met a rule of the policy, and what was done about it."""
+
+    call_id: str
+    rule: str
+    did: Literal["report", "cut", "replace", "hang-up"]
+    turn: int
+
+
 Do = Literal[
-    "hang-up", "text", "digits", "record", "mute-caller", "mute-model", "unmute-caller", "unmute-model"
+    "hang-up", "text", "digits", "record", "mute-caller", "mute-model", "unmute-caller", "unmute-model", "cut"
 ]
 
 
@@ -304,7 +316,8 @@ class Command(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
     call: str
     do: Do
     value: str = ""
-    """The text, the digits, or of the recording `start`, `stop`, `pause` (silence from now on), `resume`."""
+    """The text, the digits, or of the recording `start`, `stop`, `pause` (silence from now on), `resume`; of
+    `hang-up` the cause, if it is not the API; of `cut` a name for what is wrong with what the model says."""
 
 
 class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -320,7 +333,7 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 TaskMessage = Said | Delegated | Withdrawn | Still
 SipMessage = Progress | TransferAsked
-RecordingMessage = RecordingTold | Announced
+RecordingMessage = RecordingTold | Announced | PolicyMet
 WorkerMessage = (
     Ready
     | WebrtcReady

@@ -45,6 +45,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _descriptors(settings),
         _run_dir(settings),
         inbound_rules(settings),
+        *([safety_policy(settings)] if settings.safety_policy or settings.moderation_url else []),
         _pjsua2(),
         kept_state(settings),
         *([waiting_events(settings)] if settings.webhooks else []),
@@ -62,6 +63,16 @@ def inbound_rules(settings: GatewaySettings) -> Finding:
     )
     advice = 'calls_without_rule = "refuse" if nobody else shall be answered; microturn route NUMBER shows the rule'
     return Finding("inbound rules", good, f"{count}, {others}", advice, fatal=False)
+
+
+def safety_policy(settings: GatewaySettings) -> Finding:
+    """What is looked at before it is heard; a wrong file stops the start."""
+    policy = settings.read_safety_policy()
+    rules = f"{len(policy.rules)} rules, heard {200 * policy.lookahead} ms later" if policy else "no rules"
+    asked = f", {settings.moderation_url} is asked" if settings.moderation_url else ""
+    good = not settings.moderation_url or settings.moderation_url.startswith("https:")
+    advice = "beyond this machine, what was said should go by https alone: mend moderation_url"
+    return Finding("safety policy", good, rules + asked, advice, fatal=False)
 
 
 def waiting_events(settings: GatewaySettings) -> Finding:

@@ -73,6 +73,7 @@ def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Fig
         dropped_ms=sums.dropped_samples // SAMPLES_PER_MS,
         played_ms=1_000 * ledger.played // leg.playout.rate_hz,
         interruptions=leg.counters.interruptions,
+        cuts=leg.counters.cuts,
         packets=line.packets,
         lost_packets=line.lost,
         loss=round(line.lost / sent, 5) if sent else 0.0,

@@ -54,17 +54,22 @@ class Intercom:
 
     async def tell(self, call: str, do: control.Do, value: str = "") -> control.Done:
         """What became of it: as the worker says, or 404 gone, 503 its worker is away, 504 it does not answer."""
+        place = self._place_of(call)
+        if place is not None:
+            return await self.tell_worker(*place, do, value)
         self.counters.commands += 1
-        done = await self._tell(call, do, value)
+        self.counters.refused += 1
+        return control.Done(0, 404, "gone", "the call is over")
+
+    async def tell_worker(self, worker: str, inside: str, do: control.Do, value: str = "") -> control.Done:
+        """The same, to a call whose worker and name there are known."""
+        self.counters.commands += 1
+        done = await self._tell(worker, inside, do, value)
         self.counters.obeyed += done.status < 400
         self.counters.refused += done.status >= 400
         return done
 
-    async def _tell(self, call: str, do: control.Do, value: str) -> control.Done:
-        place = self._place_of(call)
-        if place is None:
-            return control.Done(0, 404, "gone", "the call is over")
-        worker, inside = place
+    async def _tell(self, worker: str, inside: str, do: control.Do, value: str) -> control.Done:
         send = self._sends.get(worker)
         if send is None or len(self._out) >= MOST_OUT:
             return control.Done(

@@ -28,6 +28,7 @@ from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk, RecordingEvent
 from gateway.recording.keeper import read_counters
+from gateway.safety.desk import SafetyDesk
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.switchboard import Switchboard
@@ -77,11 +78,15 @@ class Gateway:
             self.recordings.announced.append(self.sessions.announced)
             self.recordings.watchers.append(self._note_recording)
         self.office = Office(settings, self.sessions)
+        self.intercom = Intercom(self.sessions.place_of if self.sessions else self.telephones.edge.find)
+        self.safety = SafetyDesk(
+            self.intercom, self._tasks.spawn, settings.moderation_options(), settings.moderation_do
+        )
         self.events = self._tell_events()
         self.draining = False
         self.http_port = 0
-        self.intercom = Intercom(self.sessions.place_of if self.sessions else self.telephones.edge.find)
         door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
+        door = self.safety.door(door, name_of_telephone_call)
         door = self.intercom.door(self.recordings.door(door, name_of_telephone_call))
         for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
@@ -106,7 +111,7 @@ class Gateway:
             door = BrowserDoor(
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
-        door = self.intercom.door(self.recordings.door(self.office.door(door)))
+        door = self.intercom.door(self.recordings.door(self.safety.door(self.office.door(door))))
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
@@ -141,6 +146,7 @@ class Gateway:
         office = EventOffice(self.settings, self.sessions)
         self.switchboard.watchers.append(office.heard)
         self.recordings.watchers.append(office.recorded)
+        self.safety.watchers.append(office.screened)
         return office
 
     @property
@@ -209,6 +215,7 @@ class Gateway:
             "registrar": edge.registrar_counters,
             "commands": self.intercom.counters,
             **self.office.counters(),
+            **self.safety.counters(),
         }
         if self._keeper is not None:
             parts["recordings_kept"] = read_counters(Path(self.settings.recording_dir))
@@ -230,6 +237,7 @@ class Gateway:
         await self.telephones.edge.start()
         self._past.write_text(str(self.telephones.edge.inside_port))
         self._tasks.spawn(self.fleet.accept(listener))
+        self._tasks.spawn(self.safety.run())
         if self.sessions is not None:
             self._tasks.spawn(self.sessions.store.run())
             self._tasks.spawn(self.office.run())

@@ -419,7 +419,8 @@ class Turns:
             self._logs[call].answer(reply.turn)
             self._sums[call].engine_us += reply.engine_us
             try:
-                call.replied(reply, call.leg.receive_reply(reply))
+                heard = call.leg.screened(reply)
+                call.replied(heard, call.leg.receive_reply(heard))
             except Exception as wrong:  # the edge of a call
                 call.fail(wrong)
             self._departure.answered(server, call, reply.pcm)

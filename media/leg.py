@@ -79,6 +79,20 @@ class LegCounters:
     texts_dropped: int = 0
     interruptions: int = 0
     """The model fell silent in the middle of what it was saying."""
+    cuts: int = 0
+    """It was kept from being heard."""
+
+
+class Screen(Protocol):
+    """Who sees what the model says before it is heard."""
+
+    def check(self, reply: Reply) -> Reply:
+        """What is left of it; with `Leg.withholds` its sound is not heard."""
+        ...
+
+    def cut(self, name: str) -> bool:
+        """What the model says now is not heard further, for a reason of that name; False when it is silent."""
+        ...
 
 
 class Leg(Generic[IntakeT]):
@@ -93,6 +107,9 @@ class Leg(Generic[IntakeT]):
         self.held = self.muted = False
         self.tones: ToneEar | None = None
         """Who listens for keys in the sound, where nobody sends them as events."""
+        self.screen: Screen | None = None
+        self.withholds = False
+        """Replies have their turns and are not heard."""
         self.tape: Tape | None = None
         """Who records it: here what the caller says, its worker tells it what was heard."""
         self._turn_samples = samples_of(TURN_MS, rate_hz)
@@ -216,15 +233,24 @@ class Leg(Generic[IntakeT]):
             flags=flags,
         )
 
+    def screened(self, reply: Reply) -> Reply:
+        """What is left of a reply where somebody looks at it first; to be asked before `receive_reply`."""
+        if self.screen is None or not self._is_ours(reply):
+            return reply
+        return self.screen.check(reply)
+
     def receive_reply(self, reply: Reply) -> bool:
         """A reply of the model; False when it is stale or late, which is counted."""
-        tenancy = self._tenancy
-        if tenancy is None or reply.generation != tenancy.generation or reply.turn >= self.turn:
+        if not self._is_ours(reply):
             self.counters.stale_replies += 1
             return False
         if reply.flags & Flags.FLUSH:
             self.counters.interruptions += self.playout.flush() > 0
-        return self.playout.offer(reply.turn, self._down.push(reply.pcm))
+        pcm = self._down.push(reply.pcm)
+        if self.withholds:
+            self.playout.withhold(reply.turn, len(pcm))
+            return True
+        return self.playout.offer(reply.turn, pcm)
 
     def catch_up(self, elapsed_ns: int) -> int:
         """Skip the frames that the puller's clock slept over; returns how many.
@@ -236,6 +262,10 @@ class Leg(Generic[IntakeT]):
             return 0
         self.playout.skip(behind)
         return behind
+
+    def _is_ours(self, reply: Reply) -> bool:
+        tenancy = self._tenancy
+        return tenancy is not None and reply.generation == tenancy.generation and reply.turn < self.turn
 
     def _concealed(self, cut: Cut) -> Quarters:
         """Where the made-up samples of this cut, and what the resampler held back of the last one, are heard."""

@@ -33,6 +33,8 @@ class HeardLedger:
     late: int = 0
     flushed: int = 0
     early: int = 0
+    withheld: int = 0
+    """Kept back by whoever watches what the model says."""
     late_turns: int = 0
     missed_turns: int = 0
 
@@ -45,6 +47,8 @@ class Playout:
         self.ledger = HeardLedger()
         self.muted = False
         """Replies pass unheard, and the ledger says so."""
+        self.lookahead = 0
+        """Turns that every reply is heard later, from the next `start` on: so long it can be taken back."""
         self._frame = samples_of(FRAME_MS, rate_hz)
         self._frames: dict[int, bytes] = {}  # bounded: MAX_AHEAD_TURNS
         self._next = 0
@@ -53,6 +57,7 @@ class Playout:
         self._offered_turns: set[int] = set()
         self._announcement: deque[bytes] = deque()  # bounded: a file of ours
         self._announced_to = 0
+        self._instead: dict[int, bytes] = {}  # bounded: a file of ours
         noise = np.random.default_rng(seed).normal(0.0, _COMFORT_AMPLITUDE, (16, self._frame))
         self._comfort = [row.astype(np.int16).tobytes() for row in noise]
         self._silence = bytes(2 * self._frame)
@@ -90,8 +95,9 @@ class Playout:
         return self._first + FRAMES_PER_TURN * turn
 
     def start(self, turn: int, frame: int) -> None:
-        """The reply to `turn` begins at `frame`; called again when a stalled clock must be caught up with."""
-        self._first = frame - FRAMES_PER_TURN * turn
+        """The reply to `turn` begins at `frame`, or `lookahead` turns later; called again when a stalled clock must
+        be caught up with."""
+        self._first = frame - FRAMES_PER_TURN * (turn - self.lookahead)
 
     def offer(self, turn: int, pcm: PCM) -> bool:
         """A reply at the leg's rate, int16 [200 ms]; False when it is dropped, which is counted."""
@@ -101,7 +107,7 @@ class Playout:
             self.ledger.late += len(pcm)
             self.ledger.late_turns += 1
             return False
-        if begin - self._next > MAX_AHEAD_TURNS * FRAMES_PER_TURN:
+        if begin - self._next > (MAX_AHEAD_TURNS + self.lookahead) * FRAMES_PER_TURN:
             self.ledger.early += len(pcm)
             return False
         self._offered_turns.add(turn)
@@ -118,10 +124,15 @@ class Playout:
             self._announced_to = self._next
             return self._announcement.popleft()
         frame = self._frames.pop(self._next, None)
+        instead = self._instead.pop(self._next, None) if self._instead else None
         self._next += 1
         if self.muted:
             self.ledger.flushed += self._frame if frame is not None else 0
             return self._silence
+        if instead is not None:
+            self.ledger.withheld += self._frame if frame is not None else 0
+            self._silent_frames = 0
+            return instead
         if frame is not None:
             self._silent_frames = 0
             self.ledger.played += self._frame
@@ -134,19 +145,52 @@ class Playout:
 
     def flush(self) -> int:
         """The model yields: what is queued is cut, its next frame fading out. Samples that go unheard."""
-        upcoming = self._next
+        cut = self._cut(0, self._next)
+        self.ledger.flushed += cut
+        return cut
+
+    def withdraw(self, turn: int) -> int:
+        """What is queued of `turn` and of later ones is not to be heard; what is heard before fades out. Samples
+        that go unheard."""
+        since, upcoming = self.frame_of(turn), self._next
+        fading = since - 1 if since >= upcoming else upcoming
+        cut = self._cut(fading, fading)
+        self.ledger.withheld += cut
+        return cut
+
+    def withhold(self, turn: int, samples: int) -> None:
+        """In place of `offer`: that reply is not to be heard. There is silence then, and no comfort sound."""
+        self.ledger.offered += samples
+        self.ledger.withheld += samples
+        self._offered_turns.add(turn)
+        self._silent_frames = 0
+
+    def play_instead(self, turn: int, pcm: PCM) -> None:
+        """From the place of `turn` on, or from now, this is heard whatever is offered, int16 at the leg's rate. It
+        is none of the model's sound."""
+        begin, size = max(self._next + 1, self.frame_of(turn)), 2 * self._frame
+        sound = pcm.tobytes()
+        sound += bytes(-len(sound) % size)
+        self._instead = {begin + at // size: sound[at : at + size] for at in range(0, len(sound), size)}
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether something else than replies is heard, or about to be."""
+        return bool(self._instead)
+
+    def _cut(self, since: int, fading: int) -> int:
+        """Frames from index `since` on, but for the one that fades; gives the samples."""
         cut = 0
         for index in list(self._frames):
-            frame = self._frames.pop(index, None)
+            frame = self._frames.pop(index, None) if index >= since else None
             if frame is None:
                 continue
-            if index == upcoming:
+            if index == fading:
                 ramp = np.linspace(1.0, 0.0, self._frame)
                 faded = np.frombuffer(frame, np.int16) * ramp
                 self._frames[index] = faded.astype(np.int16).tobytes()
             else:
                 cut += self._frame
-        self.ledger.flushed += cut
         return cut
 
     def settle(self, turn: int) -> bool:
@@ -164,6 +208,7 @@ class Playout:
         """The puller's clock slept over `frames` frames: they go unheard, so that the delay stays."""
         for _ in range(frames):
             frame = self._frames.pop(self._next, None)
+            self._instead.pop(self._next, None)
             self._next += 1
             if frame is not None:
                 self.ledger.flushed += self._frame

@@ -179,9 +179,9 @@ class Whip:
         self, sdp: str, resume: str, ruling: Ruling, holder: Holder
     ) -> tuple[str, control.Answered]:
         """Of a worker here: for a new call, one that it has, or one that goes on here."""
-        persona = ruling.persona
+        persona, tenant = ruling.persona, holder.tenant or ruling.tenant
         if self._cluster is None:
-            return await self._pool.offer(sdp, resume, persona, recording=ruling.recording)
+            return await self._pool.offer(sdp, resume, persona, recording=ruling.recording, tenant=tenant)
         if resume and not self._pool.has(tokens.call_of(resume)):
             taken = await self._cluster.go_on(resume)
             if isinstance(taken, Problem):
@@ -196,7 +196,9 @@ class Whip:
             raise Problem(503, "full", told, {"Retry-After": "2"})
         worker, answered = "", None
         try:
-            worker, answered = await self._pool.offer(sdp, "", persona, call=call, recording=ruling.recording)
+            worker, answered = await self._pool.offer(
+                sdp, "", persona, call=call, recording=ruling.recording, tenant=tenant
+            )
         finally:
             if answered is not None and answered.status == 201:
                 self._cluster.desk.answered(call)
@@ -210,8 +212,9 @@ class Whip:
         answered = None
         try:
             worker, answered = await self._pool.offer(
-                sdp, "", session.persona, went_on=went_on, call=session.call, recording=session.recording
-            )
+                sdp, "", session.persona, went_on=went_on, call=session.call, recording=session.recording,
+                tenant=session.tenant,
+            )  # fmt: skip
             return worker, answered
         finally:
             if answered is None or answered.status != 201:

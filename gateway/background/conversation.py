@@ -44,6 +44,8 @@ MOST_OPEN: Final = 8
 MOST_INJECTED: Final = 2 * MOST_PIECES
 MOST_LINE_BYTES: Final = MAX_TEXT_BYTES
 """A chunk or a reply never carries more; several of one turn may: they end with `CUT`, and are counted."""
+WITHHELD: Final = CUT.strip()
+"""In place of what the policy kept from being heard."""
 LINES_AT_ONCE: Final = 8
 """In one control packet, whatever has to be escaped in them."""
 TELL_TURNS: Final = 5
@@ -140,6 +142,16 @@ class Conversation:
             frame = self._leg.playout.frame_of(reply.turn)
             self._sounding.append(_Sounding(reply.turn, frame, reply.text, ledger.flushed))
         return others
+
+    def withhold(self, turn: int, since: int) -> None:
+        """What was said from turn `since` on is not heard further, up to `turn` and its text, which nobody gets."""
+        playout, before = self._leg.playout, self._sounding
+        self._sounding = deque((s for s in before if s.turn < since), before.maxlen)
+        for sounding in before:
+            frames = playout.next_frame - sounding.frame
+            if sounding.turn >= since and frames > 0:
+                self._write_down(sounding, FRAME_SAMPLES * min(frames, FRAMES_PER_TURN))
+        self._say(Spoken(turn, "model", WITHHELD))
 
     def turned(self) -> None:
         """Once a turn, when its chunk is published."""
@@ -369,7 +381,7 @@ def written(lines: Sequence[Spoken]) -> str:
     last = ""
     for line in lines:
         words = line.text.strip()
-        if line.speaker == "model" and line.played_samples < TURN_SAMPLES // 2:
+        if line.speaker == "model" and line.played_samples < TURN_SAMPLES // 2 and words != WITHHELD:
             words = f"[not heard: {words}]"
         parts.append(f" {words}" if line.speaker == last else f"\n{line.speaker}: {words}")
         last = line.speaker

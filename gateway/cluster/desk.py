@@ -23,7 +23,7 @@ from gateway.sip.admission import Later, Refusal
 from gateway.sip.digest import Doorman
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
-from gateway.sip.marks import persona_mark, recording_mark
+from gateway.sip.marks import persona_mark, recording_mark, tenant_mark
 from gateway.sip.message import Request
 from gateway.sip.switchboard import OutboundCall
 from gateway.state.keys import name_of_telephone_call
@@ -105,10 +105,14 @@ class Desk:
     def marks(self, request: Request) -> tuple[Header, ...]:
         """`sip.marks.Marks`: by the same rules, of an INVITE that was admitted."""
         coming = self._coming.get(name_of_telephone_call(request.call_id.decode(errors="replace")))
-        ruling = coming.ruling if coming is not None else self._rules.find(self._look(request)[1])
+        party, ruling = (coming.party, coming.ruling) if coming is not None else (None, None)
+        if party is None:
+            party, inbound = self._look(request)
+            ruling = self._rules.find(inbound)
         if ruling is None:
             return ()
-        return (*persona_mark(ruling.persona), *recording_mark(ruling.recording))
+        tenant = _by_rule(party, ruling).tenant
+        return (*persona_mark(ruling.persona), *recording_mark(ruling.recording), *tenant_mark(tenant))
 
     def trunk_of(self, request: Request) -> str:
         """Of an INVITE that was admitted; "" is none."""

@@ -14,6 +14,7 @@ from gateway.events.open_calls import OpenCalls
 from gateway.events.records import WITHOUT_WORDS, Event, Kind
 from gateway.events.spool import Spool
 from gateway.recording.desk import RecordingEvent
+from gateway.safety.desk import SafetyEvent
 from gateway.sip.switchboard import CallEvent
 from gateway.state.records import Session
 from gateway.state.sessions import Sessions
@@ -82,6 +83,14 @@ class EventOffice:
         if session is not None:
             data = {"file": event.file, "at_ms": event.at_ms, "by": event.by}
             self.desk.noted(session, RECORDED[event.kind], data, f"{event.file} {event.at_ms}")
+
+    def screened(self, event: SafetyEvent) -> None:
+        """The desk of the policy: a rule was met."""
+        session = self._sessions.find(event.call)
+        if session is not None:
+            data = {"rule": event.rule, "did": event.did, "turn": event.turn}
+            data |= {"categories": list(event.categories)} if event.categories else {}
+            self.desk.noted(session, "call.safety", data, f"{event.rule} {event.turn}")
 
     def placing(self, call: str, tenant: str) -> None:
         """A call that nobody has answered yet is that tenant's."""

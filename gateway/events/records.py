@@ -13,7 +13,7 @@ import msgspec
 
 Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
-    "call.transferred", "call.transfer-failed", "call.transcript", "task.asked", "task.done",
+    "call.transferred", "call.transfer-failed", "call.safety", "call.transcript", "task.asked", "task.done",
     "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
     "recording.ended",
 ]  # fmt: skip
@@ -22,8 +22,8 @@ DETAILS: Final = ("call.transcript",)
 """The first that are given up where there is no room."""
 WITHOUT_WORDS: Final[tuple[Kind, ...]] = (
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
-    "call.transferred", "call.transfer-failed", "recording.began", "recording.paused", "recording.resumed",
-    "recording.ended",
+    "call.transferred", "call.transfer-failed", "call.safety", "recording.began", "recording.paused",
+    "recording.resumed", "recording.ended",
 )  # fmt: skip
 """Those that have nothing of what was said."""
 

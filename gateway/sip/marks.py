@@ -16,6 +16,7 @@ PREFIX: Final = b"x-microturn-"
 Marks = Callable[[Request], tuple[Header, ...]]
 """Headers for the worker that gets this INVITE; asked again for each retransmission."""
 _RECORDING = re.compile(r"^X-Microturn-Recording: yes\r?$", re.M)
+_TENANT = re.compile(r"^X-Microturn-Tenant: (\S*)\r?$", re.M)
 _PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
 
 
@@ -27,6 +28,17 @@ def persona_mark(persona: str) -> tuple[Header, ...]:
 def persona_of(message: str) -> str:
     """Of the INVITE that a worker got."""
     found = _PERSONA.search(message.partition("\r\n\r\n")[0])
+    return unquote(found[1]) if found else ""
+
+
+def tenant_mark(tenant: str) -> tuple[Header, ...]:
+    """Whose call it is; none for nobody's."""
+    return (Header.make(b"X-Microturn-Tenant", quote(tenant).encode()),) if tenant else ()
+
+
+def tenant_of(message: str) -> str:
+    """Of the INVITE that a worker got."""
+    found = _TENANT.search(message.partition("\r\n\r\n")[0])
     return unquote(found[1]) if found else ""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
+from gateway.safety.options import SafetyOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,3 +55,4 @@ class WorkerOptions:
     """Keys are listened for in the sound of calls that send no events."""
     recording: RecordingOptions | None = None
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
+    safety: SafetyOptions | None = None

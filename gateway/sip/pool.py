@@ -76,7 +76,7 @@ def plan_workers(
             "fewer calls than asked for", asked=settings.sip_calls, calls=total, workers=len(shares),
             reason=f"pjsua2 {library.version} takes {library.calls} in a process: `make pjsip` builds a better one",
         )  # fmt: skip
-    ports = settings.rtp_ports // len(shares) & ~1
+    ports, safety = settings.rtp_ports // len(shares) & ~1, settings.safety_options(settings.persona)
     return [
         WorkerOptions(
             name=f"sip-{index}",
@@ -100,6 +100,7 @@ def plan_workers(
             log_level=settings.log_level,
             recording=recording,
             announcements=settings.announcements(settings.rtp_host),
+            safety=safety,
             transfer_words=settings.transfer_words == "on",
             hears_tones=settings.dtmf_in == "inband",
         )

@@ -166,6 +166,10 @@ class Session:
             else:
                 log.warning("unknown action", call=self.name, action=event[:40])
 
+    def withhold(self, turn: int, since: int) -> None:
+        """`safety.screen.Screened`."""
+        self.conversation.withhold(turn, since)
+
     def fail(self, wrong: Exception) -> None:
         """A bug of ours in this call's turn: hang up."""
         log.error("call broken", call=self.name, exc_info=wrong)

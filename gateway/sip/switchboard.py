@@ -183,7 +183,8 @@ class Switchboard:
             self._not_placed(permit)
             raise Refused(503, "no-room", "all workers are full")
         dial = control.Dial(
-            0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s
+            0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
+            tenant=wish.tenant or trunk.tenant,
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish)

@@ -21,6 +21,7 @@ from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
 from gateway.figures import TELL_S, figures_of
 from gateway.recording.call import CallRecording, Recorder
+from gateway.safety.screen import Screens
 from gateway.sip import pj
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
@@ -59,6 +60,9 @@ class Worker:
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
+        self.screens = (
+            Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
+        )
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -68,7 +72,7 @@ class Worker:
 
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
-        session = self._by_call[call] = self._session(call, call.persona)
+        session = self._by_call[call] = self._session(call, call.persona, call.tenant)
         if session.name in self._sessions:  # of a caller that was transferred
             self.counters.calls_refused += 1
             call.answer_with(482, "Call-ID In Use")
@@ -82,13 +86,15 @@ class Worker:
         self._record(session, call.may_be_recorded)
         self.process.spawn(self._answer(session))
 
-    def _session(self, call: SipCall, persona: str) -> Session:
+    def _session(self, call: SipCall, persona: str, tenant: str) -> Session:
         session = Session(
             call, self.endpoint.rate_hz, self.counters, persona, self.link.tell, self._ask_transfer,
             self.options.endpoint.dtmf_out,
         )  # fmt: skip
         if self.options.hears_tones:
             session.leg.tones = ToneEar(MODEL_HZ)
+        if self.screens is not None:
+            self.screens.look_after(session, persona, tenant)
         return session
 
     def _record(self, session: Session, allowed: bool) -> None:
@@ -217,7 +223,7 @@ class Worker:
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
             return
-        session = self._by_call[call] = self._session(call, dial.persona)
+        session = self._by_call[call] = self._session(call, dial.persona, dial.tenant)
         session.placed = True
         call.pull = session.hear
         self._sessions[session.name] = session
@@ -437,6 +443,7 @@ class Worker:
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
+        counters |= self.screens.report() if self.screens is not None else {}
         return control.Report(counters, {"calls_live": float(len(self._sessions))})
 
     def _ready(self) -> control.Ready:

@@ -120,6 +120,8 @@ class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the model's sound, heard by the caller."""
     interruptions: int = 0
     """The model fell silent in the middle of what it was saying."""
+    cuts: int = 0
+    """The policy kept what it was saying from being heard."""
     packets: int = 0
     """Received of the caller."""
     lost_packets: int = 0
@@ -167,7 +169,8 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     recordings: tuple[str, ...] = ()
     """Names of its recordings, without folder and ending; the first `MOST_RECORDINGS`."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, safety,
+    error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""

@@ -277,6 +277,13 @@ class BrowserCall:
             if event == "hangup":
                 self.end("hangup", "model")
 
+    def withhold(self, turn: int, since: int) -> None:
+        """`safety.screen.Screened`."""
+        for cut in self._captions.cut(self.leg.playout.next_frame, since):
+            self._send("cut", turn=cut.turn, heard_ms=cut.heard_ms)
+        self._send("cut", turn=turn, heard_ms=0, why="safety")
+        self.conversation.withhold(turn, since)
+
     def report(self, now_ns: int) -> None:
         """Once a second: RTCP, and what the line is like when that has changed."""
         if self.peer is not None and self.away_since_ns is None:

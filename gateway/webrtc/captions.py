@@ -33,7 +33,7 @@ class Captions:
     """One call's."""
 
     def __init__(self) -> None:
-        self._waiting: deque[Spoken] = deque(maxlen=MAX_AHEAD_TURNS + 1)  # a playout refuses what is further
+        self._waiting: deque[Spoken] = deque(maxlen=MAX_AHEAD_TURNS + 3)  # a playout refuses what is further
         self._playing: deque[Spoken] = deque(maxlen=2)
 
     def say(self, turn: int, frame: int, text: str) -> None:
@@ -51,14 +51,16 @@ class Captions:
             begun.append(spoken)
         return begun
 
-    def cut(self, next_frame: int) -> list[Cut]:
-        """Everything not heard before `next_frame` was flushed."""
+    def cut(self, next_frame: int, since: int = 0) -> list[Cut]:
+        """What was said in turn `since` and later, and not heard before `next_frame`, is not heard any more."""
         cuts = [
             Cut(s.turn, FRAME_MS * (next_frame - s.frame))
             for s in self._playing
-            if next_frame - s.frame < FRAMES_PER_TURN
+            if next_frame - s.frame < FRAMES_PER_TURN and s.turn >= since
         ]
-        cuts += [Cut(s.turn, 0) for s in self._waiting]
-        self._waiting.clear()
-        self._playing.clear()
+        cuts += [Cut(s.turn, 0) for s in self._waiting if s.turn >= since]
+        for spoken in (self._waiting, self._playing):
+            kept = [s for s in spoken if s.turn < since]
+            spoken.clear()
+            spoken.extend(kept)
         return cuts

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
+from gateway.safety.options import SafetyOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,5 +43,6 @@ class WebrtcOptions:
     """Redundant audio (RFC 2198) both ways where a browser offers it."""
     recording: RecordingOptions | None = None
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
+    safety: SafetyOptions | None = None
     retry_after_s: int = 2
     """What a refused browser is asked to wait."""

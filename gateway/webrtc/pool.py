@@ -181,6 +181,7 @@ class WebrtcPool:
         went_on: WentOn | None = None,
         call: str = "",
         recording: bool = False,
+        tenant: str = "",
     ) -> tuple[str, control.Answered]:
         """The worker that was asked ("" when none could be), and its answer.
 
@@ -193,7 +194,7 @@ class WebrtcPool:
         place = self._place_of(resume) if resume else self._emptiest()
         if isinstance(place, control.Answered):
             return "", place
-        request = control.Offer(0, sdp, call or new_name(), resume, persona, recording)
+        request = control.Offer(0, sdp, call or new_name(), resume, persona, recording, tenant)
         if went_on is not None:
             request = msgspec.structs.replace(request, turn=went_on.turn, context=went_on.context)
         place.offers_out += not resume
@@ -336,6 +337,7 @@ def _unavailable(reason: str, number: int = 0) -> control.Answered:
 def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = None) -> list[WebrtcOptions]:
     """Options of every WebRTC worker: calls shared out evenly, a UDP and a TCP port each."""
     workers = min(settings.webrtc_workers, settings.webrtc_calls)
+    safety = settings.safety_options(settings.persona)
     return [
         WebrtcOptions(
             name=f"web-{index}",
@@ -343,6 +345,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             model=str(settings.model_socket),
             recording=recording,
             announcements=settings.announcements(settings.webrtc_host),
+            safety=safety,
             host=settings.webrtc_host,
             public_host=settings.webrtc_public_host or settings.webrtc_host,
             udp_port=settings.webrtc_udp_port and settings.webrtc_udp_port + index,

@@ -94,7 +94,7 @@ class TurnLog:
 
     def _counts(self) -> tuple[int, int, int]:
         ledger = self._leg.playout.ledger
-        return ledger.missed_turns, ledger.late_turns, ledger.flushed
+        return ledger.missed_turns, ledger.late_turns, ledger.flushed + ledger.withheld
 
 
 def level_dbov(pcm: PCM) -> int:

@@ -22,6 +22,7 @@ from gateway.commands import obey
 from gateway.cut_time import BROWSER_COST_NS, CutTime
 from gateway.figures import TELL_S, figures_of
 from gateway.recording.call import CallRecording, Recorder
+from gateway.safety.screen import Screens
 from gateway.state.records import Figures
 from gateway.webrtc.call import BrowserCall
 from gateway.webrtc.certificate import Certificate
@@ -76,6 +77,7 @@ class Worker:
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
+        self.screens = Screens(options.safety, MODEL_HZ, self.link.tell) if options.safety else None
         self.ice = IceServer(_ice_settings(options))
         self.pacer = Pacer()
         self.decoder = DecoderThread()
@@ -155,6 +157,8 @@ class Worker:
             message.call, message.persona, live=self._live, ended=self._ended, tell=self.link.tell
         )
         call.leg.turn = message.turn
+        if self.screens is not None:
+            self.screens.look_after(call, message.persona, message.tenant)
         call.recording = CallRecording(
             self.recorder, call.name, call.name, call.leg, self.link.tell, call.first_pull_ns,
             allowed=message.recording, announces=not message.turn,
@@ -276,7 +280,7 @@ class Worker:
         sums = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         for kind, counters in (("transport", self.transport_counters), ("ice", self.ice.counters)):
             sums |= {f"{kind}_{name}": value for name, value in dataclasses.asdict(counters).items()}
-        sums |= self._tally.sums()
+        sums |= self._tally.sums() | (self.screens.report() if self.screens is not None else {})
         sums["pacer_steps_left_out"] = self.pacer.steps_left_out
         return sums
 

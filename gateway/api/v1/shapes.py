@@ -232,7 +232,8 @@ class CallRecord(Given, frozen=True):
     called: str = ""
     """name of ours that was called: all until the call's state is gone, or was forgotten."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, safety,
+    error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""

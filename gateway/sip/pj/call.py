@@ -112,6 +112,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.remote = ""
         self.persona = ""
         """What the edge says that the model is to be in it; empty is the usual one."""
+        self.tenant = ""
         self.may_be_recorded = False
         """By the edge's word."""
         self.final = (0, "")
