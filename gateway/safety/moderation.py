@@ -95,6 +95,7 @@ class Moderator:
         self._options, self._flagged = options, flagged
         self._waiting: asyncio.Queue[Heard] = asyncio.Queue(MOST_WAITING)  # full: not asked, counted
         self._before: dict[tuple[str, str], str] = {}
+        self._fails = False
 
     def said(self, worker: str, inside: str, lines: Sequence[Spoken]) -> None:
         """Lines of a call's transcript; what the caller said, and what was not heard, is not asked about."""
@@ -137,11 +138,10 @@ class Moderator:
                 categories = await self._ask(http, heard.text)
             except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, ValueError) as wrong:
                 self.counters.failed += 1
-                log.warning(
-                    "moderation does not answer", why=type(wrong).__name__, failed=self.counters.failed
-                )
+                self._say_that_it_fails(f"{type(wrong).__name__} {wrong}"[:120])
                 self._unanswered(heard)
                 continue
+            self._say_that_it_fails("")
             if categories is not None:
                 self.counters.flagged += 1
                 self._before.pop((heard.worker, heard.inside), None)  # it is told once
@@ -169,6 +169,14 @@ class Moderator:
             {name[:40] for result in results for name, is_so in result.categories.items() if is_so}
         )
         return tuple(names[:MOST_CATEGORIES])
+
+    def _say_that_it_fails(self, why: str) -> None:
+        """At the first failure and when it is over; in between they are counted."""
+        if why and not self._fails:
+            log.warning("moderation does not answer", why=why, failed=self.counters.failed)
+        elif self._fails and not why:
+            log.info("moderation answers again", failed=self.counters.failed)
+        self._fails = bool(why)
 
     def _unanswered(self, heard: Heard) -> None:
         if self._options.closed:

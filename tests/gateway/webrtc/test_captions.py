@@ -36,4 +36,4 @@ def test_what_nobody_pulls_is_bounded() -> None:
     captions = Captions()
     for turn in range(100):
         captions.say(turn, 10 * turn, "x")
-    assert len(captions.heard(10_000)) <= 4
+    assert len(captions.heard(10_000)) <= 6
