@@ -161,6 +161,7 @@ def test_programs_are_told_and_an_endpoint_cuts(tmp_path: Path) -> None:
                 await asyncio.to_thread(until, lambda: len(receiver.data()) == 1)
                 (told,) = receiver.data()
                 assert (told["rule"], told["did"]) == ("no-three", "hang-up") and 10 < told["turn"] < 30
+                await asyncio.to_thread(until, lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
                 (cdr,) = (await asyncio.to_thread(ask, gateway, "GET", "/cdrs"))[1]["cdrs"]
                 assert cdr["cause"] == "safety" and cdr["figures"]["cuts"] == 1
                 assert not any("three" in asked["input"] for asked in endpoint.inputs)
