@@ -33,6 +33,7 @@ TASKS: Final[dict[str, Kind]] = {
 REPORTED_S: Final = 5.0
 """After a restart, workers have told of their calls by then."""
 PATIENCE_S: Final = 2.0
+MOST_LATELY: Final = 1_024
 PUBLIC: Final = (
     "placed",
     "call",
@@ -66,6 +67,7 @@ class EventDesk:
         self.couriers = [Courier(outbox) for outbox in outboxes]
         self.follow: Callable[[Event, bytes], None] = lambda event, packed: None
         self._node, self._now_ms = node, now_ms
+        self._lately: dict[str, Session] = {}
         self._written = asyncio.Event()
         self._closing = False
 
@@ -83,6 +85,9 @@ class EventDesk:
         told = _public(session) | _json(msgspec.structs.asdict(cdr))
         self._tell("call.ended", session, told)
         self.open_calls.end(session.call)
+        self._lately[session.call] = session
+        if len(self._lately) > MOST_LATELY:
+            del self._lately[next(iter(self._lately))]
 
     def took(self, session: Session) -> None:
         """A call of a gateway that is gone goes on here: that one, or one before it, has told of its begin."""
@@ -99,6 +104,10 @@ class EventDesk:
     def noted(self, session: Session, kind: Kind, data: dict[str, Any], what: str) -> None:
         """Something else; `what` tells it from others of its kind in the call."""
         self._tell(kind, session, data, what)
+
+    def lately(self, call: str) -> Session | None:
+        """One that is over, of the newest: some things are known of a call only then."""
+        return self._lately.get(call)
 
     def task(self, session: Session, task: Task) -> None:
         """What became of a task."""

@@ -7,6 +7,8 @@ import contextlib
 import secrets
 from typing import Any, Final
 
+import structlog
+
 from gateway.config import GatewaySettings
 from gateway.events.desk import EventDesk, make_outboxes
 from gateway.events.feed import Feed
@@ -18,6 +20,8 @@ from gateway.safety.desk import SafetyEvent
 from gateway.sip.switchboard import CallEvent
 from gateway.state.records import Session
 from gateway.state.sessions import Sessions
+
+log = structlog.get_logger()
 
 PLACED: Final[dict[str, Kind]] = {
     "ringing": "call.ringing", "failed": "call.failed",
@@ -86,8 +90,10 @@ class EventOffice:
 
     def screened(self, event: SafetyEvent) -> None:
         """The desk of the policy: a rule was met."""
-        session = self._sessions.find(event.call)
-        if session is not None:
+        session = self._sessions.find(event.call) or self.desk.lately(event.call)
+        if session is None:
+            log.warning("nobody is told of it: the call is not known", call=event.call, rule=event.rule)
+        else:
             data = {"rule": event.rule, "did": event.did, "turn": event.turn}
             data |= {"categories": list(event.categories)} if event.categories else {}
             self.desk.noted(session, "call.safety", data, f"{event.rule} {event.turn}")
