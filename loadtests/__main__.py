@@ -13,6 +13,7 @@ KINDS = {
     "netem": "the weak-network lab",
     "faults": "the fault matrix",
     "recording": "what recording adds to a call, in the same minutes",
+    "safety": "what a policy of rules adds to a reply",
     "flood": "scanners at the SIP port beside live calls",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
