@@ -5,6 +5,7 @@ RE2 and not `re`: its time is linear in the text, so no pattern can hold a turn 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal, get_args
@@ -52,8 +53,9 @@ class Policy(msgspec.Struct, frozen=True):
     """Turns that everything is heard later, so that a phrase over several turns is not heard in part."""
 
 
+@functools.lru_cache(1024)
 def compiled(pattern: str) -> Any:
-    """`ValueError` for what is no RE2."""
+    """Once for all calls of a worker. `ValueError` for what is no RE2."""
     import re2  # who sets no pattern does not load it
 
     options = re2.Options()

@@ -86,7 +86,9 @@ class Screens:
         self.counters = Counters()
         self.tell, self.soon = tell, soon
         self._policy, self._persona, self._moderated = options.policy, options.persona, options.moderated
-        self._sounds: dict[str, PCM] = {  # before the first call: reading takes milliseconds
+        for rule in options.policy.rules:  # before the first call: compiling and reading take milliseconds
+            rule.search()
+        self._sounds: dict[str, PCM] = {
             rule.sound: read_announcement(Path(rule.sound), rate_hz)
             for rule in options.policy.rules
             if rule.sound

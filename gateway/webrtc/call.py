@@ -279,9 +279,10 @@ class BrowserCall:
 
     def withhold(self, turn: int, since: int) -> None:
         """`safety.screen.Screened`."""
-        for cut in self._captions.cut(self.leg.playout.next_frame, since):
-            self._send("cut", turn=cut.turn, heard_ms=cut.heard_ms)
-        self._send("cut", turn=turn, heard_ms=0, why="safety")
+        heard_ms = {turn: 0}
+        heard_ms |= {cut.turn: cut.heard_ms for cut in self._captions.cut(self.leg.playout.next_frame, since)}
+        for each in sorted(heard_ms):
+            self._send("cut", turn=each, heard_ms=heard_ms[each], why="safety")
         self.conversation.withhold(turn, since)
 
     def report(self, now_ns: int) -> None:

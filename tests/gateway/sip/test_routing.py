@@ -7,7 +7,7 @@ from gateway.sip.admission import Refusal
 from gateway.sip.flows import Flow
 from gateway.sip.header import Header, find
 from gateway.sip.load import WorkerAddress
-from gateway.sip.marks import persona_mark, persona_of
+from gateway.sip.marks import persona_mark, persona_of, tenant_mark, tenant_of
 from gateway.sip.message import Request, Response, parse
 from gateway.sip.routing import Router
 from gateway.sip.timers import SECOND_NS
@@ -106,8 +106,12 @@ def test_only_the_edge_tells_a_worker_what_a_call_is() -> None:
         ((_, data),) = give(router, forged)
         assert persona_of(data.decode()) == "every 5; ünd" and data.lower().count(b"x-microturn-") == 1
         assert b"X-Own: kept" in data
-    ((_, plain),) = give(router, request(call_id="c2", extra=b"X-Microturn-Persona: forged\r\n"))
-    assert persona_of(plain.decode()) == "" and b"forged" not in plain
+    forged = request(call_id="c2", extra=b"X-Microturn-Persona: forged\r\nX-Microturn-Tenant: forged\r\n")
+    ((_, plain),) = give(router, forged)
+    assert persona_of(plain.decode()) == tenant_of(plain.decode()) == "" and b"forged" not in plain
+    (mark,) = tenant_mark("Grün & Co.")
+    assert tenant_of(f"INVITE x SIP/2.0\r\nX-Microturn-Tenant: {mark.value.decode()}\r\n\r\n") == "Grün & Co."
+    assert not tenant_mark("")
 
 
 def test_full_table_is_503() -> None:
