@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,21 @@ pytestmark = pytest.mark.processes
 Pcm = NDArray[np.int16]
 
 RATE_HZ = 8_000
-CALL_S, APART_S = 5.0, 0.13
+CALL_S, APART_S = 3.6, 0.13
 SAID = 500
 """Of a voice; what a line of silence comes back as is far below it."""
 CUT_WITHIN_S = 0.2
 """Of its turn's text: what is forbidden is silent by then, our jitter buffer included."""
 TONE_HZ, TONE_S = 1_000, 0.8
+COUNTED = ("reported", "cuts", "replaced", "hung_up")
+KINDS = ("report", "cut", "replace", "hang-up")
+"""What becomes of the word, by the tenant whose number is called."""
 POLICY = """
 rules:
-  - {name: no-two, words: [Two!], do: cut, tenants: [strict]}
-  - {name: no-three, words: [three], do: replace, sound: tone.wav}
-  - {name: no-four, pattern: ' fo[u]r ', do: hang-up}
-  - {name: seen, words: [two], do: report, tenants: [free]}
+  - {name: seen, words: [two], do: report, tenants: [report]}
+  - {name: no-two, words: [Two!], do: cut, tenants: [cut]}
+  - {name: other, words: [two], do: replace, sound: tone.wav, tenants: [rep*e]}
+  - {name: never, pattern: ' t[w]o ', do: hang-up, tenants: [hang-up]}
 """
 
 
@@ -61,40 +65,34 @@ def loud_s(pcm: Pcm, rate_hz: int, hz: float = 0.0) -> list[float]:
 
 
 def test_on_the_telephone(tmp_path: Path) -> None:
-    """The model says a number every so many seconds: to one caller it is heard, to others it is cut, replaced, and
-    the end of the call."""
+    """The model says "two" every two seconds: to one caller it is heard, to others it is cut, replaced, and the end
+    of the call."""
     if choose("auto")[0] != "digits":
         pytest.skip(f"no trained model here: {choose('auto')[1]}")
-    rules = [
-        {"called": "200", "persona": "every 2", "tenant": "free"},
-        {"called": "201", "persona": "every 2", "tenant": "strict"},
-        {"called": "203", "persona": "every 3"},
-        {"called": "204", "persona": "every 4"},
-    ]
+    rules = [{"called": kind, "persona": "every 2", "tenant": kind} for kind in KINDS]
     settings = {
-        "rules": json.dumps(rules), "tenants": json.dumps({"free": {}, "strict": {}}),
+        "rules": json.dumps(rules), "tenants": json.dumps(dict.fromkeys(KINDS, {})),
         "safety_policy": write_policy(tmp_path, POLICY), "model_realtime_priority": "false",
     }  # fmt: skip
-    wish = GatewayWish(len(rules), "digits", settings=settings, ready_timeout_s=90.0)
+    wish = GatewayWish(len(KINDS), "digits", settings=settings, ready_timeout_s=90.0)
     with GatewayUnderTest.start(wish) as gateway:
-        logs = asyncio.run(_call_all(gateway, [str(rule["called"]) for rule in rules]))
-        metrics = gateway.metrics()
+        logs = asyncio.run(_call_all(gateway, KINDS))
+        gateway.wait_for(lambda m: all(m[f"microturn_safety_{name}_total"] for name in COUNTED), 5.0)
         told = [line for line in gateway.lines if " safety " in line]
-    free, strict, three, four = (_heard(log) for log in logs)
-    starts = [at for at in loud_s(free, RATE_HZ) if at > 1.0]
-    assert starts, "the model said nothing"
-    assert not loud_s(strict, RATE_HZ), "what is forbidden was heard"
-    # the sound is heard where the word would have begun, and nothing else is
-    tones = loud_s(three, RATE_HZ, TONE_HZ)
-    assert TONE_S - 0.1 < len(tones) / 50 < 2 * TONE_S + 0.1
-    assert len(loud_s(three, RATE_HZ)) - len(tones) <= 4  # its edges
-    assert not loud_s(four, RATE_HZ) and logs[3].ended_by == "peer" and logs[0].ended_by == "us"
-    assert metrics["microturn_safety_cuts_total"] >= 2 <= metrics["microturn_safety_reported_total"]
-    assert metrics["microturn_safety_replaced_total"] >= 1 == metrics["microturn_safety_hung_up_total"]
+    heard, cut, replaced, ended = (_heard(log) for log in logs)
+    said = [at for at in loud_s(heard, RATE_HZ) if at > 1.0]
+    assert said, "the model said nothing"
+    assert not loud_s(cut, RATE_HZ), "what is forbidden was heard"
+    tones = loud_s(replaced, RATE_HZ, TONE_HZ)
+    assert abs(len(tones) / 50 - TONE_S) < 0.1
+    assert len(loud_s(replaced, RATE_HZ)) - len(tones) <= 2, "something else was heard"  # but its edges
+    assert abs(tones[0] - said[0]) < 0.6  # in place of the word, by the turn
+    assert not loud_s(ended, RATE_HZ)
+    assert [log.ended_by for log in logs] == ["us", "us", "us", "peer"]
     assert any("no-two" in line and "cut" in line for line in told)
 
 
-async def _call_all(gateway: GatewayUnderTest, called: list[str]) -> list[CallLog]:
+async def _call_all(gateway: GatewayUnderTest, called: Sequence[str]) -> list[CallLog]:
     silence = np.zeros(RATE_HZ, np.int16)
     with keeping_time():
         async with Caller() as caller:
@@ -117,7 +115,7 @@ def test_in_a_browser(tmp_path: Path) -> None:
     """The echo says what is typed, and goes on with what it hears: noise of ours, until that pauses."""
     policy = "rules: [{name: rude, words: [forbidden word], do: cut}]\n"
     settings = {"webrtc_calls": "1", "safety_policy": write_policy(tmp_path, policy)}
-    noise = np.random.default_rng(5).integers(-6_000, 6_000, 3 * HZ).astype(np.int16)
+    noise = np.random.default_rng(5).integers(-6_000, 6_000, 2 * HZ).astype(np.int16)
     track = np.concatenate([noise, np.zeros(HZ // 2, np.int16), noise])
 
     async def story(gateway: GatewayUnderTest) -> tuple[list[dict[str, Any]], Pcm, float]:
@@ -127,13 +125,13 @@ def test_in_a_browser(tmp_path: Path) -> None:
             await caller.message("caption")
             while not loud_s(caller.pcm(), HZ):
                 await asyncio.sleep(0.02)
-            await asyncio.sleep(0.6)
+            await asyncio.sleep(0.5)
             caller.say(type="text", text="a forbidden ")
             caller.say(type="text", text="word ")
             await caller.message("cut")
             cut_s = len(caller.pcm()) / HZ
             async with asyncio.timeout(8.0):
-                while not any(at > cut_s + 1.0 for at in loud_s(caller.pcm(), HZ)):
+                while not any(at > cut_s + 0.6 for at in loud_s(caller.pcm(), HZ)):
                     await asyncio.sleep(0.05)
             return caller.messages, caller.pcm(), cut_s
 
@@ -145,12 +143,12 @@ def test_in_a_browser(tmp_path: Path) -> None:
     (cut,) = (m for m in messages if m["type"] == "cut")
     assert cut["why"] == "safety" and cut["heard_ms"] == 0
     loud = loud_s(pcm, HZ)
-    end_s = max(at for at in loud if at < cut_s + 1.0) + 0.02
+    end_s = max(at for at in loud if at < cut_s + 0.6) + 0.02
     print(f"silent {1000 * (end_s - cut_s):.0f} ms after its turn's text")
     assert end_s - cut_s <= CUT_WITHIN_S, "it went on"
     assert len([at for at in loud if cut_s - 0.5 < at < cut_s]) > 20, "nothing was heard before"
     again_s = min(at for at in loud if at > end_s)
-    assert again_s > end_s + 1.0, "heard before the utterance was over"
+    assert again_s > end_s + 0.5, "heard before the utterance was over"
     assert (
         metrics["microturn_safety_cuts_total"] == 1 and metrics["microturn_safety_turns_withheld_total"] > 5
     )

@@ -28,6 +28,8 @@ from tests.gateway.events.support import SECRET
 from tests.gateway.events.test_courier import Endpoint
 from tests.gateway.safety.test_moderation import served
 from tests.stories.test_calls_by_the_api import ask, until
+from tests.stories.test_forbidden_words_are_not_heard import CUT_WITHIN_S, loud_s
+from tests.support.webrtc_caller import HZ, calling
 
 pytestmark = [pytest.mark.processes, pytest.mark.long]
 
@@ -174,6 +176,34 @@ def test_programs_are_told_and_an_endpoint_cuts(tmp_path: Path) -> None:
                     "rule": "moderation", "did": "hang-up", "turn": 0,
                     "categories": ["hate/threatening", "violence"],
                 }  # fmt: skip
+                assert gateway.metrics()["microturn_moderation_flagged_total"] == 1
+            finally:
+                await asyncio.to_thread(starting.__exit__, None, None, None)
+
+    asyncio.run(story())
+
+
+def test_what_an_endpoint_flags_is_cut_while_it_is_said() -> None:
+    """A browser's noise comes back as an echo; what is typed is what the model said. No state is kept here."""
+    noise = np.random.default_rng(5).integers(-6_000, 6_000, 8 * HZ).astype(np.int16)
+
+    async def story() -> None:
+        async with served() as endpoint:
+            settings = {"webrtc_calls": "1", "moderation_url": endpoint.url}
+            starting = GatewayUnderTest.start(GatewayWish(calls=1, settings=settings))
+            gateway = await asyncio.to_thread(starting.__enter__)
+            try:
+                async with calling(gateway.http, noise) as caller:
+                    await caller.message("hello")
+                    caller.say(type="text", text="something fine ")
+                    await caller.message("caption")
+                    caller.say(type="text", text="something bad ")
+                    cut = await caller.message("cut")
+                    cut_s = len(caller.pcm()) / HZ
+                    await asyncio.sleep(1.0)
+                    loud = loud_s(caller.pcm(), HZ)
+                    assert cut["why"] == "safety" and cut_s - 0.1 < max(loud) < cut_s + CUT_WITHIN_S
+                assert endpoint.inputs[-1]["input"].startswith("something fine something bad")
                 assert gateway.metrics()["microturn_moderation_flagged_total"] == 1
             finally:
                 await asyncio.to_thread(starting.__exit__, None, None, None)
