@@ -16,7 +16,8 @@ from gateway.safety.policy import GRAVITY, Policy, Rule, compiled
 MOST_BYTES: Final = 1 << 20
 MOST_RULES: Final = 500
 MOST_WORDS: Final = 5_000
-"""Of all rules together."""
+MOST_PATTERNS: Final = 100
+"""Of all rules together; each pattern takes some 6 us a reply."""
 MOST_LETTERS: Final = 200
 """Of a phrase, and of a pattern."""
 MOST_LOOKAHEAD: Final = 2
@@ -49,6 +50,9 @@ def read_policy(file: Path) -> Policy:
     words = sum(len(rule.words) for rule in rules.values())
     if words > MOST_WORDS:
         raise ValueError(f"{file}: {words} words in all rules: {MOST_WORDS} at most")
+    patterns = sum(bool(rule.pattern) for rule in rules.values())
+    if patterns > MOST_PATTERNS:
+        raise ValueError(f"{file}: {patterns} patterns: {MOST_PATTERNS} at most; several fit into one by |")
     return Policy(tuple(rules.values()), lookahead)
 
 

@@ -9,6 +9,7 @@ It has no clock and does nothing.
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -37,21 +38,32 @@ class _Piece:
     """Of the normalised text, with this piece at its end."""
 
 
-@dataclass(slots=True)
-class _Pattern:
-    rule: Rule
-    search: Search
-    end: int = 0
-    """Of its newest match."""
+class Book:
+    """Rules as they are looked up: phrases by their last words, so that it matters little how many there are."""
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        self.phrases: dict[str, list[tuple[str, Rule]]] = {}
+        self.patterns: list[tuple[Search, Rule]] = []
+        for rule in rules:
+            for phrase in rule.words:
+                self.phrases.setdefault(phrase.split()[-1], []).append((phrase, rule))
+            if (search := rule.search()) is not None:
+                self.patterns.append((search, rule))
+
+
+@functools.lru_cache(64)
+def book_of(rules: tuple[Rule, ...]) -> Book:
+    """The same for all calls that have these rules."""
+    return Book(rules)
 
 
 class Watch:
     """Of one call."""
 
     def __init__(self, rules: Iterable[Rule], *, patient: bool = False) -> None:
-        rules = tuple(rules)
-        self._phrases = [(phrase, rule) for rule in rules for phrase in rule.words]
-        self._patterns = [_Pattern(rule, search) for rule in rules if (search := rule.search()) is not None]
+        self._book = book_of(tuple(rules))
+        self._ends = [0] * len(self._book.patterns)
+        """Of the newest match of each pattern."""
         self._patient = patient
         self._pieces: deque[_Piece] = deque()  # bounded: MOST_KEPT letters, each piece has some
         self._letters = 0
@@ -72,22 +84,36 @@ class Watch:
 
     def _find(self, whole: str) -> list[Met]:
         end = whole.rfind(" ")
-        met = {}
-        for phrase, rule in self._phrases:
-            at = whole.find(phrase, max(0, self._seen - len(phrase) + 2), end + 1)
-            if at >= 0:
-                met[rule.name] = Met(rule, self._turn_of(at + 1))
-        for pattern in self._patterns:
-            found = pattern.search(whole, pattern.end)
-            if found is not None and found.end() <= end + 1:
-                met[pattern.rule.name] = Met(
-                    pattern.rule, self._turn_of(found.start() + (whole[found.start()] == " "))
-                )
-            while found is not None and found.end() <= end + 1:
-                pattern.end = max(found.start() + 1, found.end() - (whole[found.end() - 1] == " "))
-                found = pattern.search(whole, pattern.end)
+        whole = whole[: end + 1]
+        met = self._find_phrases(whole, end)
+        for number, (search, rule) in enumerate(self._book.patterns):
+            since = self._find_pattern(whole, number, search)
+            if since is not None:
+                met.setdefault(rule.name, Met(rule, since))
         self._seen = end
         return list(met.values())
+
+    def _find_phrases(self, whole: str, end: int) -> dict[str, Met]:
+        """By each word that is over now: the phrases that end with it."""
+        met: dict[str, Met] = {}
+        before, at = self._seen, whole.find(" ", self._seen + 1)
+        begin = whole.rfind(" ", 0, before + 1) if before else 0
+        while 0 < at <= end:
+            for phrase, rule in self._book.phrases.get(whole[begin + 1 : at], ()):
+                if whole.endswith(phrase, 0, at + 1):
+                    met.setdefault(rule.name, Met(rule, self._turn_of(at + 2 - len(phrase))))
+            begin, at = at, whole.find(" ", at + 1)
+        return met
+
+    def _find_pattern(self, whole: str, number: int, search: Search) -> int | None:
+        """The turn in which its first new match begins."""
+        since = None
+        while (found := search(whole, self._ends[number])) is not None:
+            first, behind = found.span()
+            if since is None:
+                since = self._turn_of(first + (whole[first : first + 1] == " "))
+            self._ends[number] = max(first + 1, behind - (whole[behind - 1] == " "))
+        return since
 
     def _turn_of(self, place: int) -> int:
         """In which the letter there was said."""
@@ -112,5 +138,4 @@ class Watch:
         self._seen = max(0, self._seen - shift)
         for piece in self._pieces:
             piece.end = max(1, piece.end - shift)
-        for pattern in self._patterns:
-            pattern.end = max(0, pattern.end - shift)
+        self._ends = [max(0, end - shift) for end in self._ends]

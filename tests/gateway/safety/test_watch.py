@@ -134,6 +134,20 @@ def test_what_was_forgotten_changes_nothing_of_what_is_met() -> None:
         assert turns == wanted, round_
 
 
+def test_patience_finds_the_same_and_no_beginnings_of_longer_words() -> None:
+    rng = random.Random(11)
+    for _ in range(400):
+        text = "".join(rng.choice("aab ") for _ in range(rng.randint(1, 24)))
+        pieces, rest = [], text
+        while rest:
+            size = rng.randint(1, 5)
+            pieces.append(rest[:size])
+            rest = rest[size:]
+        rule = words("ab a", "aa")
+        found = met([rule], *pieces, "", "", patient=True)
+        assert bool(found) == any(phrase in normalise(f"{text} ") for phrase in rule.words), (text, pieces)
+
+
 def test_fifty_rules_take_less_than_a_millisecond_a_turn() -> None:
     rules = [words(f"forbidden phrase {n}", f"word{n}", name=f"w{n}") for n in range(40)]
     rules += [Rule(f"p{n}", "cut", pattern=rf"(\d ?){{13,16}} x{n}") for n in range(10)]
