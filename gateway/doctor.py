@@ -10,6 +10,7 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
 from gateway.sip.pool import ask_library
@@ -70,7 +71,8 @@ def safety_policy(settings: GatewaySettings) -> Finding:
     policy = settings.read_safety_policy()
     rules = f"{len(policy.rules)} rules, heard {200 * policy.lookahead} ms later" if policy else "no rules"
     asked = f", {settings.moderation_url} is asked" if settings.moderation_url else ""
-    good = not settings.moderation_url or settings.moderation_url.startswith("https:")
+    url = urlsplit(settings.moderation_url)
+    good = url.scheme != "http" or url.hostname in ("localhost", "127.0.0.1", "::1")
     advice = "beyond this machine, what was said should go by https alone: mend moderation_url"
     return Finding("safety policy", good, rules + asked, advice, fatal=False)
 

@@ -122,6 +122,12 @@ def test_the_start_is_refused(tmp_path: Path) -> None:
         load(moderation_url="moderate.example")
     moderated = load(moderation_url="http://127.0.0.1:9/v1/moderations").safety_options("")
     assert moderated is not None and moderated.moderated and not moderated.policy.rules
+    for url, good in (
+        ("http://127.0.0.1:9/m", True),
+        ("https://a.example/m", True),
+        ("http://a.example/m", False),
+    ):
+        assert safety_policy(load(moderation_url=url)).good is good
 
 
 def test_a_text_is_checked_at_the_command_line(tmp_path: Path) -> None:
