@@ -232,6 +232,9 @@ class Calls:
 
     async def record(self, asked: Asked) -> shapes.Recording:
         """Where a rule allows it alone, and after the announcement."""
+        self._own(asked)
+        if self._recordings is None or self._recordings.find(asked.call) is None:
+            raise Problem(403, "not-recorded", "no rule allows that this call is recorded")
         wish: shapes.RecordingWish = asked.body
         await self._tell(asked, "record", wish.action)
         return await self.recording(asked)
