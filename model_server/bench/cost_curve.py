@@ -25,9 +25,9 @@ from media.slots import SlotTable
 from media.timebase import MODEL_HZ, NS_PER_MS, TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch
 from model_server.bench.many_calls import recordings
+from model_server.calibration import calibrate
 from model_server.engine.digits import DigitsEngine
 from model_server.leases import Leases
-from model_server.server import calibrate
 from model_server.step_time import StepTime
 
 HISTORY_TURNS = (4, 30, 80)
