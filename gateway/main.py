@@ -219,6 +219,8 @@ class Gateway:
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters
+        if self.cluster.verifier is not None:
+            parts["stir"] = self.cluster.verifier.counters
         return parts
 
     async def run(self, stop: asyncio.Event, at_once: asyncio.Event | None = None) -> None:

@@ -24,6 +24,7 @@ from gateway.webrtc.pool import WebrtcPool, WentOn
 
 if TYPE_CHECKING:
     from gateway.cluster.homes import Homes
+    from gateway.sip.stir.verifier import Verifier
     from gateway.state.records import Session
     from gateway.state.sessions import Sessions
 
@@ -55,6 +56,7 @@ class Cluster:
         self._sessions, self._ask_model = sessions, ask_model
         self._host, self._born_s = socket.gethostname(), time.monotonic()
         self.registry = self._registry()
+        self.verifier = self._verifier()
         self.desk = Desk(
             settings.make_parties(),
             self.registry,
@@ -65,6 +67,8 @@ class Cluster:
             settings.sip_retry_after_s,
             settings.make_rules(),
             settings.make_doorman(),
+            self.verifier,
+            lambda trunk: settings.stir_of(settings.trunks.get(trunk)),
         )
         telephones.further = self.desk.admit
         telephones.edge.marks = self.desk.marks
@@ -83,6 +87,13 @@ class Cluster:
             lambda: make_client(self._settings, address), self._settings.redis_namespace,
             self._settings.node_name, self._facts,
         )  # fmt: skip
+
+    def _verifier(self) -> Verifier | None:
+        if not self._settings.stir_anchors:
+            return None
+        from gateway.sip.stir.verifier import open_verifier
+
+        return open_verifier(self._settings)
 
     def _find_homes(self) -> Homes | None:
         if self._sessions is None:
@@ -106,6 +117,8 @@ class Cluster:
         """Gone for the others."""
         await self.registry.leave()
         await self.forward.close()
+        if self.verifier is not None:
+            await self.verifier.close()
 
     # -- browsers' calls
 

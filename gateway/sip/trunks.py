@@ -70,6 +70,9 @@ class Trunk(BaseModel):
     session_expires_s: Annotated[int, Field(ge=0, le=86_400)] = 0
     """Session timer (RFC 4028) that we ask for in calls of ours; 0 is none."""
 
+    stir: Literal["", "off", "show", "require"] = ""
+    """Whether its callers are verified (STIR/SHAKEN), and have to be; the setting `stir` when empty."""
+
     @field_validator("hosts", "dial", "codecs", mode="before")
     @classmethod
     def _are_words(cls, value: Any) -> Any:

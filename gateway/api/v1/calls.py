@@ -271,5 +271,5 @@ def _call(session: records.Session) -> shapes.Call:
     return shapes.Call(
         session.call, session.door, "over" if session.ended_ms else "live", session.node, session.began_ms,
         session.persona, session.called, session.tenant, session.trunk, session.caller, session.number,
-        session.recording, session.placed, session.ended_ms,
+        session.recording, session.placed, session.ended_ms, session.attestation,
     )  # fmt: skip

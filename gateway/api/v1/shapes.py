@@ -82,6 +82,9 @@ class Call(Given, frozen=True):
     placed: bool = False
     """We called."""
     ended_ms: Ms = 0
+    attestation: str = ""
+    """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
+    looked."""
 
 
 class CallPage(Given, frozen=True):
@@ -231,6 +234,9 @@ class CallRecord(Given, frozen=True):
     """number that called, where numbers are kept, and"""
     called: str = ""
     """name of ours that was called: all until the call's state is gone, or was forgotten."""
+    attestation: str = ""
+    """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
+    looked."""
     cause: str = ""
     """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
     figures: Figures = Figures()
@@ -290,6 +296,7 @@ class Rule(Given, frozen=True):
     tenant: str = ""
     trunk: str = ""
     recording: bool = False
+    attestation: list[str] = []
 
 
 class Personas(Given, frozen=True):
