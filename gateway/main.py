@@ -70,6 +70,7 @@ class Gateway:
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
             SRTP.index(settings.srtp),
         )  # fmt: skip
+        self.telephones.switchboard.records = self._recording is not None
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
@@ -114,8 +115,11 @@ class Gateway:
     def _keep_recordings(self) -> Child | None:
         """Who finishes, uploads and deletes them; None where nothing is recorded."""
         if self._recording is None:
-            if any(rule.recording for rule in self.settings.rules):
-                log.warning("rules allow recording, but recording_dir is not set: nothing is recorded")
+            allowing = [rule.recording for rule in self.settings.rules]
+            if any((*allowing, *(trunk.recording for trunk in self.settings.trunks.values()))):
+                log.warning(
+                    "rules or trunks allow recording, but recording_dir is not set: nothing is recorded"
+                )
             return None
         argv = [sys.executable, "-m", "gateway", "recordings", "keep"]
         return Child("recordings", command(argv, kept=True))

@@ -169,7 +169,7 @@ class Desk:
 
     def _party_of_wish(self, wish: OutboundCall) -> Party:
         party = self._parties.of_trunk(wish.trunk, f"<sip:{wish.to}@x>")
-        return dataclasses.replace(party, tenant=wish.tenant or party.tenant)
+        return dataclasses.replace(party, tenant=wish.tenant or party.tenant, recording=wish.recording)
 
     def _look(self, request: Request) -> tuple[Party, Inbound]:
         source = (request.via.params.get(b"received") or b"").decode(errors="replace")

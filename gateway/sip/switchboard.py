@@ -58,6 +58,7 @@ class OutboundCall:
     `to` is a number, or a name that the trunk knows; `caller_id` and `caller_name` are what the other end sees
     (default: the trunk's). Without a first ringing in `ring_s`, or an answer in `answer_s`, both from the INVITE,
     it is given up. `persona` is what the model is to be in it, `tenant` whose call it is (default: the trunk's).
+    `recording` has it recorded, where its trunk allows that.
     """
 
     to: str
@@ -68,6 +69,7 @@ class OutboundCall:
     tenant: str = ""
     ring_s: float = 20.0
     answer_s: float = 60.0
+    recording: bool = False
 
     def __post_init__(self) -> None:
         for name in ("ring_s", "answer_s"):
@@ -138,6 +140,8 @@ class Switchboard:
         self.watchers: list[Watcher] = []
         self.is_ready: Callable[[], bool] = lambda: True
         """Whether there is a model server, and no draining."""
+        self.records = False
+        """Whether there is a place for recordings."""
         self.limits: Limits | None = None
         """Whether tenants and trunks may have another call."""
         self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
@@ -171,6 +175,11 @@ class Switchboard:
             raise Refused(
                 403, "not-allowed", f"trunk {wish.trunk} may not call {wish.to[:64]!r}: see its dial"
             )
+        if wish.recording and not (trunk.recording and self.records):
+            told = (
+                f"trunk {wish.trunk} has no recording = true" if self.records else "recording_dir is not set"
+            )
+            raise Refused(403, "not-recorded", f"the call cannot be recorded: {told}")
         if not self.is_ready():
             raise Refused(503, "not-ready", "no new calls are taken now")
         srtp = trunk.srtp_mode if trunk.srtp else self._srtp
@@ -183,7 +192,8 @@ class Switchboard:
             self._not_placed(permit)
             raise Refused(503, "no-room", "all workers are full")
         dial = control.Dial(
-            0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s
+            0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
+            wish.recording,
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish)

@@ -194,7 +194,7 @@ class Calls:
                 raise Problem(422, "wrong-value", str(wrong)) from None
         out = OutboundCall(
             wish.to, wish.trunk, wish.caller_id, wish.caller_name, wish.persona, asked.holder.tenant,
-            float(wish.ring_s), float(wish.answer_s),
+            float(wish.ring_s), float(wish.answer_s), wish.recording,
         )  # fmt: skip
         try:
             call = await self._switchboard.originate(out)

@@ -136,6 +136,8 @@ class CallWish(Shape, frozen=True):
     """It is given up when nothing rings by then,"""
     answer_s: Annotated[float, Meta(ge=1, le=180)] = 60.0
     """or nobody answers; both from the beginning."""
+    recording: bool = False
+    """Whether it is recorded: 403 where its trunk does not allow that, or nothing is recorded."""
 
 
 class Placed(Given, frozen=True):
