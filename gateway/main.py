@@ -92,6 +92,8 @@ class Gateway:
             settings, self.telephones, self.pool, self.sessions,
             lambda: ask_model(settings.model_socket), self._tasks.spawn,
         )  # fmt: skip
+        if self.events is not None:
+            self.cluster.spend.reached = self.events.reached
 
     def _browser_calls(self) -> WebrtcPool:
         if importlib.util.find_spec("aiortc") is None:
@@ -223,6 +225,7 @@ class Gateway:
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters
+        parts["spend"] = self.cluster.spend.counters
         if self.cluster.verifier is not None:
             parts["stir"] = self.cluster.verifier.counters
         return parts

@@ -18,6 +18,7 @@ from gateway.api.problem import Problem
 from gateway.cluster.desk import Desk
 from gateway.cluster.node import Node
 from gateway.cluster.registry import ClusterCounters, Registry
+from gateway.cluster.spend import Book, OwnBook, RedisBook, Spend
 from gateway.config import GatewaySettings
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, WentOn
@@ -75,6 +76,9 @@ class Cluster:
         telephones.edge.policy = lambda request: settings.policy_of(self.desk.trunk_of(request))
         telephones.edge.policy_of = settings.policy_of
         telephones.switchboard.limits = self.desk
+        self.spend = self._spend(spawn)
+        telephones.switchboard.spending = self.spend
+        telephones.switchboard.watchers.append(self.spend.happened)
         self._homes = self._find_homes()
 
     def _registry(self) -> Registry:
@@ -87,6 +91,13 @@ class Cluster:
             lambda: make_client(self._settings, address), self._settings.redis_namespace,
             self._settings.node_name, self._facts,
         )  # fmt: skip
+
+    def _spend(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> Spend:
+        settings = self._settings
+        book: Book = OwnBook()
+        if self._sessions is not None:
+            book = RedisBook(self._sessions.store.script, settings.redis_namespace)
+        return Spend(settings.tenants, settings.trunks, book, spawn)
 
     def _verifier(self) -> Verifier | None:
         if not self._settings.stir_anchors:

@@ -70,6 +70,8 @@ class OutboundCall:
     ring_s: float = 20.0
     answer_s: float = 60.0
     recording: bool = False
+    minutes: float = 0.0
+    """It is ended after so long, or what its trunk allows where that is less; 0 is as its trunk has it."""
 
     def __post_init__(self) -> None:
         for name in ("ring_s", "answer_s"):
@@ -96,7 +98,7 @@ class CallEvent:
 
 class Refused(Exception):
     """It is not done. `status` is HTTP's for it: 404 no such call, trunk or target, 403 not allowed, 409 not now,
-    400 not understood, 503 no room or no model server, 504 a worker does not answer."""
+    400 not understood, 402 it may cost too much, 503 no room or no model server, 504 a worker does not answer."""
 
     def __init__(self, status: int, code: str, text: str) -> None:
         super().__init__(text)
@@ -110,6 +112,16 @@ class _Out:
     worker: str
     future: asyncio.Future[control.Answered]
     wish: OutboundCall | None
+
+
+class Spending(Protocol):
+    """Who knows what calls may cost: `cluster.spend.Spend`."""
+
+    def check(self, wish: OutboundCall) -> None: ...
+    def minutes(self, wish: OutboundCall) -> float: ...
+    async def reserve(self, wish: OutboundCall, ticket: str) -> None: ...
+    def placed(self, ticket: str, call: str, lives: bool) -> None: ...
+    def give(self, ticket: str) -> None: ...
 
 
 class Limits(Protocol):
@@ -144,6 +156,8 @@ class Switchboard:
         """Whether there is a place for recordings."""
         self.limits: Limits | None = None
         """Whether tenants and trunks may have another call."""
+        self.spending: Spending | None = None
+        """What they may cost."""
         self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
         """Told of each call that was answered: Call-ID, worker, what was wished."""
         self._edge, self._trunks, self._targets, self._send = edge, trunks, targets, send
@@ -175,6 +189,8 @@ class Switchboard:
             raise Refused(
                 403, "not-allowed", f"trunk {wish.trunk} may not call {wish.to[:64]!r}: see its dial"
             )
+        if self.spending is not None:
+            self.spending.check(wish)
         if wish.recording and not (trunk.recording and self.records):
             told = (
                 f"trunk {wish.trunk} has no recording = true" if self.records else "recording_dir is not set"
@@ -187,13 +203,20 @@ class Switchboard:
         permit = f"placing-{self._last_id}"
         if self.limits is not None and (full := await self.limits.permit(wish, permit)):
             raise Refused(503, "no-room", f"{full} has as many calls as it may")
-        ticket = await self._ticket(target, caller, wish.trunk)
-        if ticket is None:
+        minutes = 0.0
+        try:
+            if self.spending is not None:
+                minutes = self.spending.minutes(wish)
+                await self.spending.reserve(wish, permit)
+            ticket = await self._ticket(target, caller, wish.trunk)
+            if ticket is None:
+                raise Refused(503, "no-room", "all workers are full")
+        except BaseException:
             self._not_placed(permit)
-            raise Refused(503, "no-room", "all workers are full")
+            raise
         dial = control.Dial(
             0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
-            wish.recording,
+            wish.recording, 60 * minutes,
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish)
@@ -203,6 +226,8 @@ class Switchboard:
             raise
         if self.limits is not None:
             self.limits.placed(wish, permit, answered.call)
+        if self.spending is not None:
+            self.spending.placed(permit, name_of_telephone_call(answered.call), answered.call in self._wishes)
         return name_of_telephone_call(answered.call)
 
     async def hang_up(self, call: str) -> None:
@@ -343,6 +368,8 @@ class Switchboard:
     def _not_placed(self, permit: str) -> None:
         if self.limits is not None:
             self.limits.not_placed(permit)
+        if self.spending is not None:
+            self.spending.give(permit)
 
     def _answered(self, answered: control.Answered) -> None:
         out = self._out.get(answered.id)

@@ -172,7 +172,8 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; empty where nobody
     looked."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, limit, lost, drain,
+    error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""

@@ -195,6 +195,7 @@ class Calls:
         out = OutboundCall(
             wish.to, wish.trunk, wish.caller_id, wish.caller_name, wish.persona, asked.holder.tenant,
             float(wish.ring_s), float(wish.answer_s), wish.recording,
+            float(wish.minutes),
         )  # fmt: skip
         try:
             call = await self._switchboard.originate(out)
@@ -259,7 +260,7 @@ class Calls:
 
 def _refused(wrong: Refused) -> Problem:
     headers = {"Retry-After": "2"} if wrong.status == 503 else {}
-    status = wrong.status if wrong.status in (400, 403, 404, 409, 503, 504) else 409
+    status = wrong.status if wrong.status in (400, 402, 403, 404, 409, 503, 504) else 409
     return Problem(status, wrong.code, wrong.text, headers)
 
 

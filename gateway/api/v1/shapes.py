@@ -138,6 +138,9 @@ class CallWish(Shape, frozen=True):
     """or nobody answers; both from the beginning."""
     recording: bool = False
     """Whether it is recorded: 403 where its trunk does not allow that, or nothing is recorded."""
+    minutes: Annotated[float, Meta(ge=0, le=1_440)] = 0.0
+    """It is ended after so long, or what its trunk allows where that is less; where spending is capped as much is
+    reserved: 402 `spend-cap` where that is not left."""
 
 
 class Placed(Given, frozen=True):
@@ -240,7 +243,8 @@ class CallRecord(Given, frozen=True):
     """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
     looked."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, error."""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, limit, lost, drain,
+    error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""
