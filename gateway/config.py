@@ -36,7 +36,7 @@ from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
 from gateway.sip.sdp_policy import Policy
-from gateway.sip.settings import GuardSettings, StirSettings, TransferSettings
+from gateway.sip.settings import GuardSettings, SourceSettings, StirSettings, TransferSettings
 from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP
 from gateway.state.address import Address
@@ -66,6 +66,7 @@ class GatewaySettings(
     PriceSettings,
     RecordingSettings,
     RuleSettings,
+    SourceSettings,
     StirSettings,
     TransferSettings,
 ):

@@ -68,7 +68,7 @@ class Gateway:
         self._keeper = self._keep_recordings()
         self.telephones = Telephones(
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
-            SRTP.index(settings.srtp),
+            SRTP.index(settings.srtp), settings.rtp_source,
         )  # fmt: skip
         self.telephones.switchboard.records = self._recording is not None
         self.pool: WebrtcPool | None = None

@@ -23,7 +23,7 @@ from gateway.sip.admission import Later, Refusal
 from gateway.sip.digest import Doorman
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
-from gateway.sip.marks import persona_mark, recording_mark
+from gateway.sip.marks import persona_mark, recording_mark, source_mark
 from gateway.sip.message import Request
 from gateway.sip.switchboard import OutboundCall
 from gateway.state.keys import name_of_telephone_call
@@ -68,11 +68,12 @@ class Desk:
         doorman: Doorman | None = None,
         verifier: Verifier | None = None,
         stir_of: Callable[[str], str] = lambda trunk: "off",
+        source_of: Callable[[str], str] = lambda trunk: "learn",
     ) -> None:
-        """`doorman` knows the trunks that come from anywhere, `verifier` whether a caller is who it says, `stir_of`
-        what is to become of one that is not, by trunk: off, show, require."""
+        """`doorman` knows the trunks that come from anywhere, `verifier` whether a caller is who it says. By trunk:
+        `stir_of` is what becomes of one that is not (off, show, require), `source_of` whom sound may come from."""
         self._rules, self._doorman = rules, doorman
-        self._verifier, self._stir_of = verifier, stir_of
+        self._verifier, self._stir_of, self._source_of = verifier, stir_of, source_of
         self._told_s: float | None = None
         self._untold = 0
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
@@ -143,7 +144,8 @@ class Desk:
         ruling = coming.ruling if coming is not None else self._rules.find(self._look(request)[1])
         if ruling is None:
             return ()
-        return (*persona_mark(ruling.persona), *recording_mark(ruling.recording))
+        source = source_mark(self._source_of(self.trunk_of(request)))
+        return (*persona_mark(ruling.persona), *recording_mark(ruling.recording), *source)
 
     def trunk_of(self, request: Request) -> str:
         """Of an INVITE that was admitted; "" is none."""

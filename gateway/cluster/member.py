@@ -70,6 +70,7 @@ class Cluster:
             settings.make_doorman(),
             self.verifier,
             lambda trunk: settings.stir_of(settings.trunks.get(trunk)),
+            lambda trunk: settings.rtp_source_of(settings.trunks.get(trunk)),
         )
         telephones.further = self.desk.admit
         telephones.edge.marks = self.desk.marks

@@ -273,7 +273,9 @@ class Spend:
         self.counters.refused += 1
         tenant = self._tenant_of(wish)
         self.reached(Reached(limit, tenant, day, cap / MILLION))
-        told = f"{limit} may spend {cap / MILLION:g} a day: {amount / MILLION:g}, which it may cost, is not left"
+        told = (
+            f"{limit} may spend {cap / MILLION:g} a day: {amount / MILLION:g}, which it may cost, is not left"
+        )
         raise Refused(402, "spend-cap", told)
 
     def _settle(self, held: Reserve, cost: int) -> None:

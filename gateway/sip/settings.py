@@ -136,6 +136,20 @@ class StirSettings(BaseSettings):
             )
 
 
+class SourceSettings(BaseSettings):
+    """Of telephones' sound."""
+
+    rtp_source: Literal["learn", "lock", "sdp"] = Field(
+        "learn",
+        description="whom the sound of telephone calls may come from: learn follows whoever sends, lock has the "
+        "first address that was heard alone, sdp the one that was told; a trunk may have its own",
+    )
+
+    def rtp_source_of(self, trunk: Trunk | None) -> str:
+        """Of calls of a trunk, or of none."""
+        return (trunk.rtp_source if trunk is not None else "") or self.rtp_source
+
+
 class TransferSettings(BaseSettings):
     """Whom callers may have themselves handed to, and whom we hand them to."""
 

@@ -146,9 +146,10 @@ class Switchboard:
         send: Callable[[str], Callable[[bytes], object] | None],
         srtp: int = 0,
         answer_s: float = ANSWER_S,
+        rtp_source: Literal["learn", "lock", "sdp"] = "learn",
     ) -> None:
         """`targets` are whom callers may be handed to, by name: `transfers` of the settings. `srtp` is that of
-        calls whose trunk does not say: 0 off, 1 optional, 2 required."""
+        calls whose trunk does not say: 0 off, 1 optional, 2 required, as `rtp_source` is."""
         self.watchers: list[Watcher] = []
         self.is_ready: Callable[[], bool] = lambda: True
         """Whether there is a model server, and no draining."""
@@ -161,7 +162,7 @@ class Switchboard:
         self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
         """Told of each call that was answered: Call-ID, worker, what was wished."""
         self._edge, self._trunks, self._targets, self._send = edge, trunks, targets, send
-        self._srtp = srtp
+        self._srtp, self._rtp_source = srtp, rtp_source
         self._answer_s = answer_s
         self._out: dict[int, _Out] = {}
         self._last_id = 0
@@ -216,7 +217,7 @@ class Switchboard:
             raise
         dial = control.Dial(
             0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
-            wish.recording, 60 * minutes,
+            wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes,
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish)

@@ -76,6 +76,8 @@ class Trunk(BaseModel):
     session_expires_s: Annotated[int, Field(ge=0, le=86_400)] = 0
     """Session timer (RFC 4028) that we ask for in calls of ours; 0 is none."""
 
+    rtp_source: Literal["", "learn", "lock", "sdp"] = ""
+    """Whom the sound of its calls may come from; the setting `rtp_source` when empty."""
     recording: bool = False
     """Whether calls of ours by it may be recorded; of those that come in a rule says so."""
     stir: Literal["", "off", "show", "require"] = ""

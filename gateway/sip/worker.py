@@ -216,6 +216,7 @@ class Worker:
             self._answer_main(dial.id, 503, str(wrong))
             return
         call = SipCall(self.endpoint, account=account)
+        call.rtp_source = dial.rtp_source
         if not call.place(dial.uri):
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
@@ -419,6 +420,7 @@ class Worker:
         for session in list(self._sessions.values()):
             if session.recording is not None:
                 session.recording.poll()
+            session.call.lock_source()
             # on hold nothing need come; but while the main process is away, nobody could resume or end it
             is_held = session.leg.held and self.link.is_up
             patience_s = self.options.hold_timeout_s if is_held else self.options.rtp_timeout_s
