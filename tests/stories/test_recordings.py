@@ -18,15 +18,10 @@ from gateway.caller.stream import RtpStream
 from gateway.recording.finish import decrypt
 from gateway.recording.keys import Keyring
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
-from tests.gateway.state.conftest import folder
-from tests.gateway.state.server import StateServer, first_program
-from tests.stories.test_calls_by_the_api import ask, until
 from tests.stories.test_webrtc_calls import chirps
 from tests.support.raw_call import RawCall
-from tests.support.referring_call import Target
 from tests.support.webrtc_caller import calling
 
-__all__ = ["folder"]
 pytestmark = pytest.mark.processes
 
 SECRET = "hGUNxVVHBBlxbQJ6H5k7rpGsmzdMBNBcs7ZQsBIiwxE="
@@ -216,37 +211,3 @@ def test_after_a_hold_the_two_sides_are_where_they_were(tmp_path: Path) -> None:
     # of the hold the caller heard nothing
     quiet = [not np.abs(part).max() for part in right[: len(right) // FRAME * FRAME].reshape(-1, FRAME)]
     assert 1.2 * 50 < sum(quiet[100:300]) < 2.2 * 50
-
-
-@pytest.mark.redis
-def test_a_call_of_ours_is_recorded_where_its_trunk_allows_it(folder: Any, tmp_path: Path) -> None:  # noqa: F811
-    server = StateServer(first_program(), folder)
-    try:
-        server.start()
-        with Target() as target:
-            at = f"127.0.0.1:{target.port}"
-            trunks = {
-                "pbx": {"server": at, "dial": "+", "recording": True},
-                "other": {"server": at, "dial": "+"},
-            }
-            wish = GatewayWish(
-                calls=2, rtp_port=45_000,
-                settings=settings(tmp_path) | {"redis": server.url, "trunks": json.dumps(trunks)},
-            )  # fmt: skip
-            with GatewayUnderTest.start(wish) as gateway:
-                wanted = {"to": "+49301", "recording": True}
-                status, refused = ask(gateway, "POST", "/calls", wanted | {"trunk": "other"})
-                assert (status, refused["code"]) == (403, "not-recorded"), refused
-                _, placed = ask(gateway, "POST", "/calls", wanted | {"trunk": "pbx"})
-                until(lambda: target.packets > 75)
-                call = f"/calls/{placed['id']}"
-                assert ask(gateway, "GET", call)[1]["recording"] is True
-                assert ask(gateway, "GET", f"{call}/recording")[1]["state"] == "on"
-                assert ask(gateway, "DELETE", call)[0] == 204
-                left, right = done(gateway, tmp_path).T
-                until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
-                (cdr,) = ask(gateway, "GET", "/cdrs")[1]["cdrs"]
-        assert (cdr["placed"], cdr["recording"], len(cdr["recordings"])) == (True, True, 1), cdr
-        assert 1.0 < len(left) / RATE < 5.0 and len(left) == len(right)
-    finally:
-        server.stop()
