@@ -228,15 +228,10 @@ class Spend:
         self.counters.reserved += 1
         self._held[ticket] = held
 
-    def placed(self, ticket: str, call: str, lives: bool) -> None:
-        """It is on its way under that name; without `lives` it is over already."""
-        held = self._held.pop(ticket, None)
-        if held is None:
-            return
-        if lives:
+    def placed(self, ticket: str, call: str) -> None:
+        """It is on its way under that name."""
+        if (held := self._held.pop(ticket, None)) is not None:
             self._held[call] = replace(held, began_s=self._clock())
-        else:
-            self._settle(held, 0)
 
     def give(self, ticket: str) -> None:
         """It came to nothing."""

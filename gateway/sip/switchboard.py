@@ -112,6 +112,8 @@ class _Out:
     worker: str
     future: asyncio.Future[control.Answered]
     wish: OutboundCall | None
+    permit: str = ""
+    """Under which the call counts until it has a name."""
 
 
 class Spending(Protocol):
@@ -120,7 +122,7 @@ class Spending(Protocol):
     def check(self, wish: OutboundCall) -> None: ...
     def minutes(self, wish: OutboundCall) -> float: ...
     async def reserve(self, wish: OutboundCall, ticket: str) -> None: ...
-    def placed(self, ticket: str, call: str, lives: bool) -> None: ...
+    def placed(self, ticket: str, call: str) -> None: ...
     def give(self, ticket: str) -> None: ...
 
 
@@ -220,15 +222,11 @@ class Switchboard:
             wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes,
         )  # fmt: skip
         try:
-            answered = await self._ask(ticket.worker, dial, wish)
+            answered = await self._ask(ticket.worker, dial, wish, permit)
         except BaseException:
             self._edge.revoke(ticket)
             self._not_placed(permit)
             raise
-        if self.limits is not None:
-            self.limits.placed(wish, permit, answered.call)
-        if self.spending is not None:
-            self.spending.placed(permit, name_of_telephone_call(answered.call), answered.call in self._wishes)
         return name_of_telephone_call(answered.call)
 
     async def hang_up(self, call: str) -> None:
@@ -378,6 +376,10 @@ class Switchboard:
             return
         if out.wish is not None and answered.status == 200:  # before the next message about this call
             self._wishes[answered.call] = (out.worker, out.wish)
+            if self.limits is not None:
+                self.limits.placed(out.wish, out.permit, answered.call)
+            if self.spending is not None:
+                self.spending.placed(out.permit, name_of_telephone_call(answered.call))
             self._tell(answered.call, "dialled")
         out.future.set_result(answered)
 
@@ -396,14 +398,14 @@ class Switchboard:
         return found
 
     async def _ask(
-        self, worker: str, message: control.SipRequest, wish: OutboundCall | None = None
+        self, worker: str, message: control.SipRequest, wish: OutboundCall | None = None, permit: str = ""
     ) -> control.Answered:
         send = self._send(worker)
         if send is None or len(self._out) >= MOST_OUT:
             raise Refused(503, "not-ready", "its worker is away, or has too much to do")
         self._last_id += 1
         number = self._last_id
-        out = self._out[number] = _Out(worker, asyncio.get_running_loop().create_future(), wish)
+        out = self._out[number] = _Out(worker, asyncio.get_running_loop().create_future(), wish, permit)
         try:
             send(control.encode(msgspec.structs.replace(message, id=number)))
             async with asyncio.timeout(self._answer_s):

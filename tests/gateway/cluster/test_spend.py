@@ -56,7 +56,7 @@ class Desk:
         """One that lasts so long."""
         if refused := await self.reserve(name, **more):
             return refused
-        self.spend.placed(name, f"call-{name}", True)
+        self.spend.placed(name, f"call-{name}")
         self.now_s += 5.0  # it rings
         self.spend.happened(CallEvent(f"call-{name}", "answered"))
         self.now_s += seconds
@@ -90,13 +90,13 @@ def test_calls_that_nobody_answers_cost_nothing() -> None:
     async def story() -> None:
         desk = Desk(OwnBook())
         assert not await desk.reserve("a", "+49160")  # all of it
-        desk.spend.placed("a", "call-a", True)
+        desk.spend.placed("a", "call-a")
         desk.now_s += 60.0
         desk.spend.happened(CallEvent("call-a", "failed", 486))
         desk.spend.happened(CallEvent("call-a", "ended"))
         await desk.settled()
         assert not await desk.reserve("b", "+49160")
-        desk.spend.placed("b", "call-b", False)  # it was over before it was known
+        desk.spend.give("b")  # the worker had no room
         await desk.settled()
         assert not await desk.reserve("c", "+49160") and await desk.reserve("d", "+49160") == "402 spend-cap"
         assert desk.spend.counters.charged_millionths == 0 and desk.spend.counters.settled == 2
@@ -108,7 +108,7 @@ def test_the_next_day_begins_anew_and_a_call_belongs_to_the_day_of_its_beginning
     async def story() -> None:
         desk = Desk(OwnBook())
         assert not await desk.reserve("a", "+49160")
-        desk.spend.placed("a", "call-a", True)
+        desk.spend.placed("a", "call-a")
         assert await desk.reserve("b", "+49160") == "402 spend-cap"
         desk.wall_s += 86_400
         assert not await desk.reserve("b", "+49160") and await desk.reserve("c") == "402 spend-cap"
@@ -186,7 +186,7 @@ def test_while_redis_is_away_nothing_is_reserved_and_settlements_wait(
         book, client = book_of(server)
         desk = Desk(book)
         assert not await desk.reserve("a", "+49160")
-        desk.spend.placed("a", "call-a", True)
+        desk.spend.placed("a", "call-a")
         server.kill()
         desk.now_s += 60.0
         desk.spend.happened(CallEvent("call-a", "ended"))
