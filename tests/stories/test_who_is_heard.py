@@ -119,6 +119,27 @@ def test_a_caller_who_holds_moves_and_goes_away_for_a_moment_is_heard_again(numb
         assert call.talk(1.0) > 40, "it was gone for a moment"
 
 
+@pytest.mark.long
+def test_a_caller_behind_nat_is_known_by_where_it_sends_from() -> None:
+    """It sends from another port than its SDP says, and one packet of somebody else comes in between."""
+    with (
+        gateway() as own,
+        RawCall(own.uri.replace("sip:", "sip:1@")) as call,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+    ):
+        told, call._rtp = call._rtp, open_rtp_socket("127.0.0.1")
+        assert call.audio is not None
+        at = (call.audio.host, call.audio.port)
+        for _ in range(30):
+            call.talk(0.1)
+            other.sendto(HEADER.pack(0x80, 0, 7, 7, 7) + LOUD, at)
+        with Stranger(at).sending() as stranger:
+            call.talk(0.6)
+            before = stranger.got
+            assert call.talk(0.5) > 15 and stranger.got == before
+        told.close()
+
+
 def test_descriptors_of_others_are_left_alone() -> None:
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,

@@ -117,6 +117,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         """By the edge's word."""
         self.rtp_source: Policy = "learn"
         """Whom its RTP may come from."""
+        self._source: tuple[str, int] | None = None
+        """As of the last look."""
         self._locked_to: tuple[str, int] | None = None
         self.final = (0, "")
         """Status and reason with which it ended."""
@@ -337,22 +339,26 @@ class SipCall(pj.Call):  # type: ignore[misc]
                 if (peer := address_of(remote)) is not None:  # 0.0.0.0 is hold
                     self._hear_only(str(local), peer)
         elif self._locked_to is not None:  # negotiated anew: it may come from elsewhere now
-            own, self._locked_to = self.getMedTransportInfo(index), None
+            own, self._locked_to, self._source = self.getMedTransportInfo(index), None, None
             hear_only(str(own.localRtpName), None)
             hear_only(str(own.localRtcpName), None)
 
     def lock_source(self) -> None:
-        """Once a second: where its RTP came from first is where it comes from."""
+        """Once a second: where its RTP comes from now is where it comes from. The library tells the source of the
+        last packet, whosever that was: it has to be the one of the SDP, or, behind NAT, the same at two looks."""
         if self.rtp_source != "lock" or self._locked_to is not None or self.stream is None or self.held:
             return
         try:
             own = self.getMedTransportInfo(self.stream.index)
+            told = address_of(str(self.getStreamInfo(self.stream.index).remoteRtpAddress))
         except pj.Error:
             return
         peer = address_of(str(own.srcRtpName))
-        if peer is not None and self._hear_only(str(own.localRtpName), peer):
+        before, self._source = self._source, peer
+        if peer is not None and peer in (told, before) and self._hear_only(str(own.localRtpName), peer):
             self._locked_to = peer
-            if (control := address_of(str(own.srcRtcpName))) is not None:
+            control = address_of(str(own.srcRtcpName))
+            if control is not None and control[0] == peer[0]:
                 self._hear_only(str(own.localRtcpName), control)
 
     def _hear_only(self, local: str, peer: tuple[str, int]) -> bool:
