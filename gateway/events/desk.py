@@ -46,6 +46,7 @@ PUBLIC: Final = (
     "caller",
     "number",
     "recording",
+    "attestation",
 )
 """Of a session: not what a resume token is checked against, nor its worker."""
 
@@ -210,6 +211,7 @@ def _lost(session: Session, now_ms: int) -> Cdr:
     return Cdr(
         session.call, session.door, session.node, session.began_ms, session.persona, session.tenant,
         session.trunk, ended_ms=now_ms, reason="lost", recording=session.recording, placed=session.placed,
+        attestation=session.attestation,
     )  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote, unquote
 
 from gateway.sip.header import Header
@@ -16,6 +16,7 @@ PREFIX: Final = b"x-microturn-"
 Marks = Callable[[Request], tuple[Header, ...]]
 """Headers for the worker that gets this INVITE; asked again for each retransmission."""
 _RECORDING = re.compile(r"^X-Microturn-Recording: yes\r?$", re.M)
+_SOURCE = re.compile(r"^X-Microturn-Rtp: (lock|sdp)\r?$", re.M)
 _PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
 
 
@@ -38,6 +39,17 @@ def recording_mark(allowed: bool) -> tuple[Header, ...]:
 def may_be_recorded(message: str) -> bool:
     """Of the INVITE that a worker got."""
     return _RECORDING.search(message.partition("\r\n\r\n")[0]) is not None
+
+
+def source_mark(policy: str) -> tuple[Header, ...]:
+    """Whom its RTP may come from (`pj/source.py`); none where it is anybody."""
+    return (Header.make(b"X-Microturn-Rtp", policy.encode()),) if policy != "learn" else ()
+
+
+def source_of(message: str) -> Literal["learn", "lock", "sdp"]:
+    """Of the INVITE that a worker got."""
+    found = _SOURCE.search(message.partition("\r\n\r\n")[0])
+    return "learn" if found is None else "lock" if found[1] == "lock" else "sdp"
 
 
 def unmarked(headers: list[Header]) -> list[Header]:
