@@ -460,6 +460,7 @@ def route(
         list[str] | None, typer.Option(help="of the INVITE, such as 'X-Campaign: spring'")
     ] = None,
     browser: Annotated[bool, typer.Option(help="a browser calls, not a telephone")] = False,
+    attestation: Annotated[str, typer.Option(help="of the caller: A, B, C, failed or absent")] = "",
 ) -> None:
     """Which rule a call would fall under. Exit status 1 when it would be refused."""
     now = _settings()
@@ -469,7 +470,8 @@ def route(
         name, _, value = line.partition(":")
         headers.setdefault(name.strip().lower(), []).append(value.strip())
     rules = now.make_rules()
-    found = rules.find_for_browser(called) if browser else rules.find(Inbound(called, source, trunk, headers))
+    inbound = Inbound(called, source, trunk, headers, attestation)
+    found = rules.find_for_browser(called) if browser else rules.find(inbound)
     if found is None:
         typer.echo("refused (404): no rule matches; see the settings rules, personas and calls_without_rule")
         raise typer.Exit(1)

@@ -37,10 +37,9 @@ from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
 from gateway.sip.sdp_policy import Policy
-from gateway.sip.settings import GuardSettings
-from gateway.sip.targets import Targets
+from gateway.sip.settings import GuardSettings, SourceSettings, StirSettings, TransferSettings
 from gateway.sip.tls import client_context, server_context
-from gateway.sip.trunks import LEAST_SESSION_S, SRTP, check_targets
+from gateway.sip.trunks import LEAST_SESSION_S, SRTP
 from gateway.state.address import Address
 from gateway.state.address import parse as parse_address
 from gateway.state.keys import check_namespace
@@ -69,6 +68,9 @@ class GatewaySettings(
     RecordingSettings,
     RuleSettings,
     SafetySettings,
+    SourceSettings,
+    StirSettings,
+    TransferSettings,
 ):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
@@ -125,21 +127,6 @@ class GatewaySettings(
         3600, ge=2, le=86_400, description="the same of a call on hold, whose peer may be gone without a word"
     )
     srtp: Literal["off", "optional", "required"] = "off"
-    refer: Literal["refuse", "accept"] = Field(
-        "refuse", description="whether callers may have themselves transferred (REFER)"
-    )
-    refer_targets: Words = Field(
-        (), description="where to: HOST, HOST:PORT, *.DOMAIN, ...; no one else is called"
-    )
-    transfers: dict[str, str] = Field(
-        default_factory=dict,
-        description="people whom the model or the API may hand a caller to (REFER): name = address, such as "
-        'sales = "sip:200@pbx.example.net"',
-    )
-    transfer_words: Literal["on", "off"] = Field(
-        "on",
-        description="whether whoever gets a caller is sent the end of the conversation, or its reference alone",
-    )
     dtmf_in: Literal["events", "inband"] = Field(
         "events",
         description="how keys that callers press are heard: events is RFC 4733 and SIP INFO; inband listens for "
@@ -240,7 +227,7 @@ class GatewaySettings(
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
-    @field_validator("stun_urls", "turn_urls", "web_origins", "refer_targets", mode="before")
+    @field_validator("stun_urls", "turn_urls", "web_origins", mode="before")
     @classmethod
     def _words(cls, value: Any) -> Any:
         return words(value)
@@ -292,8 +279,8 @@ class GatewaySettings(
         self.make_rules()
         self._has_state()
         self.check_background()
-        self._knows_whom_to_call()
-        check_targets(self.transfers)
+        self.check_transfers()
+        self.check_stir(self.trunks, self.rules)
         if 0 < self.sip_session_expires_s < LEAST_SESSION_S:
             raise ValueError(
                 f"sip_session_expires_s = {self.sip_session_expires_s}: expected 0 or {LEAST_SESSION_S} and more"
@@ -304,11 +291,6 @@ class GatewaySettings(
         self.check_recording()
         self.check_safety(self.tenants)
         return self
-
-    @property
-    def allowed_targets(self) -> tuple[str, ...]:
-        """Whom callers may be transferred to: nobody unless `refer` says so."""
-        return self.refer_targets if self.refer == "accept" else ()
 
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
@@ -393,17 +375,6 @@ class GatewaySettings(
         if bool(self.redis_tls_cert) != bool(self.redis_tls_key):
             raise ValueError(
                 "redis_tls_cert and redis_tls_key go together: our own certificate and its key, or neither"
-            )
-
-    def _knows_whom_to_call(self) -> None:
-        try:
-            Targets(self.refer_targets)
-        except ValueError as wrong:
-            raise ValueError(f"refer_targets: {wrong}") from None
-        if self.refer == "accept" and not self.refer_targets:
-            raise ValueError(
-                "refer = 'accept' without refer_targets: callers are not authenticated, and any of them could have "
-                "us call anyone. List the hosts that may be called, such as pbx.example.net, or refer = 'refuse'"
             )
 
     @property

@@ -179,6 +179,10 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     answer_s: float = 60.0
     recording: bool = False
     """Whether it may be recorded."""
+    rtp_source: Literal["learn", "lock", "sdp"] = "learn"
+    """Whom its RTP may come from."""
+    most_s: float = 0.0
+    """It is ended so long after its answer; 0 is never."""
     tenant: str = ""
 
 

@@ -69,8 +69,9 @@ class Gateway:
         self._keeper = self._keep_recordings()
         self.telephones = Telephones(
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
-            SRTP.index(settings.srtp),
+            SRTP.index(settings.srtp), settings.rtp_source,
         )  # fmt: skip
+        self.telephones.switchboard.records = self._recording is not None
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
@@ -96,6 +97,8 @@ class Gateway:
             settings, self.telephones, self.pool, self.sessions,
             lambda: ask_model(settings.model_socket), self._tasks.spawn,
         )  # fmt: skip
+        if self.events is not None:
+            self.cluster.spend.reached = self.events.reached
 
     def _browser_calls(self) -> WebrtcPool:
         if importlib.util.find_spec("aiortc") is None:
@@ -119,8 +122,11 @@ class Gateway:
     def _keep_recordings(self) -> Child | None:
         """Who finishes, uploads and deletes them; None where nothing is recorded."""
         if self._recording is None:
-            if any(rule.recording for rule in self.settings.rules):
-                log.warning("rules allow recording, but recording_dir is not set: nothing is recorded")
+            allowing = [rule.recording for rule in self.settings.rules]
+            if any((*allowing, *(trunk.recording for trunk in self.settings.trunks.values()))):
+                log.warning(
+                    "rules or trunks allow recording, but recording_dir is not set: nothing is recorded"
+                )
             return None
         argv = [sys.executable, "-m", "gateway", "recordings", "keep"]
         return Child("recordings", command(argv, kept=True))
@@ -226,6 +232,9 @@ class Gateway:
         if self.sessions is not None:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters
+        parts["spend"] = self.cluster.spend.counters
+        if self.cluster.verifier is not None:
+            parts["stir"] = self.cluster.verifier.counters
         return parts
 
     async def run(self, stop: asyncio.Event, at_once: asyncio.Event | None = None) -> None:

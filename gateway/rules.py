@@ -22,6 +22,7 @@ from gateway.sources import Networks
 from gateway.words import words
 
 MOST_RULES: Final = 1000
+Attestation = Literal["A", "B", "C", "failed", "absent"]
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,64}")
 
 
@@ -37,6 +38,8 @@ class Rule(BaseModel):
     """Networks or names of trunks that the call came from; telephones alone."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Values, or patterns, of headers of the INVITE; telephones alone."""
+    attestation: tuple[Attestation, ...] = ()
+    """What was found out about the caller's signature (STIR/SHAKEN); telephones alone."""
     persona: str = ""
     """Empty is the setting `persona`."""
     tenant: str = ""
@@ -46,7 +49,7 @@ class Rule(BaseModel):
     recording: bool = False
     """Whether it may be recorded."""
 
-    @field_validator("source", mode="before")
+    @field_validator("source", "attestation", mode="before")
     @classmethod
     def _is_a_list(cls, value: Any) -> Any:
         return words(value)
@@ -54,7 +57,7 @@ class Rule(BaseModel):
     @property
     def is_catch_all(self) -> bool:
         """Whether it matches every call."""
-        return not (self.called or self.source or self.headers)
+        return not (self.called or self.source or self.headers or self.attestation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,8 @@ class Inbound:
     trunk: str = ""
     headers: Mapping[str, Sequence[str]] | None = None
     """Values by names in small letters; None of a browser."""
+    attestation: str = ""
+    """As in a rule; empty where nobody looked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +167,8 @@ def _compiled(
     def matches(call: Inbound) -> bool:
         if (rule.source or headers) and call.headers is None:
             return False
+        if rule.attestation and call.attestation not in rule.attestation:
+            return False
         if number is not None and not number(call.called):
             return False
         if rule.source and call.trunk not in named and call.source not in networks:
@@ -197,8 +204,8 @@ class RuleSettings(BaseSettings):
 
     rules: tuple[Rule, ...] = Field(
         (),
-        description="what becomes of a call, the first that matches: called, source, headers -> persona, tenant, "
-        "trunk, recording",
+        description="what becomes of a call, the first that matches: called, source, headers, attestation -> "
+        "persona, tenant, trunk, recording",
     )
     calls_without_rule: Literal["take", "refuse"] = Field(
         "take", description="calls that match none of rules and personas: take is with the usual persona"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 from gateway import control
 from gateway.sip.admission import Admit, Later, Refusal
@@ -24,11 +25,14 @@ class Telephones:
         trunks: Mapping[str, Trunk] | None = None,
         targets: Mapping[str, str] | None = None,
         srtp: int = 0,
+        rtp_source: Literal["learn", "lock", "sdp"] = "learn",
     ) -> None:
         """`trunks` and `targets` are those of calls that we place, and of callers whom we hand to a person."""
         self.edge = Edge(settings, admit=self._admit)
         self._sends: dict[str, Callable[[bytes], object]] = {}
-        self.switchboard = Switchboard(self.edge, trunks or {}, targets or {}, self._sends.get, srtp)
+        self.switchboard = Switchboard(
+            self.edge, trunks or {}, targets or {}, self._sends.get, srtp, rtp_source=rtp_source
+        )
         """What may be asked of calls."""
         self.switchboard.is_ready = lambda: self.is_ready and not self.draining
         self.draining = False

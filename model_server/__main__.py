@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import setproctitle
 
 from model_server.config import load
-from model_server.server import run
+from model_server.loop import run
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -46,7 +46,7 @@ ONE_PLACE = {
     "pjsua2": ("gateway/sip/pj/",),
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
-    "jwt": ("gateway/api/tokens.py", "loadtests/hostile/"),
+    "jwt": ("gateway/api/tokens.py", "gateway/sip/stir/", "loadtests/hostile/"),
     "redis": ("gateway/state/", "gateway/background/", "loadtests/state_server.py"),
     "sglang": ("model_server/engine/sglang",),
     "av": (
@@ -56,7 +56,7 @@ ONE_PLACE = {
         "gateway/recording/finish.py",
         "loadtests/",
     ),
-    "cryptography": ("gateway/recording/", "gateway/webrtc/"),
+    "cryptography": ("gateway/recording/", "gateway/sip/stir/", "gateway/webrtc/"),
     "aiohttp": (
         "gateway/http.py",
         "gateway/api/",
@@ -64,6 +64,7 @@ ONE_PLACE = {
         "gateway/events/courier.py",
         "gateway/recording/",
         "gateway/safety/moderation.py",
+        "gateway/sip/stir/fetch.py",
         "loadtests/",
     ),
     "mcp": ("gateway/background/mcp_tools.py",),

@@ -23,13 +23,15 @@ from gateway.sip.admission import Later, Refusal
 from gateway.sip.digest import Doorman
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
-from gateway.sip.marks import persona_mark, recording_mark, tenant_mark
+from gateway.sip.marks import persona_mark, recording_mark, source_mark, tenant_mark
 from gateway.sip.message import Request
 from gateway.sip.switchboard import OutboundCall
 from gateway.state.keys import name_of_telephone_call
 from gateway.webrtc.pool import WebrtcPool
 
 if TYPE_CHECKING:
+    from gateway.sip.stir.verdict import Verdict
+    from gateway.sip.stir.verifier import Verifier
     from gateway.state.records import Session
     from gateway.state.sessions import Sessions
 
@@ -64,9 +66,14 @@ class Desk:
         retry_after_s: int,
         rules: Rules,
         doorman: Doorman | None = None,
+        verifier: Verifier | None = None,
+        stir_of: Callable[[str], str] = lambda trunk: "off",
+        source_of: Callable[[str], str] = lambda trunk: "learn",
     ) -> None:
-        """`doorman` knows the trunks that come from anywhere."""
+        """`doorman` knows the trunks that come from anywhere, `verifier` whether a caller is who it says. By trunk:
+        `stir_of` is what becomes of one that is not (off, show, require), `source_of` whom sound may come from."""
         self._rules, self._doorman = rules, doorman
+        self._verifier, self._stir_of, self._source_of = verifier, stir_of, source_of
         self._told_s: float | None = None
         self._untold = 0
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
@@ -89,6 +96,35 @@ class Desk:
                 return Refusal(401, "Unauthorized", self._doorman.challenges(now_ns, stale))
             party = self._parties.of_trunk(trunk, _from(request))
             inbound = dataclasses.replace(inbound, trunk=trunk)
+        if self._verifier is None or self._stir_of(party.trunk) == "off":
+            return self._ruled(request, party, inbound)
+        verdict = self._verifier.at_once(request, time.time())
+        if verdict is None:  # its certificate is to be asked for
+            self._spawn(self._verify(self._verifier, request, party, inbound))
+            return Later()
+        return self._verified(self._verifier, request, party, inbound, verdict)
+
+    async def _verify(self, verifier: Verifier, request: Request, party: Party, inbound: Inbound) -> None:
+        verdict = await verifier.verify(request, time.time())
+        call_id = request.call_id.decode(errors="replace")
+        if self._edge.knows(call_id):  # not cancelled meanwhile
+            outcome = self._verified(verifier, request, party, inbound, verdict)
+            if not isinstance(outcome, Later):
+                self._edge.decide(call_id, outcome)
+
+    def _verified(
+        self, verifier: Verifier, request: Request, party: Party, inbound: Inbound, verdict: Verdict
+    ) -> Refusal | Later | None:
+        refusal = verdict.refusal if self._stir_of(party.trunk) == "require" else None
+        verifier.note(verdict, inbound.source, inbound.trunk, refusal is not None)
+        if refusal is not None:
+            why = f'399 microturn "caller not verified: {verdict.why or "no Identity header"}"'
+            return Refusal(*refusal, (Header.make(b"Warning", why.encode()),))
+        party = dataclasses.replace(party, attestation=verdict.text)
+        return self._ruled(request, party, dataclasses.replace(inbound, attestation=verdict.word))
+
+    def _ruled(self, request: Request, party: Party, inbound: Inbound) -> Refusal | Later | None:
+        """What the rules and the limits say."""
         ruling = self._rules.find(inbound)
         if ruling is None:
             return self._no_rule(inbound)
@@ -111,8 +147,11 @@ class Desk:
             ruling = self._rules.find(inbound)
         if ruling is None:
             return ()
-        tenant = _by_rule(party, ruling).tenant
-        return (*persona_mark(ruling.persona), *recording_mark(ruling.recording), *tenant_mark(tenant))
+        source, tenant = self._source_of(self.trunk_of(request)), _by_rule(party, ruling).tenant
+        return (
+            *persona_mark(ruling.persona), *recording_mark(ruling.recording), *source_mark(source),
+            *tenant_mark(tenant),
+        )  # fmt: skip
 
     def trunk_of(self, request: Request) -> str:
         """Of an INVITE that was admitted; "" is none."""
@@ -138,7 +177,7 @@ class Desk:
 
     def _party_of_wish(self, wish: OutboundCall) -> Party:
         party = self._parties.of_trunk(wish.trunk, f"<sip:{wish.to}@x>")
-        return dataclasses.replace(party, tenant=wish.tenant or party.tenant)
+        return dataclasses.replace(party, tenant=wish.tenant or party.tenant, recording=wish.recording)
 
     def _look(self, request: Request) -> tuple[Party, Inbound]:
         source = (request.via.params.get(b"received") or b"").decode(errors="replace")

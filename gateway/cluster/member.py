@@ -18,12 +18,14 @@ from gateway.api.problem import Problem
 from gateway.cluster.desk import Desk
 from gateway.cluster.node import Node
 from gateway.cluster.registry import ClusterCounters, Registry
+from gateway.cluster.spend import Book, OwnBook, RedisBook, Spend
 from gateway.config import GatewaySettings
 from gateway.telephones import Telephones
 from gateway.webrtc.pool import WebrtcPool, WentOn
 
 if TYPE_CHECKING:
     from gateway.cluster.homes import Homes
+    from gateway.sip.stir.verifier import Verifier
     from gateway.state.records import Session
     from gateway.state.sessions import Sessions
 
@@ -55,6 +57,7 @@ class Cluster:
         self._sessions, self._ask_model = sessions, ask_model
         self._host, self._born_s = socket.gethostname(), time.monotonic()
         self.registry = self._registry()
+        self.verifier = self._verifier()
         self.desk = Desk(
             settings.make_parties(),
             self.registry,
@@ -65,12 +68,18 @@ class Cluster:
             settings.sip_retry_after_s,
             settings.make_rules(),
             settings.make_doorman(),
+            self.verifier,
+            lambda trunk: settings.stir_of(settings.trunks.get(trunk)),
+            lambda trunk: settings.rtp_source_of(settings.trunks.get(trunk)),
         )
         telephones.further = self.desk.admit
         telephones.edge.marks = self.desk.marks
         telephones.edge.policy = lambda request: settings.policy_of(self.desk.trunk_of(request))
         telephones.edge.policy_of = settings.policy_of
         telephones.switchboard.limits = self.desk
+        self.spend = self._spend(spawn)
+        telephones.switchboard.spending = self.spend
+        telephones.switchboard.watchers.append(self.spend.happened)
         self._homes = self._find_homes()
 
     def _registry(self) -> Registry:
@@ -83,6 +92,20 @@ class Cluster:
             lambda: make_client(self._settings, address), self._settings.redis_namespace,
             self._settings.node_name, self._facts,
         )  # fmt: skip
+
+    def _spend(self, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> Spend:
+        settings = self._settings
+        book: Book = OwnBook()
+        if self._sessions is not None:
+            book = RedisBook(self._sessions.store.script, settings.redis_namespace)
+        return Spend(settings.tenants, settings.trunks, book, spawn)
+
+    def _verifier(self) -> Verifier | None:
+        if not self._settings.stir_anchors:
+            return None
+        from gateway.sip.stir.verifier import open_verifier
+
+        return open_verifier(self._settings)
 
     def _find_homes(self) -> Homes | None:
         if self._sessions is None:
@@ -106,6 +129,8 @@ class Cluster:
         """Gone for the others."""
         await self.registry.leave()
         await self.forward.close()
+        if self.verifier is not None:
+            await self.verifier.close()
 
     # -- browsers' calls
 

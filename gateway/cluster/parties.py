@@ -22,6 +22,8 @@ from gateway.sources import address_of
 
 MOST_IDENTITY_BYTES: Final = 256
 _FROM = re.compile(r"<\s*(?:sips?|tel):([^>]*)>|^\s*(?:sips?|tel):([^;>]*)", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*+"')
+"""A display name, which may have anything in it."""
 _NUMBER = re.compile(r"\+?[0-9().\s-]{3,32}")
 
 
@@ -37,6 +39,8 @@ class Party:
     """Of a telephone, where the settings have it kept: the number or the SIP address itself."""
     recording: bool = False
     """Whether the call may be recorded."""
+    attestation: str = ""
+    """`state.records.Cdr.attestation`."""
 
 
 NOBODY: Final = Party()
@@ -103,7 +107,7 @@ class Parties:
 
 def telephone_identity(from_value: str) -> str:
     """A number without what is between its digits, else user@host in small letters; "" for none or anonymous."""
-    found = _FROM.search(from_value[:1024])
+    found = _FROM.search(_QUOTED.sub("", from_value[:1024]))
     if found is None:
         return ""
     address = (found[1] or found[2] or "").partition(";")[0].strip()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings
 
 from gateway.sip.trunks import Trunk as Trunk
+from gateway.sip.trunks import check_dial
+from gateway.words import words
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 
@@ -24,6 +26,22 @@ class Tenant(BaseModel):
     """At once, on all gateways that share a Redis; 0 is as many as there is room for."""
     keep_s: Annotated[int, Field(ge=0, le=31_622_400)] = 0
     """State of a call that is over stays for so long; 0 is `redis_keep_s`."""
+    dial: tuple[str, ...] = ()
+    """Whom it may call, beside what its trunks allow: prefixes, or patterns between slashes; empty is whomever they
+    allow."""
+    spend_day: Annotated[float, Field(ge=0, le=1_000_000_000)] = 0.0
+    """What calls of ours for it may cost a day (UTC), on all gateways that share a Redis; 0 is no cap."""
+
+    @field_validator("dial", mode="before")
+    @classmethod
+    def _are_words(cls, value: Any) -> Any:
+        return words(value)
+
+    @field_validator("dial")
+    @classmethod
+    def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        check_dial(value)
+        return value
 
 
 class ClusterSettings(BaseSettings):
@@ -42,12 +60,13 @@ class ClusterSettings(BaseSettings):
     )
     tenants: dict[str, Tenant] = Field(
         default_factory=dict,
-        description="whose calls they are: calls (at once on all gateways) and keep_s of each, by name",
+        description="whose calls they are: calls (at once on all gateways), keep_s, dial and spend_day of "
+        "each, by name",
     )
     trunks: dict[str, Trunk] = Field(
         default_factory=dict,
         description="carriers and exchanges that telephone calls come from and go to: hosts, calls (at once on all "
-        "gateways), tenant, server, user, password, register, dial, codecs, srtp, ... of each",
+        "gateways), tenant, server, user, password, register, dial, prices, codecs, srtp, ... of each",
     )
     caller_secret: SecretStr = Field(
         SecretStr(""), description="key of callers' pseudonyms, the same for all gateways that share a Redis"

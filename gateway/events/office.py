@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import structlog
 
+from gateway.cluster.spend import Reached
 from gateway.config import GatewaySettings
 from gateway.events.desk import EventDesk, make_outboxes
 from gateway.events.feed import Feed
@@ -52,6 +53,7 @@ class EventOffice:
         self._sessions, self._has_words = sessions, settings.events_words == "on"
         self._node, self._born, self._number = settings.node_name, secrets.token_hex(4), 0
         self._placed: dict[str, str] = {}
+        self._reached: set[tuple[str, str]] = set()
         sessions.watcher = self.desk
 
     def _make_feed(self, settings: GatewaySettings, sessions: Sessions) -> Feed | None:
@@ -80,6 +82,15 @@ class EventOffice:
         self._number += 1
         what = f"{self._born} {self._number}"
         self.desk.noted(session, kind, {name: value for name, value in told.items() if value}, what)
+
+    def reached(self, what: Reached) -> None:
+        """What may be spent a day was not enough for a call: told once for each cap and day."""
+        data = {"limit": what.limit, "day": what.day, "cap": what.cap}
+        if (what.limit, what.day) not in self._reached:
+            self._reached = {told for told in self._reached if told[1] == what.day} | {(what.limit, what.day)}
+            self.desk.noted(
+                self._unanswered("", what.tenant), "spend.reached", data, f"{what.limit} {what.day}"
+            )
 
     def recorded(self, event: RecordingEvent) -> None:
         """The desk of recordings: what became of one."""

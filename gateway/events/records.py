@@ -15,7 +15,7 @@ Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
     "call.transferred", "call.transfer-failed", "call.safety", "call.transcript", "task.asked", "task.done",
     "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
-    "recording.ended",
+    "recording.ended", "spend.reached",
 ]  # fmt: skip
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 DETAILS: Final = ("call.transcript",)
@@ -23,7 +23,7 @@ DETAILS: Final = ("call.transcript",)
 WITHOUT_WORDS: Final[tuple[Kind, ...]] = (
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
     "call.transferred", "call.transfer-failed", "call.safety", "recording.began", "recording.paused",
-    "recording.resumed", "recording.ended",
+    "recording.resumed", "recording.ended", "spend.reached",
 )  # fmt: skip
 """Those that have nothing of what was said."""
 

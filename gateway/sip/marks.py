@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Literal
 from urllib.parse import quote, unquote
 
 from gateway.sip.header import Header
@@ -17,6 +17,7 @@ Marks = Callable[[Request], tuple[Header, ...]]
 """Headers for the worker that gets this INVITE; asked again for each retransmission."""
 _RECORDING = re.compile(r"^X-Microturn-Recording: yes\r?$", re.M)
 _TENANT = re.compile(r"^X-Microturn-Tenant: (\S*)\r?$", re.M)
+_SOURCE = re.compile(r"^X-Microturn-Rtp: (lock|sdp)\r?$", re.M)
 _PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
 
 
@@ -50,6 +51,17 @@ def recording_mark(allowed: bool) -> tuple[Header, ...]:
 def may_be_recorded(message: str) -> bool:
     """Of the INVITE that a worker got."""
     return _RECORDING.search(message.partition("\r\n\r\n")[0]) is not None
+
+
+def source_mark(policy: str) -> tuple[Header, ...]:
+    """Whom its RTP may come from (`pj/source.py`); none where it is anybody."""
+    return (Header.make(b"X-Microturn-Rtp", policy.encode()),) if policy != "learn" else ()
+
+
+def source_of(message: str) -> Literal["learn", "lock", "sdp"]:
+    """Of the INVITE that a worker got."""
+    found = _SOURCE.search(message.partition("\r\n\r\n")[0])
+    return "learn" if found is None else "lock" if found[1] == "lock" else "sdp"
 
 
 def unmarked(headers: list[Header]) -> list[Header]:

@@ -68,7 +68,8 @@ class Outbox:
             out += [*self.path.record_routes(source), *self._marks(request)]
         if call.sips:
             request = for_worker(request)
-        data = render(request.start_line, out + request.headers, request.body)
+        headers = [h for h in request.headers if h.name != b"identity"]  # long, and of no use to it
+        data = render(request.start_line, out + headers, request.body)
         if len(data) > MAX_WORKER_MESSAGE_BYTES:
             raise BadMessage(513, "Message Too Large")
         self.send(Send(call.worker.flow, data))

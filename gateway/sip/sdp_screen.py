@@ -47,8 +47,8 @@ def screen_sdp(body: bytes) -> None:
     if _STRAY.search(body):
         raise BadMessage(400, "Bad SDP")
     lines = [line.rstrip(b"\r") for line in body.rstrip().split(b"\n")]
-    session_address = False
-    media_address: list[bool] = []  # one per m= line
+    session_version = 0
+    versions: list[int] = []  # of the address of each m= line: 4, 6, or 0 for none of its own
     ilbc: set[bytes] = set()
     for line in lines:
         if len(line) > MAX_SDP_LINE_BYTES:
@@ -56,19 +56,21 @@ def screen_sdp(body: bytes) -> None:
         if not _SDP_TYPE.match(line):
             raise BadMessage(400, "Bad SDP")
         if line.startswith(b"m="):
-            media_address.append(False)
-            if len(media_address) > MAX_SDP_MEDIA:
+            versions.append(0)
+            if len(versions) > MAX_SDP_MEDIA:
                 raise _not_acceptable("too many media lines")
         elif line.startswith(b"c="):
-            _screen_address(line[2:].split())
-            if media_address:
-                media_address[-1] = True
+            version = _screen_address(line[2:].split())
+            if versions:
+                versions[-1] = version
             else:
-                session_address = True
+                session_version = version
         elif line.startswith(b"a="):
             _screen_attribute(line, ilbc)
-    if media_address and not session_address and not all(media_address):
+    if versions and not session_version and not all(versions):
         raise _not_acceptable("SDP without c=")
+    if versions and all((version or session_version) == 6 for version in versions):
+        raise _not_acceptable("sound is IPv4 alone", 301)  # the library's builds have no IPv6
     for line in lines if ilbc else ():
         fmtp = _FMTP.match(line)
         if fmtp and fmtp[1] in ilbc and any(m not in (b"20", b"30") for m in _ILBC_MODE.findall(fmtp[2])):
@@ -93,9 +95,9 @@ def _screen_attribute(line: bytes, ilbc: set[bytes]) -> None:
         ilbc.add(match[1])
 
 
-def _screen_address(words: list[bytes]) -> None:
-    """`IN IP4 address[/ttl]`.  Numeric only: a name would have a worker wait for the DNS with its media
-    stopped."""
+def _screen_address(words: list[bytes]) -> int:
+    """`IN IP4 address[/ttl]`; gives 4 or 6.  Numeric only: a name would have a worker wait for the DNS with its
+    media stopped."""
     if len(words) != 3 or words[0].upper() != b"IN" or len(words[2]) > 64:
         raise _not_acceptable("SDP address")
     try:
@@ -104,8 +106,9 @@ def _screen_address(words: list[bytes]) -> None:
         raise _not_acceptable("SDP address") from None
     if words[1].upper() != b"IP%d" % version:
         raise _not_acceptable("SDP address")
+    return version
 
 
-def _not_acceptable(text: str) -> BadMessage:
-    warning = Header.make(b"Warning", b'399 microturn "%b"' % text.encode())  # RFC 3261 20.43
+def _not_acceptable(text: str, code: int = 399) -> BadMessage:
+    warning = Header.make(b"Warning", b'%d microturn "%b"' % (code, text.encode()))  # RFC 3261 20.43
     return BadMessage(488, "Not Acceptable Here", (warning,))

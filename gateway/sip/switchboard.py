@@ -58,6 +58,7 @@ class OutboundCall:
     `to` is a number, or a name that the trunk knows; `caller_id` and `caller_name` are what the other end sees
     (default: the trunk's). Without a first ringing in `ring_s`, or an answer in `answer_s`, both from the INVITE,
     it is given up. `persona` is what the model is to be in it, `tenant` whose call it is (default: the trunk's).
+    `recording` has it recorded, where its trunk allows that.
     """
 
     to: str
@@ -68,6 +69,9 @@ class OutboundCall:
     tenant: str = ""
     ring_s: float = 20.0
     answer_s: float = 60.0
+    recording: bool = False
+    minutes: float = 0.0
+    """It is ended after so long, or what its trunk allows where that is less; 0 is as its trunk has it."""
 
     def __post_init__(self) -> None:
         for name in ("ring_s", "answer_s"):
@@ -94,7 +98,7 @@ class CallEvent:
 
 class Refused(Exception):
     """It is not done. `status` is HTTP's for it: 404 no such call, trunk or target, 403 not allowed, 409 not now,
-    400 not understood, 503 no room or no model server, 504 a worker does not answer."""
+    400 not understood, 402 it may cost too much, 503 no room or no model server, 504 a worker does not answer."""
 
     def __init__(self, status: int, code: str, text: str) -> None:
         super().__init__(text)
@@ -108,6 +112,18 @@ class _Out:
     worker: str
     future: asyncio.Future[control.Answered]
     wish: OutboundCall | None
+    permit: str = ""
+    """Under which the call counts until it has a name."""
+
+
+class Spending(Protocol):
+    """Who knows what calls may cost: `cluster.spend.Spend`."""
+
+    def check(self, wish: OutboundCall) -> None: ...
+    def minutes(self, wish: OutboundCall) -> float: ...
+    async def reserve(self, wish: OutboundCall, ticket: str) -> None: ...
+    def placed(self, ticket: str, call: str) -> None: ...
+    def give(self, ticket: str) -> None: ...
 
 
 class Limits(Protocol):
@@ -132,18 +148,23 @@ class Switchboard:
         send: Callable[[str], Callable[[bytes], object] | None],
         srtp: int = 0,
         answer_s: float = ANSWER_S,
+        rtp_source: Literal["learn", "lock", "sdp"] = "learn",
     ) -> None:
         """`targets` are whom callers may be handed to, by name: `transfers` of the settings. `srtp` is that of
-        calls whose trunk does not say: 0 off, 1 optional, 2 required."""
+        calls whose trunk does not say: 0 off, 1 optional, 2 required, as `rtp_source` is."""
         self.watchers: list[Watcher] = []
         self.is_ready: Callable[[], bool] = lambda: True
         """Whether there is a model server, and no draining."""
+        self.records = False
+        """Whether there is a place for recordings."""
         self.limits: Limits | None = None
         """Whether tenants and trunks may have another call."""
+        self.spending: Spending | None = None
+        """What they may cost."""
         self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
         """Told of each call that was answered: Call-ID, worker, what was wished."""
         self._edge, self._trunks, self._targets, self._send = edge, trunks, targets, send
-        self._srtp = srtp
+        self._srtp, self._rtp_source = srtp, rtp_source
         self._answer_s = answer_s
         self._out: dict[int, _Out] = {}
         self._last_id = 0
@@ -171,6 +192,13 @@ class Switchboard:
             raise Refused(
                 403, "not-allowed", f"trunk {wish.trunk} may not call {wish.to[:64]!r}: see its dial"
             )
+        if self.spending is not None:
+            self.spending.check(wish)
+        if wish.recording and not (trunk.recording and self.records):
+            told = (
+                f"trunk {wish.trunk} has no recording = true" if self.records else "recording_dir is not set"
+            )
+            raise Refused(403, "not-recorded", f"the call cannot be recorded: {told}")
         if not self.is_ready():
             raise Refused(503, "not-ready", "no new calls are taken now")
         srtp = trunk.srtp_mode if trunk.srtp else self._srtp
@@ -178,22 +206,27 @@ class Switchboard:
         permit = f"placing-{self._last_id}"
         if self.limits is not None and (full := await self.limits.permit(wish, permit)):
             raise Refused(503, "no-room", f"{full} has as many calls as it may")
-        ticket = await self._ticket(target, caller, wish.trunk)
-        if ticket is None:
+        minutes = 0.0
+        try:
+            if self.spending is not None:
+                minutes = self.spending.minutes(wish)
+                await self.spending.reserve(wish, permit)
+            ticket = await self._ticket(target, caller, wish.trunk)
+            if ticket is None:
+                raise Refused(503, "no-room", "all workers are full")
+        except BaseException:
             self._not_placed(permit)
-            raise Refused(503, "no-room", "all workers are full")
+            raise
         dial = control.Dial(
             0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
-            tenant=wish.tenant or trunk.tenant,
+            wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes, wish.tenant or trunk.tenant,
         )  # fmt: skip
         try:
-            answered = await self._ask(ticket.worker, dial, wish)
+            answered = await self._ask(ticket.worker, dial, wish, permit)
         except BaseException:
             self._edge.revoke(ticket)
             self._not_placed(permit)
             raise
-        if self.limits is not None:
-            self.limits.placed(wish, permit, answered.call)
         return name_of_telephone_call(answered.call)
 
     async def hang_up(self, call: str) -> None:
@@ -334,6 +367,8 @@ class Switchboard:
     def _not_placed(self, permit: str) -> None:
         if self.limits is not None:
             self.limits.not_placed(permit)
+        if self.spending is not None:
+            self.spending.give(permit)
 
     def _answered(self, answered: control.Answered) -> None:
         out = self._out.get(answered.id)
@@ -341,6 +376,10 @@ class Switchboard:
             return
         if out.wish is not None and answered.status == 200:  # before the next message about this call
             self._wishes[answered.call] = (out.worker, out.wish)
+            if self.limits is not None:
+                self.limits.placed(out.wish, out.permit, answered.call)
+            if self.spending is not None:
+                self.spending.placed(out.permit, name_of_telephone_call(answered.call))
             self._tell(answered.call, "dialled")
         out.future.set_result(answered)
 
@@ -359,14 +398,14 @@ class Switchboard:
         return found
 
     async def _ask(
-        self, worker: str, message: control.SipRequest, wish: OutboundCall | None = None
+        self, worker: str, message: control.SipRequest, wish: OutboundCall | None = None, permit: str = ""
     ) -> control.Answered:
         send = self._send(worker)
         if send is None or len(self._out) >= MOST_OUT:
             raise Refused(503, "not-ready", "its worker is away, or has too much to do")
         self._last_id += 1
         number = self._last_id
-        out = self._out[number] = _Out(worker, asyncio.get_running_loop().create_future(), wish)
+        out = self._out[number] = _Out(worker, asyncio.get_running_loop().create_future(), wish, permit)
         try:
             send(control.encode(msgspec.structs.replace(message, id=number)))
             async with asyncio.timeout(self._answer_s):

@@ -58,6 +58,12 @@ class Trunk(BaseModel):
     """Of a registration, as asked for; the registrar has the last word."""
     dial: tuple[str, ...] = ()
     """Whom we may call by it: prefixes, or patterns between slashes for the whole number; empty is nobody."""
+    prices: dict[str, Annotated[float, Field(ge=0, le=1_000)]] = Field(default_factory=dict)
+    """A minute to numbers that begin so; the longest beginning counts."""
+    spend_day: Annotated[float, Field(ge=0, le=1_000_000_000)] = 0.0
+    """What calls of ours by it may cost a day (UTC), on all gateways that share a Redis; 0 is no cap."""
+    call_minutes: Annotated[float, Field(ge=0, le=1_440)] = 0.0
+    """A call of ours is ended after so long; 0 is never, or an hour where spending is capped."""
     caller_id: str = ""
     """What those we call see, unless the call says otherwise; `user` when empty."""
     inbound_user: str = ""
@@ -69,6 +75,13 @@ class Trunk(BaseModel):
     """Of its calls (SDES, RFC 4568); the setting `srtp` when empty."""
     session_expires_s: Annotated[int, Field(ge=0, le=86_400)] = 0
     """Session timer (RFC 4028) that we ask for in calls of ours; 0 is none."""
+
+    rtp_source: Literal["", "learn", "lock", "sdp"] = ""
+    """Whom the sound of its calls may come from; the setting `rtp_source` when empty."""
+    recording: bool = False
+    """Whether calls of ours by it may be recorded; of those that come in a rule says so."""
+    stir: Literal["", "off", "show", "require"] = ""
+    """Whether its callers are verified (STIR/SHAKEN), and have to be; the setting `stir` when empty."""
 
     @field_validator("hosts", "dial", "codecs", mode="before")
     @classmethod
@@ -97,16 +110,15 @@ class Trunk(BaseModel):
     @field_validator("dial")
     @classmethod
     def _are_prefixes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in value:
-            if _is_pattern(pattern):
-                try:
-                    re.compile(pattern[1:-1])
-                except re.error as wrong:
-                    raise ValueError(
-                        f"dial has {pattern!r}, which is no regular expression ({wrong}): give such as /0[1-9]+/"
-                    ) from None
-            elif pattern != "+" and not _NUMBER.fullmatch(pattern):
-                raise ValueError(f"dial has {pattern!r}: expected a prefix such as +49, or /PATTERN/")
+        check_dial(value)
+        return value
+
+    @field_validator("prices")
+    @classmethod
+    def _are_of_prefixes(cls, value: dict[str, float]) -> dict[str, float]:
+        for prefix in value:
+            if prefix != "+" and not _NUMBER.fullmatch(prefix):
+                raise ValueError(f"prices has {prefix!r}: expected what numbers begin with, such as +49")
         return value
 
     @model_validator(mode="after")
@@ -122,6 +134,8 @@ class Trunk(BaseModel):
                 raise ValueError(
                     f"{needs} needs server: where the trunk is reached, such as sip.example.net:5060"
                 )
+        if self.spend_day and not self.prices:
+            raise ValueError('spend_day needs prices: what a minute costs, such as prices = { "+49" = 0.02 }')
         if self.register_ and not self.user:
             raise ValueError("register needs user: who is to be registered")
         for user, password in (("user", "password"), ("inbound_user", "inbound_password")):
@@ -198,10 +212,33 @@ class Trunk(BaseModel):
 
     def may_call(self, number: str) -> bool:
         """Whether `dial` has it."""
-        return any(
-            re.fullmatch(p[1:-1], number) is not None if _is_pattern(p) else number.startswith(p)
-            for p in self.dial
-        )
+        return may_dial(self.dial, number)
+
+    def price_of(self, number: str) -> float | None:
+        """A minute of a call there; None where `prices` does not say."""
+        known = max((prefix for prefix in self.prices if number.startswith(prefix)), key=len, default=None)
+        return self.prices[known] if known is not None else None
+
+
+def check_dial(listed: tuple[str, ...]) -> None:
+    """`ValueError` for what is neither a prefix nor a pattern."""
+    for pattern in listed:
+        if _is_pattern(pattern):
+            try:
+                re.compile(pattern[1:-1])
+            except re.error as wrong:
+                raise ValueError(
+                    f"dial has {pattern!r}, which is no regular expression ({wrong}): give such as /0[1-9]+/"
+                ) from None
+        elif pattern != "+" and not _NUMBER.fullmatch(pattern):
+            raise ValueError(f"dial has {pattern!r}: expected a prefix such as +49, or /PATTERN/")
+
+
+def may_dial(listed: tuple[str, ...], number: str) -> bool:
+    """Whether a list of prefixes and patterns has the number."""
+    return any(
+        re.fullmatch(p[1:-1], number) is not None if _is_pattern(p) else number.startswith(p) for p in listed
+    )
 
 
 def _is_pattern(text: str) -> bool:

@@ -66,6 +66,8 @@ class Worker:
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
+        self._allowed: dict[str, float] = {}
+        """Call-ID -> seconds from its answer on, of calls of ours that nobody has answered yet."""
         self._by_call: dict[SipCall, Session] = {}
 
     # -- events of the library, in the loop's thread but for `key`
@@ -124,6 +126,7 @@ class Worker:
         self.process.garbage.call_ended()
         if session is None:
             return
+        self._allowed.pop(session.name, None)
         figures = (
             self._figures(session) if call is session.call and session.name == call.sip_call_id else None
         )
@@ -219,6 +222,7 @@ class Worker:
             self._answer_main(dial.id, 503, str(wrong))
             return
         call = SipCall(self.endpoint, account=account)
+        call.rtp_source = dial.rtp_source
         if not call.place(dial.uri):
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
@@ -228,6 +232,8 @@ class Worker:
         call.pull = session.hear
         self._sessions[session.name] = session
         self._record(session, dial.recording)
+        if dial.most_s:
+            self._allowed[session.name] = dial.most_s
         self.counters.calls_placed += 1
         self._answer_main(dial.id, 200, call=session.name)
         self._loop.call_later(dial.ring_s, self._no_ringing, session)
@@ -257,6 +263,14 @@ class Worker:
         session.leg.hold(session.call.held)
         session.heard_at_ns = time.monotonic_ns()
         self._tell_progress(session, "answered", 200, "OK")
+        if (most_s := self._allowed.pop(session.name, 0.0)) > 0:
+            self._loop.call_later(most_s, self._spent, session)
+
+    def _spent(self, session: Session) -> None:
+        """A call of ours that may be no longer."""
+        if self._sessions.get(session.name) is session:
+            log.info("call ended: it has lasted as long as it may", call=session.name)
+            session.hang_up("limit")
 
     # -- callers who are handed to a person
 
@@ -412,6 +426,7 @@ class Worker:
         for session in list(self._sessions.values()):
             if session.recording is not None:
                 session.recording.poll()
+            session.call.lock_source()
             # on hold nothing need come; but while the main process is away, nobody could resume or end it
             is_held = session.leg.held and self.link.is_up
             patience_s = self.options.hold_timeout_s if is_held else self.options.rtp_timeout_s

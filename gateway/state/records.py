@@ -48,6 +48,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """Whether a rule allows that it is recorded."""
     placed: bool = False
     """We called."""
+    attestation: str = ""
+    """See `Cdr`."""
     resume: str = ""
     """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
@@ -168,9 +170,12 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     """Its caller has heard to the end that it is recorded."""
     recordings: tuple[str, ...] = ()
     """Names of its recordings, without folder and ending; the first `MOST_RECORDINGS`."""
+    attestation: str = ""
+    """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; empty where nobody
+    looked."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, safety,
-    error."""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, limit, lost, drain,
+    safety, error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""

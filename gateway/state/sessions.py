@@ -173,7 +173,7 @@ class Sessions:
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
             tenant=party.tenant, trunk=party.trunk, caller=party.caller, number=party.number, resume=resume,
-            recording=party.recording, placed=placed,
+            recording=party.recording, placed=placed, attestation=party.attestation,
         )  # fmt: skip
         self.store.begin(call)
         self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session), inside))
@@ -390,6 +390,7 @@ def _cdr_of(session: Session) -> Cdr:
         session.trunk,
         recording=session.recording,
         placed=session.placed,
+        attestation=session.attestation,
     )
 
 

@@ -21,9 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     curve = kinds.add_parser(
         "cost-curve", help="step time against calls and history, and where admission stops"
     )
-    curve.add_argument("--calls", type=int, nargs="+", default=[1, 4, 8, 16, 24, 32, 48, 64], metavar="N")
+    curve.add_argument("--calls", type=int, nargs="+", default=[1, 4, 8, 16, 20, 24, 32, 48, 64], metavar="N")
     curve.add_argument("--steps", type=int, default=12, help="measured at each point (12)")
-    curve.add_argument("--speech", type=int, default=100, help="measured of each size among people (100)")
+    curve.add_argument("--speech", type=int, default=400, help="measured of each size among people (400)")
     curve.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     hours = kinds.add_parser("four-hours", help="one call of hours: memory, step time, answers")
     hours.add_argument("--hours", type=float, default=4.0)

@@ -2,8 +2,9 @@
 
     history    so many calls that kept so many turns, on a quiet line; each step from the same memory
     speech     calls with full memories who hear recordings of people who say digits, each size in turns
-    admission  the server's own ledger (`leases.py`) over what it measures at start-up (`calibrate`), and over the
-               99th percentiles of speech: how many calls it takes, and how many it ought to (the *true limit*)
+    admission  the server's own ledger (`leases.py`) over what it measures at start-up (`calibrate`), over that and
+               the steps of speech that it sees on the way up to its limit, and over the 99th percentiles of
+               speech: how many calls it takes, and how many it ought to (the *true limit*)
 
 Times are CPU time of the process's one thread, and sizes are measured in turns: what disturbs the machine disturbs
 all of them. The true limit is that of speech; without recordings, of the quiet line.
@@ -25,15 +26,17 @@ from media.slots import SlotTable
 from media.timebase import MODEL_HZ, NS_PER_MS, TURN_NS, TURN_SAMPLES
 from model_server.batch import Batch
 from model_server.bench.many_calls import recordings
+from model_server.calibration import calibrate
 from model_server.engine.digits import DigitsEngine
 from model_server.leases import Leases
-from model_server.server import calibrate
 from model_server.step_time import StepTime
 
 HISTORY_TURNS = (4, 30, 80)
 """After the last one every ring of `digits` is full."""
 GROUPS, SLOTS = 4, 256
 WARM_UP = 3
+Steps = dict[int, list[tuple[int, int]]]
+"""Of each size: how long a step took, ns, and the positions that its calls kept."""
 STALL = 2
 """Times the median: what takes longer was in another's way, and counts as so much; as at start-up."""
 
@@ -49,8 +52,10 @@ def measure(
     fitted = StepTime(engine.most_positions)
     points = [point for turns in HISTORY_TURNS for point in _history(engine, turns, calls, steps, fitted)]
     full = [point for point in points if point["turns"] == HISTORY_TURNS[-1]]
-    spoken = _speech(engine, recordings(data), calls, speech) if data.is_dir() and speech else []
-    admitted, limit_ns = _ledger(predicted.predict_ns)
+    steps_of = _speech(engine, recordings(data), calls, speech) if data.is_dir() and speech else {}
+    spoken = [{"calls": count, **_percentiles([ns for ns, _ in taken])} for count, taken in steps_of.items()]
+    at_start, limit_ns = _ledger(predicted.predict_ns)
+    admitted = _admitted_live(predicted, steps_of)
     true, _ = _ledger(_between(spoken or full))
     line = fitted.line
     result: dict[str, Any] = {
@@ -59,6 +64,7 @@ def measure(
         "per_1000_positions_ms": round(1000 * line.per_position_ns / NS_PER_MS, 5),
         "step_limit_ms": limit_ns / NS_PER_MS,
         "groups": GROUPS,
+        "admitted_at_start": at_start,
         "admitted": admitted,
         "true_limit": true,
         "admitted_of_true": round(admitted / true, 3) if true else None,
@@ -69,7 +75,7 @@ def measure(
     for point in (*points, *spoken):
         kept = point.get("turns", "speech")
         print(f"{point['calls']:>6}{kept:>12}{point['p50_ms']:>12}{point['p99_ms']:>10}")
-    print(f"admitted {admitted} calls in {GROUPS} groups, true limit {true}")
+    print(f"admitted {admitted} calls in {GROUPS} groups ({at_start} at once), true limit {true}")
     if plot is not None:
         _draw(points, spoken, fitted, predicted, limit_ns, plot)
     return result
@@ -106,13 +112,25 @@ def _history(
     ]
 
 
-def _speech(engine: DigitsEngine, voices: PCM, calls: Sequence[int], steps: int) -> list[dict[str, Any]]:
+def _admitted_live(predicted: StepTime, steps_of: Steps) -> int:
+    """Calls come one by one and speak: as the server does, `predicted` learns from each step that may happen."""
+    admitted, _ = _ledger(predicted.predict_ns)
+    for count, taken in sorted(steps_of.items()):
+        if count * GROUPS > admitted:
+            break
+        for step_ns, positions in taken:
+            predicted.add(count, step_ns, positions)
+        admitted, _ = _ledger(predicted.predict_ns)
+    return admitted
+
+
+def _speech(engine: DigitsEngine, voices: PCM, calls: Sequence[int], steps: int) -> Steps:
     """Calls of each size beside those of the others, all live; what is measured are full memories."""
     ends = np.cumsum([0, *calls])
     slots_of = {count: range(first, first + count) for count, first in zip(calls, ends, strict=False)}
     for slot in range(int(ends[-1])):
         engine.open(slot, "")
-    taken: dict[int, list[int]] = {count: [] for count in calls}
+    taken: Steps = {count: [] for count in calls}
     for turn in range(HISTORY_TURNS[-1] + steps):
         for count, slots in slots_of.items():
             meta = np.zeros(count, META)
@@ -121,12 +139,12 @@ def _speech(engine: DigitsEngine, voices: PCM, calls: Sequence[int], steps: int)
             pcm_BS = np.stack([voices[at : at + TURN_SAMPLES] for at in ats])
             batch = Batch(turn * TURN_NS, np.array(slots), meta, pcm_BS)
             begun_ns = time.thread_time_ns()
-            engine.step(batch)
+            results = engine.step(batch)
             if turn >= HISTORY_TURNS[-1]:
-                taken[count].append(time.thread_time_ns() - begun_ns)
+                taken[count].append((time.thread_time_ns() - begun_ns, results.positions))
     for slot in range(int(ends[-1])):
         engine.close(slot)
-    return [{"calls": count, **_percentiles(taken[count])} for count in calls]
+    return taken
 
 
 def _ledger(predict_ns: Callable[[int], int]) -> tuple[int, int]:
@@ -193,7 +211,7 @@ def _draw(
         axes.plot([p["calls"] for p in spoken], [p["p99_ms"] for p in spoken], "x-", label="speech, p99")
     many = list(range(1, max(point["calls"] for point in points) + 1))
     ms = [predicted.predict_ns(n) / NS_PER_MS for n in many]
-    axes.plot(many, ms, "k:", label="predicted at start-up, p99")
+    axes.plot(many, ms, "k:", label="predicted, p99")
     axes.axhline(limit_ns / NS_PER_MS, color="grey", label="limit of a group's step")
     axes.set(xlabel="calls in a step", ylabel="step, ms of CPU", ylim=(0, None))
     axes.legend()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.config import GatewaySettings, load
-from gateway.rules import Inbound, Rules
+from gateway.rules import Inbound, Rule, Rules
 
 FILE = """
 persona = "read-back"
@@ -127,11 +128,53 @@ def test_without_rules_all_telephones_are_taken_and_slips_of_browsers_are_not() 
         ([{"persona": "x" * 300}], "256 letters at most"),
         ([{"name": "all"}, {"called": "1"}], "rules[2] is never reached: rules[1] (all) matches every call"),
         ([{"number": "1"}], "is no setting of microturn"),
+        ([{"attestation": "A"}], "rules[1]: attestation needs stir_anchors"),
+        ([{"attestation": "D"}], "rules.0.attestation.0 = 'D'"),
     ],
 )
 def test_wrong_rules_stop_the_start(rules: list[dict[str, object]], told: str) -> None:
     with pytest.raises(ValueError) as wrong:
         load(rules=rules)
+    assert told in str(wrong.value)
+
+
+def test_a_rule_may_want_callers_who_are_verified() -> None:
+    wanted = (
+        Rule(name="signed", called="100", attestation=("A", "B")), Rule(name="forged", attestation=("failed",)),
+    )  # fmt: skip
+    rules = Rules(wanted, {}, True, {}, {})
+
+    def found(attestation: str) -> str:
+        ruling = rules.find(dataclasses.replace(telephone("100"), attestation=attestation))
+        return ruling.rule if ruling is not None else ""
+
+    assert [found(word) for word in ("A", "B", "C", "failed", "absent", "")] == [
+        "signed", "signed", "calls_without_rule", "forged", "calls_without_rule", "calls_without_rule"
+    ]  # fmt: skip
+    assert rules.find_for_browser("100") is None, "browsers are not verified"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [
+        ({"stir": "require"}, "stir = 'require' needs stir_anchors"),
+        ({"trunks": {"t": {"hosts": ["192.0.2.1"], "stir": "show"}}}, "trunks.t: stir needs stir_anchors"),
+        ({"stir_anchors": "/no/such.pem"}, "stir_anchors without stir_hosts and stir_certificates"),
+        ({"stir_anchors": "/no/such.pem", "stir_hosts": ["x"]}, "'/no/such.pem' cannot be read"),
+        (
+            {"stir_anchors": "/no/such.pem", "stir_hosts": ["http://x"]},
+            "stir_hosts: 'http://x' is no address or network",
+        ),
+        ({"stir_anchors": "/x", "stir_certificates": "/no/such"}, "'/no/such' is no folder"),
+        (
+            {"stir_anchors": "/x", "stir_hosts": ["x"], "stir_tls_ca": "/no/ca"},
+            "stir_tls_ca = '/no/ca' cannot",
+        ),
+    ],
+)
+def test_settings_of_verification_that_cannot_be_meant(chosen: dict[str, object], told: str) -> None:
+    with pytest.raises(ValueError) as wrong:
+        load(**chosen)
     assert told in str(wrong.value)
 
 

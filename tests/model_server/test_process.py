@@ -17,7 +17,7 @@ import pytest
 from media.chunk import Chunk, VideoFrame
 from media.leases import Lease, Refused, Release, Stats, StatsRequest, encode
 from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
-from model_server import server as server_module
+from model_server import loop as server_module
 from model_server.batch import Batch, Results
 from model_server.config import load
 from model_server.engine import LOST_STATUS, EngineLost

@@ -1,4 +1,5 @@
-"""A program makes a call over HTTP, presses keys in it and hands its other end to a person: every part is real."""
+"""A program makes a call over HTTP, has it recorded, presses keys in it and hands its other end to a person: every
+part is real."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,8 @@ from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from media.rtp import DTMF_DIGITS
 from tests.gateway.state.conftest import folder
 from tests.gateway.state.server import StateServer, first_program
+from tests.stories.test_recordings import done
+from tests.stories.test_recordings import settings as recorded_in
 from tests.support.referring_call import Target
 
 __all__ = ["folder"]
@@ -47,20 +51,24 @@ def pressed(target: Target) -> str:
     return "".join(DTMF_DIGITS[payload[0]] for _, payload in sorted(stamps.items()))
 
 
-def test_a_program_calls_somebody_and_hands_him_over(folder: Any) -> None:
+def test_a_program_calls_somebody_and_hands_him_over(folder: Any, tmp_path: Path) -> None:
     server = StateServer(first_program(), folder)
     try:
         server.start()
         with Target() as target:
-            trunks = {"pbx": {"server": f"127.0.0.1:{target.port}", "dial": "+"}}
+            plain = {"server": f"127.0.0.1:{target.port}", "dial": "+"}
+            trunks = {"pbx": plain | {"recording": True}, "plain": plain}
             settings = {
                 "redis": server.url, "trunks": json.dumps(trunks),
-                "transfers": json.dumps({"sales": "sip:200@127.0.0.1:9"}),
+                "transfers": json.dumps({"sales": "sip:200@127.0.0.1:9"}), **recorded_in(tmp_path),
             }  # fmt: skip
             wish = GatewayWish(calls=2, rtp_port=44_000, settings=settings, ready_timeout_s=60.0)
             with GatewayUnderTest.start(wish) as gateway:
                 status, refused = ask(gateway, "POST", "/calls", {"to": "911", "trunk": "pbx"})
                 assert (status, refused["code"]) == (403, "not-allowed"), refused
+                wanted = {"to": "+49301", "trunk": "plain", "recording": True}
+                status, refused = ask(gateway, "POST", "/calls", wanted)
+                assert (status, refused["code"]) == (403, "not-recorded"), refused
                 target.status = 0  # rings
                 _, placed = ask(gateway, "POST", "/calls", {"to": "+49301", "trunk": "pbx"})
                 until(lambda: bool(target.seen("INVITE")))
@@ -69,15 +77,16 @@ def test_a_program_calls_somebody_and_hands_him_over(folder: Any) -> None:
                 until(lambda: ask(gateway, "DELETE", f"/calls/{placed['id']}")[0] == 404)
                 target.status = 200
                 target.requests.clear()
-                status, placed = ask(
-                    gateway, "POST", "/calls", {"to": "+49301", "trunk": "pbx", "caller_id": "77"}
-                )
+                wanted = {"to": "+49301", "trunk": "pbx", "caller_id": "77", "recording": True}
+                status, placed = ask(gateway, "POST", "/calls", wanted)
                 assert status == 202, placed
                 call = f"/calls/{placed['id']}"
                 until(lambda: ask(gateway, "GET", call)[0] == 200)
                 assert ask(gateway, "GET", call)[1]["placed"] is True
                 assert "<sip:77@127.0.0.1>" in target.seen("INVITE")[0].header("from")
                 until(lambda: target.packets > 10)
+                assert ask(gateway, "GET", call)[1]["recording"] is True
+                until(lambda: ask(gateway, "GET", f"{call}/recording")[1]["state"] == "on")
                 assert ask(gateway, "POST", f"{call}/digits", {"digits": "42#"})[0] == 204
                 until(lambda: pressed(target) == "42#")
                 assert ask(gateway, "POST", f"{call}/transfer", {"target": "nobody"})[0] == 404
@@ -90,7 +99,9 @@ def test_a_program_calls_somebody_and_hands_him_over(folder: Any) -> None:
                 gateway.wait_for(lambda m: m["microturn_calls_live"] == 0)
                 until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
                 (cdr,) = ask(gateway, "GET", "/cdrs")[1]["cdrs"]
-                assert (cdr["placed"], cdr["handed_to"]) == (True, "sales"), cdr
+                assert (cdr["placed"], cdr["handed_to"], cdr["recording"]) == (True, "sales", True), cdr
+                left, right = done(gateway, tmp_path).T
+                assert len(cdr["recordings"]) == 1 and len(left) == len(right) > 4_000
         server.check_that_all_ends()
     finally:
         server.stop()

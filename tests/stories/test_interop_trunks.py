@@ -153,6 +153,9 @@ def test_sip_over_ipv6_with_sound_over_ipv4(tmp_path: Path) -> None:
     with OwnGateway.start(rtp_port=52_000, sip_host="::1") as gateway:
         call = Scenario().invite(sdp()).expect(200, "c=IN IP4 127.0.0.1", "m=audio [1-9]").ack().pause(300)
         call.say("BYE").expect(200).run(tmp_path, gateway.port, host="::1")
+        offer = sdp(address="::1").replace("IN IP[media_ip_type] ::1", "IN IP6 ::1")
+        refused = Scenario().invite(offer).expect(488, "Warning: 301 microturn .sound is IPv4 alone").ack()
+        refused.run(tmp_path, gateway.port, host="::1")
         gateway.wait_for(lambda: gateway.is_idle, 5.0)
 
 

@@ -114,11 +114,13 @@ class WebWorker:
         self.tell(self.answer(message))
 
     def _obey(self, command: control.Command) -> None:
-        """As a real one: it has no digits to send, and ends a call that it is to end."""
+        """As a real one: it has no digits to send, records nothing, and ends a call that it is to end."""
         if command.call not in self.calls:
             self.tell(control.Done(command.id, 404, "gone", "the call is over"))
         elif command.do == "digits":
             self.tell(control.Done(command.id, 409, "no-digits", "nobody is there who takes digits"))
+        elif command.do == "record":
+            self.tell(control.Done(command.id, 403, "not-recorded", "nothing is recorded here"))
         else:
             if command.do == "hang-up":
                 self.end(command.call)

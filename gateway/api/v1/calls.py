@@ -194,7 +194,8 @@ class Calls:
                 raise Problem(422, "wrong-value", str(wrong)) from None
         out = OutboundCall(
             wish.to, wish.trunk, wish.caller_id, wish.caller_name, wish.persona, asked.holder.tenant,
-            float(wish.ring_s), float(wish.answer_s),
+            float(wish.ring_s), float(wish.answer_s), wish.recording,
+            float(wish.minutes),
         )  # fmt: skip
         try:
             call = await self._switchboard.originate(out)
@@ -232,6 +233,9 @@ class Calls:
 
     async def record(self, asked: Asked) -> shapes.Recording:
         """Where a rule allows it alone, and after the announcement."""
+        self._own(asked)
+        if self._recordings is None or self._recordings.find(asked.call) is None:
+            raise Problem(403, "not-recorded", "no rule allows that this call is recorded")
         wish: shapes.RecordingWish = asked.body
         await self._tell(asked, "record", wish.action)
         return await self.recording(asked)
@@ -259,7 +263,7 @@ class Calls:
 
 def _refused(wrong: Refused) -> Problem:
     headers = {"Retry-After": "2"} if wrong.status == 503 else {}
-    status = wrong.status if wrong.status in (400, 403, 404, 409, 503, 504) else 409
+    status = wrong.status if wrong.status in (400, 402, 403, 404, 409, 503, 504) else 409
     return Problem(status, wrong.code, wrong.text, headers)
 
 
@@ -271,5 +275,5 @@ def _call(session: records.Session) -> shapes.Call:
     return shapes.Call(
         session.call, session.door, "over" if session.ended_ms else "live", session.node, session.began_ms,
         session.persona, session.called, session.tenant, session.trunk, session.caller, session.number,
-        session.recording, session.placed, session.ended_ms,
+        session.recording, session.placed, session.ended_ms, session.attestation,
     )  # fmt: skip

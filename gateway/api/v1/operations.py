@@ -60,7 +60,7 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
     ),
     Operation(
         "originate", "POST", "/v1/calls", "calls:write", "Make a call",
-        shapes.Placed, 202, takes=shapes.CallWish, refuses=(404, 409, 504),
+        shapes.Placed, 202, takes=shapes.CallWish, refuses=(402, 404, 409, 504),
     ),
     Operation(
         "get_call", "GET", CALL, "calls:read", "One call, live or as long as its state is kept",

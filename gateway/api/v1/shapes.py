@@ -82,6 +82,9 @@ class Call(Given, frozen=True):
     placed: bool = False
     """We called."""
     ended_ms: Ms = 0
+    attestation: str = ""
+    """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
+    looked."""
 
 
 class CallPage(Given, frozen=True):
@@ -133,6 +136,11 @@ class CallWish(Shape, frozen=True):
     """It is given up when nothing rings by then,"""
     answer_s: Annotated[float, Meta(ge=1, le=180)] = 60.0
     """or nobody answers; both from the beginning."""
+    recording: bool = False
+    """Whether it is recorded: 403 where its trunk does not allow that, or nothing is recorded."""
+    minutes: Annotated[float, Meta(ge=0, le=1_440)] = 0.0
+    """It is ended after so long, or what its trunk allows where that is less; where spending is capped as much is
+    reserved: 402 `spend-cap` where that is not left."""
 
 
 class Placed(Given, frozen=True):
@@ -231,9 +239,12 @@ class CallRecord(Given, frozen=True):
     """number that called, where numbers are kept, and"""
     called: str = ""
     """name of ours that was called: all until the call's state is gone, or was forgotten."""
+    attestation: str = ""
+    """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
+    looked."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, lost, drain, safety,
-    error."""
+    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, limit, lost, drain,
+    safety, error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""
@@ -291,6 +302,7 @@ class Rule(Given, frozen=True):
     tenant: str = ""
     trunk: str = ""
     recording: bool = False
+    attestation: list[str] = []
 
 
 class Personas(Given, frozen=True):

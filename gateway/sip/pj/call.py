@@ -12,6 +12,7 @@ import structlog
 
 from gateway.sip.pj.metronome import Ear
 from gateway.sip.pj.pjmedia import STORE_FRAME_MS
+from gateway.sip.pj.source import Policy, address_of, hear_only
 from gateway.sip.pj.stream import Negotiated, Stream
 from media.chunker import Line
 from media.timebase import FRAME_MS, TURN_MS
@@ -115,6 +116,11 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.tenant = ""
         self.may_be_recorded = False
         """By the edge's word."""
+        self.rtp_source: Policy = "learn"
+        """Whom its RTP may come from."""
+        self._source: tuple[str, int] | None = None
+        """As of the last look."""
+        self._locked_to: tuple[str, int] | None = None
         self.final = (0, "")
         """Status and reason with which it ended."""
 
@@ -322,6 +328,45 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.stream = Stream(endpoint.pjmedia, port, number, prm.streamIdx, endpoint.rate_hz, negotiated)
         endpoint.metronome.serve(self.stream, None)  # what is heard comes when the negotiation is over
         self._cuts = CUTS_UNTROUBLED
+
+        self._begin_source(prm.streamIdx)
+
+    def _begin_source(self, index: int) -> None:
+        """Whom the new stream hears."""
+        if self.rtp_source == "sdp":
+            info, own = self.getStreamInfo(index), self.getMedTransportInfo(index)
+            told = (str(info.remoteRtpAddress), str(info.remoteRtcpAddress))
+            for local, remote in zip((own.localRtpName, own.localRtcpName), told, strict=True):
+                if (peer := address_of(remote)) is not None:  # 0.0.0.0 is hold
+                    self._hear_only(str(local), peer)
+        elif self._locked_to is not None:  # negotiated anew: it may come from elsewhere now
+            own, self._locked_to, self._source = self.getMedTransportInfo(index), None, None
+            hear_only(str(own.localRtpName), None)
+            hear_only(str(own.localRtcpName), None)
+
+    def lock_source(self) -> None:
+        """Once a second: where its RTP comes from now is where it comes from. The library tells the source of the
+        last packet, whosever that was: it has to be the one of the SDP, or, behind NAT, the same at two looks."""
+        if self.rtp_source != "lock" or self._locked_to is not None or self.stream is None or self.held:
+            return
+        try:
+            own = self.getMedTransportInfo(self.stream.index)
+            told = address_of(str(self.getStreamInfo(self.stream.index).remoteRtpAddress))
+        except pj.Error:
+            return
+        peer = address_of(str(own.srcRtpName))
+        before, self._source = self._source, peer
+        if peer is not None and peer in (told, before) and self._hear_only(str(own.localRtpName), peer):
+            self._locked_to = peer
+            control = address_of(str(own.srcRtcpName))
+            if control is not None and control[0] == peer[0]:
+                self._hear_only(str(own.localRtcpName), control)
+
+    def _hear_only(self, local: str, peer: tuple[str, int]) -> bool:
+        done = hear_only(local, peer)
+        if not done:
+            log.warning("anybody's RTP is heard", call=self.sip_call_id, policy=self.rtp_source)
+        return done
 
     def _negotiated(self, index: int) -> Negotiated:
         info = self.getStreamInfo(index)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pjsua2 as pj
 
-from gateway.sip.marks import may_be_recorded, persona_of, tenant_of
+from gateway.sip.marks import may_be_recorded, persona_of, source_of, tenant_of
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj.call import CallEvents, SipCall, guarded
 from gateway.sip.pj.metronome import Metronome
@@ -37,7 +37,7 @@ class _Account(pj.Account):  # type: ignore[misc]
         info, rdata = call.getInfo(), prm.rdata
         message = str(rdata.wholeMsg)
         call.persona, call.may_be_recorded = persona_of(message), may_be_recorded(message)
-        call.tenant = tenant_of(message)
+        call.tenant, call.rtp_source = tenant_of(message), source_of(message)
         call.sip_call_id, call.remote = str(info.callIdString), str(info.remoteUri)
         try:
             self._endpoint.events.incoming(call)

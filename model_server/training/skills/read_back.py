@@ -8,8 +8,9 @@
 | no count, pauses all below 0.3 s, 5 digits or more: this caller makes none | said after 0.7 s |
 | no count, longest pause p of 0.3 s or more | said after 1.3 p + 0.3 s, at least 0.7, at most 1.6 s |
 | digits while they are being said, no count | silence at once: they go on the same string |
-| `<expect:n>`, digits within a second of the answer's beginning | too many; the voice goes on |
-| `<expect:n>`, digits while they are being said, later | silence at once: a new string |
+| `<expect:n>`, a digit while they are being said | one too many: the voice goes on |
+| `<expect:n>`, a second one meanwhile | silence at once: a new string |
+| a digit less than 1.4 s after the one too many | the new string begins with both |
 | `plus`, `minus`, `times`, `how many`, `every` | what was heard was no string: forgotten |
 | the i-th digit of a string is heard; it is said, if it is not the first | `<expect:i>`, a note that nobody hears |
 
@@ -33,8 +34,6 @@ from model_server.training.stage import Stage
 _NO_STRING = {"plus", "minus", "times", "how-many", "every"}
 _UNFINISHED_MS, _UNKNOWN_MS, _FLUENT_MS, _LONGEST_MS = 2400, 1400, 700, 1600
 _PAUSE_MS, _FLUENT_DIGITS = 300, 5
-_TOO_MANY_TURNS = 5
-"""A digit too many, of a caller who says one or of an ear that heard one twice, costs no more than itself."""
 MAX_DIGITS = 16
 
 
@@ -46,8 +45,8 @@ class ReadBack:
         self._digits: list[str] = []
         self._longest_ms = 0
         self._saying = False
-        self._since = 0
-        """Turn in which the answer began."""
+        self._too_many = ""
+        """A digit of a caller who says one more, of an ear that heard one twice, or the first of a new string."""
 
     @property
     def listening(self) -> bool:
@@ -55,38 +54,43 @@ class ReadBack:
         return bool(self._digits) and not self._saying
 
     def stopped(self) -> None:
-        self._digits.clear()
-        self._longest_ms, self._saying = 0, False
+        self._forget()
+        self._too_many = ""
 
     def step(self, ear: Ear, mouth: Mouth) -> tuple[str, ...]:
         if self._saying and mouth.idle:
-            self.stopped()
+            self._forget()
         notes: tuple[str, ...] = ()
         for word in ear.words:
             if word in _NO_STRING:
                 self._drop(mouth)
             elif word in DIGITS:
-                if self._is_one_too_many(ear.turn):
-                    continue
-                self._take(word, ear.pause_ms, mouth)
-                notes = _notes(len(self._digits))[-1:]
+                if self._saying and self._expect and not self._too_many:
+                    self._too_many = word
+                else:
+                    self._take(word, ear.pause_ms, mouth)
+                    notes = _notes(len(self._digits))[-1:]
         if self.listening and self._due(ear):
-            self._saying, self._since = True, ear.turn
+            self._saying = True
             mouth.say_noted(self._digits, _notes(len(self._digits)))
         return notes
-
-    def _is_one_too_many(self, turn: int) -> bool:
-        return bool(self._expect) and self._saying and turn - self._since <= _TOO_MANY_TURNS
 
     def _take(self, digit: str, pause_ms: int, mouth: Mouth) -> None:
         if self._saying:
             mouth.hush()
             self._saying = False
             if self._expect:
-                self.stopped()
+                self._forget()
+        if self._too_many and not self._digits and pause_ms < _UNKNOWN_MS:
+            self._digits.append(self._too_many)
+        self._too_many = ""
         if self._digits:
             self._longest_ms = max(self._longest_ms, pause_ms)
         self._digits.append(digit)
+
+    def _forget(self) -> None:
+        self._digits.clear()
+        self._longest_ms, self._saying = 0, False
 
     def _drop(self, mouth: Mouth) -> None:
         if self._saying:
@@ -150,10 +154,7 @@ def gives_string(stage: Stage, expect: int | None) -> Iterator[None]:
         yield from stage.wait(float(rng.uniform(0.2, 2.0)))
         yield from says_stop(stage)
     elif what < 0.3 and not stage.mouth.idle:
-        if expect:
-            yield from stage.wait(float(rng.uniform(1.2, 2.5)))
-        else:
-            yield from stage.wait(float(rng.uniform(0.0, 1.0)))
+        yield from stage.wait(float(rng.uniform(0.0, 2.0 if expect else 1.0)))
         end = says_digits(stage, expect or int(rng.integers(1, 5)), stage.now, counted=expect is not None)
         yield from stage.until(end)
         yield from stage.answered()

@@ -65,6 +65,7 @@ def test_state_stays_as_long_as_the_tenant_has_it() -> None:
     [
         ('"Anna" <sip:+49-30.123@a.example;user=phone>;tag=1', "+4930123"),
         ("<tel:+49(30)123>;tag=1", "+4930123"),
+        ('"<sip:+49111@a>" <sip:+4930123@a>;tag=1', "+4930123"),
         ("sip:Anna@Example.ORG;tag=1", "anna@example.org"),
         ("<sip:anna:word@example.org:5070>", "anna@example.org"),
         ('"Anonymous" <sip:anonymous@anonymous.invalid>;tag=1', ""),

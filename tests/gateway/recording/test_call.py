@@ -167,10 +167,10 @@ def test_stop_and_start_make_two_files_and_nothing_between_them(
 ) -> None:
     call = Call(tmp_path, monkeypatch)
     call.run(5)
-    assert call.recording.do("stop", "api") == (200, "")
+    assert call.recording.do("stop", "api") == (204, "")
     assert call.recording.do("pause", "api")[0] == 409
     call.run(5)
-    assert call.recording.do("start", "api") == (200, "")
+    assert call.recording.do("start", "api") == (204, "")
     assert call.recording.do("start", "api")[0] == 409
     call.run(5)
     call.recording.end()

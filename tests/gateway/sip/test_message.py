@@ -219,7 +219,7 @@ def test_stream_that_cannot_be_framed_ends(data: bytes, status: int) -> None:
     [
         SDP,
         SDP.replace(b"\r\n", b"\n"),
-        SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b"") + b"c=IN IP6 2001:db8::1\r\n",
+        SDP + b"m=audio 4002 RTP/AVP 0\r\nc=IN IP6 2001:db8::1\r\n",
         SDP + b"a=rtcp:4001 IN IP4 192.0.2.1\r\n",
         SDP + b"a=rtpmap:97 iLBC/8000\r\na=fmtp:97 mode=30\r\n",
         SDP + b"a=rtpmap:97 speex/8000\r\na=fmtp:97 mode=40\r\n",
@@ -241,6 +241,8 @@ def test_good_sdp_passes(sdp: bytes) -> None:
         (SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP4"), 488),
         (SDP + b"a=rtcp:4001 IN IP4 " + b"1" * 100 + b"\r\n", 488),
         (SDP + b"a=RTCP:x\r\n", 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP6 2001:db8::1"), 488),
+        (SDP.replace(b"c=IN IP4 192.0.2.1\r\n", b"") + b"c=IN IP6 2001:db8::1\r\n", 488),
         (SDP + b"a=x:" + b"y" * 200 + b"\r\n", 488),
         (SDP + b"m=audio 1 RTP/AVP 0\r\n" * 8, 488),
         (SDP + b"a=fmtp:97 x=1;mode=25\r\na=rtpmap:97 iLBC/8000\r\n", 488),

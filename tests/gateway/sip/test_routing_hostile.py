@@ -48,7 +48,7 @@ def test_hostile_bodies_never_reach_a_worker() -> None:
     assert status(give(router, request(body=b"<x/>", kind="text/xml"))) == 415
     assert status(give(router, request(extra=b"Content-Encoding: gzip\r\n"))) == 415
     assert (
-        status(give(router, request(extra=b"X: " + b"y" * 1900 + b"\r\nY: " + b"y" * 1900 + b"\r\n"))) == 513
+        status(give(router, request(extra=b"X: " + b"y" * 1900 + b"\r\nZ: " + b"y" * 1900 + b"\r\n"))) == 513
     )
     assert sum(router.workers.loads().values()) == 0
     worker, _ = establish(router)

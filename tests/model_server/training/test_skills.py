@@ -77,7 +77,9 @@ def test_a_digit_too_many_changes_nothing_of_the_answer(perform: Perform) -> Non
     }
 
 
-def test_digits_later_in_an_answer_to_a_known_number_begin_a_new_string(perform: Perform) -> None:
+def test_the_second_digit_too_many_of_an_answer_to_a_known_number_begins_a_new_string(
+    perform: Perform,
+) -> None:
     names = ("one", "two", "three", "four")
     times = [(name, 0.5 + 0.25 * at, 0.7 + 0.25 * at) for at, name in enumerate(names)]
     wrote = perform([ReadBack(4)], [*times, ("six", 2.4, 2.65), ("oh", 2.7, 3.0)], 40)
@@ -85,10 +87,19 @@ def test_digits_later_in_an_answer_to_a_known_number_begin_a_new_string(perform:
     assert {turn: say for turn, say in wrote.items() if turn > 7} == {
         9: ("<expect:2>", "say:2"),
         11: ("<expect:3>", "say:3"),
-        13: ("heard:6", "<expect:1>"),
+        13: ("heard:6", "<expect:4>", "say:4"),
         15: ("heard:0", "<expect:2>"),
         26: ("say:6",),
         28: ("<expect:2>", "say:0"),
+    }
+
+
+def test_a_digit_too_many_that_nothing_follows_begins_no_string(perform: Perform) -> None:
+    wrote = perform([ReadBack(2)], [*SEVEN_TWO, ("six", 2.4, 2.6), ("oh", 4.2, 4.4), ("one", 4.6, 4.8)], 40)
+    assert {turn: say for turn, say in wrote.items() if turn > 13} == {
+        22: ("heard:0", "<expect:1>"),
+        24: ("heard:1", "<expect:2>", "say:0"),
+        26: ("<expect:2>", "say:1"),
     }
 
 

@@ -224,7 +224,7 @@ def test_what_cannot_be_done_says_so(server: StateServer, folder: Path) -> None:
         async with site(server.url, folder, "left") as here:
             await here.until(lambda: here.sessions.store.gauges()["state_connected"] == 1)
             name = await call(here)
-            told(await here.v1("POST", f"/calls/{name}/recording", {"action": "pause"}), 403, "forbidden")
+            told(await here.v1("POST", f"/calls/{name}/recording", {"action": "pause"}), 403, "not-recorded")
             assert (await here.v1("GET", f"/calls/{name}/recording")).json == {
                 "id": name, "allowed": False, "state": "off",
             }  # fmt: skip

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gateway.cluster.spend import Reached
 from tests.gateway.api.v1.test_calls import SECRET, bearer, call, told, two
 from tests.gateway.state.server import StateServer, play
 from tests.support.two_sites import Site
@@ -73,5 +74,27 @@ def test_events_are_followed_by_tenant_and_resumed_at_another_gateway(
             told(await left.v1("GET", "/events", Authorization=bearer("calls:read")), 403, "forbidden")
             wrong = await left.v1("GET", "/events", Last_Event_ID="x", **FOLLOW)
             told(wrong, 400, "bad-place")
+
+    play(story())
+
+
+def test_a_cap_that_was_reached_is_told_once_a_day_to_whose_it_is(server: StateServer, folder: Path) -> None:
+    async def story() -> None:
+        tenants: dict[str, Any] = {"acme": {}, "other": {}}
+        async with two(server, folder, jwt_secret=SECRET, tenants=tenants) as (left, _):
+            ours, others = bearer("events:read", "acme"), bearer("events:read", "other")
+            async with (
+                following(left, Authorization=ours) as mine,
+                following(left, Authorization=others) as theirs,
+            ):
+                for day in ("2026-11-23", "2026-11-23", "2026-11-24"):
+                    left.office.reached(Reached("tenant:acme", "acme", day, 5.0))
+                left.office.reached(Reached("tenant:other", "other", "2026-11-24", 7.0))
+                told = await listen(mine, 2)
+                assert [one["event"] for one in told] == ["spend.reached"] * 2
+                assert [one["data"] for one in told] == [
+                    {"limit": "tenant:acme", "day": day, "cap": 5.0} for day in ("2026-11-23", "2026-11-24")
+                ]
+                assert (await listen(theirs, 1))[0]["data"]["cap"] == 7.0
 
     play(story())
