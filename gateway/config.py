@@ -16,7 +16,7 @@ import ssl
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -25,7 +25,7 @@ from pydantic_settings import (
 )
 
 from gateway import personas
-from gateway.api.turn import check_urls
+from gateway.api.settings import HttpSettings
 from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
@@ -33,23 +33,18 @@ from gateway.events.settings import EventSettings
 from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.safety.settings import SafetySettings
-from gateway.secret import check_secret
 from gateway.sip.digest import Doorman, Login
 from gateway.sip.guard import GuardRules
 from gateway.sip.sdp_policy import Policy
 from gateway.sip.settings import GuardSettings, SourceSettings, StirSettings, TransferSettings
 from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP
-from gateway.state.address import Address
-from gateway.state.address import parse as parse_address
-from gateway.state.keys import check_namespace
 from gateway.state.prices import PriceSettings
-from gateway.words import Words, words
+from gateway.state.settings import StateSettings
+from gateway.webrtc.settings import WebrtcSettings
 
 Engine = Literal["auto", "echo", "digits", "sglang"]
 DEFAULT_ENGINE: Engine = "auto"
-LEAST_SECRET_BYTES = 32
-"""HS256 is as strong as its key (RFC 7518 section 3.2)."""
 LEAST_PASSWORD = 12
 """Of a trunk that calls from anywhere: digest can be guessed offline by who has heard it."""
 
@@ -64,13 +59,16 @@ class GatewaySettings(
     ClusterSettings,
     EventSettings,
     GuardSettings,
+    HttpSettings,
     PriceSettings,
     RecordingSettings,
     RuleSettings,
     SafetySettings,
     SourceSettings,
+    StateSettings,
     StirSettings,
     TransferSettings,
+    WebrtcSettings,
 ):
     """What an operator may choose. Nothing listens beyond loopback unless one of the `_host`s says so."""
 
@@ -147,90 +145,8 @@ class GatewaySettings(
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
     rtp_ports: int = Field(16_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
 
-    webrtc_calls: int = Field(
-        40,
-        ge=0,
-        le=4096,
-        description="browser calls at once; beyond it 503 with Retry-After; 0 is none at all",
-    )
-    webrtc_workers: int = Field(1, ge=1, le=256, description="processes that share the browser calls")
-    webrtc_host: str = Field("127.0.0.1", description="address that browsers' media is received on")
-    webrtc_public_host: str = Field("", description="address that browsers are told; webrtc_host when empty")
-    webrtc_udp_port: int = Field(
-        7600,
-        ge=0,
-        le=65_000,
-        description="UDP port of the first worker, the next has the next; 0 takes free ones",
-    )
-    webrtc_tcp_port: int = Field(
-        7600, ge=0, le=65_000, description="the same over TCP, where UDP is blocked; 0 is no TCP"
-    )
-    webrtc_offers_per_s: int = Field(
-        10, ge=0, le=1000, description="of one client address, in bursts of four times as many; 0 is no limit"
-    )
-    resume_s: int = Field(
-        30, ge=0, le=600, description="a browser that was lost may come back to its call for so long"
-    )
-    red: Literal["off", "on"] = Field(
-        "off", description="redundant audio of browser calls: survives loss at twice the bytes"
-    )
-    video: Literal["off", "on"] = Field("on", description="whether browsers may send a camera")
-    video_frames_per_chunk: int = Field(2, ge=0, le=2, description="newest frames that a chunk carries")
-
-    stun_urls: Words = Field((), description="STUN servers that browsers are told: stun:HOST:PORT, ...")
-    turn_urls: Words = Field((), description="TURN servers that browsers are told: turn:HOST:PORT, ...")
-    turn_secret: SecretStr = Field(SecretStr(""), description="shared with them (coturn: static-auth-secret)")
-    turn_ttl_s: int = Field(3600, ge=60, le=86_400, description="how long minted TURN credentials are good")
-
-    http_host: str = Field("127.0.0.1", description="address of the page, WHIP, health and metrics")
-    http_port: int = Field(8080, ge=0, le=65535, description="their port; 0 takes a free one")
-    http_tls_cert: str = Field(
-        "", description="PEM file: certificate of https, with its chain; empty is http"
-    )
-    http_tls_key: str = Field("", description="PEM file: the certificate's key, without password")
-    jwt_secret: SecretStr = Field(
-        SecretStr(""), description="browser calls need tokens signed with it; empty: only on loopback"
-    )
-    api: Literal["auto", "on", "off"] = Field(
-        "auto",
-        description="whether programs are served below /v1: auto is on loopback, and beyond it with a jwt_secret",
-    )
-    api_requests_per_s: int = Field(
-        50,
-        ge=0,
-        le=10_000,
-        description="of one client address, in bursts of four times as many; 0 is no limit",
-    )
-    web_origins: Words = Field(
-        (), description="origins of other pages that may make browser calls: https://HOST, ..."
-    )
-
-    redis: str = Field(
-        "auto",
-        description="where the state of calls is kept: redis://HOST:PORT/DB, rediss://, unix:///PATH, "
-        "sentinel://HOST:PORT,.../MASTER, cluster://HOST:PORT,...; off is nowhere; auto is a Valkey of our own "
-        "in `microturn up`, and off elsewhere",
-    )
-    redis_user: str = Field("", description="user of its access list (ACL); empty is the default one")
-    redis_password: SecretStr = Field(SecretStr(""), description="of that user")
-    redis_tls_ca: str = Field("", description="PEM file: who signs its certificate; empty is the system's")
-    redis_tls_cert: str = Field("", description="PEM file: our own certificate, where it asks for one")
-    redis_tls_key: str = Field("", description="PEM file: that certificate's key, without password")
-    redis_namespace: str = Field("microturn", description="what all keys begin with")
-    redis_keep_s: int = Field(
-        86_400, ge=60, le=31_622_400, description="the state of a call that is over stays for so long"
-    )
-    node: str = Field(
-        "", description="name of this gateway among those that share a Redis; of host and run_dir when empty"
-    )
-
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-
-    @field_validator("stun_urls", "turn_urls", "web_origins", mode="before")
-    @classmethod
-    def _words(cls, value: Any) -> Any:
-        return words(value)
 
     @field_validator("sip_host", "rtp_host", "http_host", "webrtc_host")
     @classmethod
@@ -270,14 +186,12 @@ class GatewaySettings(
                 f"rtp_ports = {self.rtp_ports} are too few for sip_calls = {self.sip_calls}: "
                 "give four a call (RTP, RTCP, and a released pair that rests)"
             )
-        if self.http_tls_cert or self.http_tls_key:
-            self.http_tls()
+        self.check_http()
         personas.check(self.personas)
-        self._has_strong_tokens()
         self.check_cluster()
         self._tells_events()
         self.make_rules()
-        self._has_state()
+        self.check_state()
         self.check_background()
         self.check_transfers()
         self.check_stir(self.trunks, self.rules)
@@ -287,7 +201,9 @@ class GatewaySettings(
             )
         self._trunks_differ()
         if self.webrtc_calls:
-            self._takes_browser_calls()
+            self.check_web_tokens()
+            self.check_webrtc()
+            self._has_web_ports()
         self.check_recording()
         self.check_safety(self.tenants)
         return self
@@ -339,43 +255,11 @@ class GatewaySettings(
         return Parties(self.tenants, self.trunks, self.redis_keep_s, secret, keeps_numbers=keeps)
 
     @property
-    def state_address(self) -> Address | None:
-        """Where the state of calls is kept; None for nowhere, or what `microturn up` has to choose."""
-        return parse_address(self.redis) if self.redis not in ("auto", "off") else None
-
-    @property
     def node_name(self) -> str:
         """The same after a restart, and another one for each gateway of a host."""
         place = hashlib.blake2s(str(self.run_dir).encode(), digest_size=3).hexdigest()
         host = re.sub(r"[^A-Za-z0-9.-]", "-", socket.gethostname())[:48]
         return self.node or f"{host}-{place}"
-
-    def _has_state(self) -> None:
-        address = self.state_address
-        check_namespace(self.redis_namespace)
-        if self.node and not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", self.node):
-            raise ValueError(f"node = {self.node!r}: expected 1 to 64 letters, digits and ._-")
-        password = self.redis_password.get_secret_value()
-        files = {name: getattr(self, name) for name in ("redis_tls_ca", "redis_tls_cert", "redis_tls_key")}
-        if address is None and (self.redis_user or password):
-            raise ValueError(
-                f"redis_user and redis_password are of no use with redis = {self.redis!r}: name the server"
-            )
-        if self.redis_user and not password:
-            raise ValueError(
-                f"redis_user = {self.redis_user!r} without redis_password: set MICROTURN_REDIS_PASSWORD"
-            )
-        for name, file in files.items():
-            if file and (address is None or not address.tls):
-                raise ValueError(
-                    f"{name} is of no use with redis = {self.redis!r}: give rediss://, sentinels:// or clusters://"
-                )
-            if file and not os.access(file, os.R_OK):
-                raise ValueError(f"{name} = {file!r} cannot be read: give the path of a PEM file")
-        if bool(self.redis_tls_cert) != bool(self.redis_tls_key):
-            raise ValueError(
-                "redis_tls_cert and redis_tls_key go together: our own certificate and its key, or neither"
-            )
 
     @property
     def tls_client(self) -> ssl.SSLContext | None:
@@ -404,55 +288,6 @@ class GatewaySettings(
                     "such as the output of openssl rand -base64 24"
                 )
 
-    def _takes_browser_calls(self) -> None:
-        self._has_a_secret()
-        self._has_turn()
-        self._has_web_ports()
-        told = self.webrtc_public_host or self.webrtc_host
-        try:
-            usable = not ipaddress.ip_address(told).is_unspecified
-        except ValueError:
-            usable = False
-        if not usable:
-            raise ValueError(
-                f"webrtc_public_host = {self.webrtc_public_host!r} with webrtc_host = {self.webrtc_host!r}: "
-                "give the IP address that browsers reach this machine at"
-            )
-        for origin in self.web_origins:
-            if not re.fullmatch(r"https?://[a-z0-9.:\[\]-]+", origin):
-                raise ValueError(
-                    f"web_origins has {origin!r}, which is no origin: give scheme, host and port alone, "
-                    "in lower case, such as https://app.example.net"
-                )
-
-    def _has_a_secret(self) -> None:
-        secret = self.jwt_secret.get_secret_value()
-        if not secret and not ipaddress.ip_address(self.http_host).is_loopback:
-            raise ValueError(
-                f"http_host = {self.http_host!r} without jwt_secret: anyone there could call. Set "
-                "MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48) and give callers tokens "
-                "(microturn token), or http_host = 127.0.0.1, or webrtc_calls = 0 for no browser calls"
-            )
-
-    @property
-    def serves_api(self) -> bool:
-        """Whether `/v1` is there."""
-        if self.api == "auto":
-            return (
-                bool(self.jwt_secret.get_secret_value()) or ipaddress.ip_address(self.http_host).is_loopback
-            )
-        return self.api == "on"
-
-    def _has_strong_tokens(self) -> None:
-        secret = self.jwt_secret.get_secret_value()
-        if secret:
-            check_secret("jwt_secret", secret.encode(), LEAST_SECRET_BYTES, "openssl rand -base64 48")
-        elif self.api == "on" and not ipaddress.ip_address(self.http_host).is_loopback:
-            raise ValueError(
-                f"api = 'on' with http_host = {self.http_host!r} and without jwt_secret: anyone there could end "
-                "calls. Set MICROTURN_JWT_SECRET to 32 random bytes or more (openssl rand -base64 48), or api = off"
-            )
-
     def _tells_events(self) -> None:
         self.check_events(self.tenants)
         if self.webhooks and self.redis == "off":
@@ -462,15 +297,6 @@ class GatewaySettings(
     def events_folder(self) -> Path:
         """Where events wait."""
         return Path(self.events_dir) if self.events_dir else self.run_dir / "events"
-
-    def _has_turn(self) -> None:
-        check_urls(self.stun_urls, ("stun", "stuns"), "stun_urls")
-        check_urls(self.turn_urls, ("turn", "turns"), "turn_urls")
-        if bool(self.turn_urls) != bool(self.turn_secret.get_secret_value()):
-            raise ValueError(
-                "turn_urls and turn_secret go together: the secret is the TURN server's own "
-                "(coturn: use-auth-secret, static-auth-secret), credentials are minted with it for each call"
-            )
 
     def _has_web_ports(self) -> None:
         workers = min(self.webrtc_workers, self.webrtc_calls)
@@ -491,18 +317,6 @@ class GatewaySettings(
                     f"{name} = {port} is one of the {workers} port(s) from webrtc_udp_port = "
                     f"{self.webrtc_udp_port} or webrtc_tcp_port = {self.webrtc_tcp_port}: give others"
                 )
-
-    def http_tls(self) -> ssl.SSLContext | None:
-        """What the page is served with; None is plain HTTP. `ValueError` in words for the operator."""
-        if not self.http_tls_cert and not self.http_tls_key:
-            return None
-        for name, file in (("http_tls_cert", self.http_tls_cert), ("http_tls_key", self.http_tls_key)):
-            if not file:
-                raise ValueError(f"{name} = '': certificate and key go together, or neither for plain http")
-        try:
-            return server_context(Path(self.http_tls_cert), Path(self.http_tls_key))
-        except ValueError as wrong:
-            raise ValueError(str(wrong).replace("sip_tls_", "http_tls_")) from None
 
     def _has_tls(self) -> None:
         for name, file in (("sip_tls_cert", self.sip_tls_cert), ("sip_tls_key", self.sip_tls_key)):
