@@ -8,14 +8,16 @@ from __future__ import annotations
 import csv
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +35,7 @@ TURN_COUNTERS = {
 }
 
 Real = NDArray[np.float64]
+Plan = TypeVar("Plan")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +144,24 @@ def turns_between(
 
 
 # -- where it was measured
+
+
+def carry_out(kind: str, make: Callable[[], Plan], run: Callable[[Plan], dict[str, Any]]) -> int:
+    """Make a plan, run it, print the figures: a table, and last one JSON line. 0 when it could be run, 1 when not,
+    2 for an operator's mistake in the plan. Missed goals are in the figures."""
+    try:
+        plan = make()
+    except ValueError as wrong:
+        print(f"loadtests {kind}: {wrong}", file=sys.stderr)
+        return 2
+    try:
+        result = run(plan)
+    except (OSError, RuntimeError, LookupError) as wrong:
+        print(f"loadtests {kind}: {wrong}", file=sys.stderr)
+        return 1
+    print(table(result))
+    print(json.dumps(result), flush=True)
+    return 0
 
 
 def surroundings(command: str) -> dict[str, str]:
