@@ -56,6 +56,8 @@ class Plan:
     outage: float
     seed: int
     engine: str
+    sessions_s: tuple[float, float] = (8.0, 20.0)
+    """Of one session of `killed`, at least and at most."""
 
 
 @dataclass(slots=True)

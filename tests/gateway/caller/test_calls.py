@@ -187,6 +187,23 @@ def test_the_peer_hangs_up_first() -> None:
     asyncio.run(story())
 
 
+def test_a_call_that_is_wound_up_hears_what_it_said_and_ends() -> None:
+    async def story() -> CallReport:
+        async with EchoPeer(delay_s=0.25) as peer, Caller() as caller:
+            call = asyncio.create_task(caller.place(plan(peer.port, seconds=60.0, tail_s=0.5)))
+            await asyncio.wait([call], timeout=1.0)
+            caller.wind_up()
+            log = await call
+        assert peer.methods == ["INVITE", "ACK", "BYE"]
+        return report_call(log)
+
+    report = asyncio.run(story())
+    assert (report.status, report.ended_by) == (200, "us")
+    assert 25 < report.sent_packets < 200
+    assert report.media_came_back and report.gap_ms == 0
+    assert 0 < report.active_ms < report.sent_packets * 20 - 400, "the tail is silence"
+
+
 def test_a_call_may_be_cancelled_by_whoever_placed_it() -> None:
 
     async def story() -> None:
