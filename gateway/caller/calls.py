@@ -302,7 +302,9 @@ class Talking:
             self.until.reschedule(now_s + tail_s)
             codec, said = self.log.codec, self.stream.next_index * FRAME_TICKS
             self.log.sent_pcm[said * codec.samples_per_tick :] = 0
-            silence = codec.encode(np.zeros((len(self.stream.payload) - said) * codec.samples_per_tick, np.int16))
+            silence = codec.encode(
+                np.zeros((len(self.stream.payload) - said) * codec.samples_per_tick, np.int16)
+            )
             self.stream.payload = self.stream.payload[:said] + silence
 
 

@@ -56,7 +56,7 @@ class LiveCalls:
         return await asyncio.to_thread(self._gateway.wait_for, holds, timeout_s)
 
     async def finish(self, after_s: float | None = None) -> list[CallLog]:
-        """Wait for all to end by themselves; with `after_s` no longer than that, and the second that they listen."""
+        """Wait for all to end by themselves; with `after_s` no longer than that, and the tail of their plans."""
         if after_s is not None:
             await asyncio.wait(self._tasks, timeout=after_s)
             self._caller.wind_up()
