@@ -115,6 +115,10 @@ class Callers:
         self.tasks.append(task)
         return task
 
+    def wind_up(self) -> None:
+        """All that live fall silent, and end a second later if not before."""
+        self._caller.wind_up()
+
     async def finish(self) -> list[CallLog]:
         """When all have ended by themselves."""
         return list(await asyncio.gather(*self.tasks))

@@ -86,6 +86,7 @@ class Watch:
         probing = asyncio.create_task(self._probe(calls))
         await asyncio.sleep(plan.outage)
         self._over = True
+        calls.wind_up()
         await asyncio.gather(*loops, probing)
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

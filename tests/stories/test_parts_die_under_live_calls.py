@@ -131,7 +131,7 @@ def test_a_worker_that_stood_still_for_a_second_answers_on_time_again() -> None:
                     os.kill(worker.pid, number)
                 stood_ns.append(time.monotonic_ns())
                 await asyncio.sleep(1.2)
-            return await calls.finish()
+            return await calls.finish(after_s=3.0)
 
     with GatewayUnderTest.start(GatewayWish(calls=CALLS)) as gateway:
         logs = asyncio.run(story(gateway))

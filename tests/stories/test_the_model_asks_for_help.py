@@ -281,7 +281,7 @@ def connections_to(pid: int, chat: ChatServer) -> bool:
 
 def test_redis_is_killed_in_the_middle(server: StateServer) -> None:  # noqa: F811
     async def story(gateway: GatewayUnderTest, chat: ChatServer) -> None:
-        chat.plan(stream(*SENTENCES, pause_s=2.0))
+        chat.plan(stream(*SENTENCES, pause_s=2.0), stream(*SENTENCES, pause_s=0.2))
         async with calling(gateway.http, TONE) as caller:
             await caller.message("hello")
             caller.say(type="text", text="delegate where is my parcel")
