@@ -49,6 +49,20 @@ def gateway() -> Iterator[GatewayUnderTest]:
 
 
 @pytest.fixture(scope="module")
+def breaking() -> Iterator[GatewayUnderTest]:
+    """One for the stories that break a part of it, which comes back."""
+    with GatewayUnderTest.start(wish()) as started:
+        yield started
+
+
+@pytest.fixture
+def own(breaking: GatewayUnderTest) -> GatewayUnderTest:
+    """That one, when all of it is there again and nobody calls."""
+    breaking.wait_for(lambda m: m["microturn_workers_ready"] == 2 and m["microturn_webrtc_calls_live"] == 0)
+    return breaking
+
+
+@pytest.fixture(scope="module")
 def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The digits, once, after a second of silence: nothing of them is said before the call is up."""
     path = tmp_path_factory.mktemp("voice") / "digits.wav"
@@ -328,8 +342,8 @@ def test_without_a_path_for_media_it_says_so(voice: Path) -> None:
         assert not chromium.complaints
 
 
-def test_a_worker_that_stands_still_is_waited_for(voice: Path) -> None:
-    with GatewayUnderTest.start(wish()) as own, Chromium.start(voice) as chromium:
+def test_a_worker_that_stands_still_is_waited_for(own: GatewayUnderTest, voice: Path) -> None:
+    with Chromium.start(voice) as chromium:
         page = call(chromium, own)
         name = name_of_call(page)
         worker = own.only("webrtc-worker")
@@ -346,8 +360,8 @@ def test_a_worker_that_stands_still_is_waited_for(voice: Path) -> None:
         assert not chromium.complaints
 
 
-def test_a_worker_that_dies_ends_the_call_in_words(voice: Path) -> None:
-    with GatewayUnderTest.start(wish()) as own, Chromium.start(voice) as chromium:
+def test_a_worker_that_dies_ends_the_call_in_words(own: GatewayUnderTest, voice: Path) -> None:
+    with Chromium.start(voice) as chromium:
         page = call(chromium, own)
         own.only("webrtc-worker").kill()
         assert "could not be continued" in wait_for_notice(page, "gone", 40_000)
@@ -358,8 +372,8 @@ def test_a_worker_that_dies_ends_the_call_in_words(voice: Path) -> None:
         assert not chromium.complaints
 
 
-def test_a_gateway_that_came_back_still_knows_the_call(voice: Path) -> None:
-    with GatewayUnderTest.start(wish()) as own, Chromium.start(voice) as chromium:
+def test_a_gateway_that_came_back_still_knows_the_call(own: GatewayUnderTest, voice: Path) -> None:
+    with Chromium.start(voice) as chromium:
         page = call(chromium, own)
         name = name_of_call(page)
         main = own.only("gateway")
