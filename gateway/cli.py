@@ -55,6 +55,8 @@ Kept = Annotated[bool, typer.Option("--kept", hidden=True)]
 
 STOP_S = 8.0
 """A gateway that takes longer to end is killed."""
+MODEL_SERVER = (sys.executable, "-m", "model_server")
+"""Directly: by way of our own command it would load all of that first."""
 MODEL_FLAGS = ("engine", "persona")
 """Of the model server alone."""
 
@@ -126,7 +128,7 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     ]
     here = [sys.executable, "-m", "gateway"]
     servers = ModelServers(
-        [*here, "model", *_model_flags(settings)],
+        [*MODEL_SERVER, *_model_flags(settings)],
         settings.model_socket,
         with_spare=settings.spare_model_server != "off",
     )
@@ -159,7 +161,7 @@ async def _upgrade(servers: ModelServers, serving: Child, flags: dict[str, Any],
         settings = load(**flags)
         if settings.model_socket != servers.path:
             raise UpgradeFailed(f"run_dir is now {settings.run_dir}: it stays as it is in a live upgrade")
-        argv = [sys.executable, "-m", "gateway", "model", *_model_flags(settings)]
+        argv = [*MODEL_SERVER, *_model_flags(settings)]
         done = await Upgrade(servers, serving, argv, tell).run()
     except (UpgradeFailed, ValueError, OSError) as wrong:
         log.error("live upgrade failed: the model server goes on", reason=str(wrong))
@@ -282,7 +284,7 @@ def upgrade(run_dir: RunDir = None) -> None:
 def model(context: typer.Context) -> None:
     """The model server alone; its own flags follow (`python -m model_server --help`)."""
     # another package, never imported here: it becomes this process
-    os.execv(sys.executable, [sys.executable, "-m", "model_server", *context.args])
+    os.execv(sys.executable, [*MODEL_SERVER, *context.args])
 
 
 @app.command()

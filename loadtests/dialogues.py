@@ -201,7 +201,8 @@ def main(argv: list[str]) -> int:
         print(f"loadtests.dialogues: {argv[0]}: {wrong}", file=sys.stderr)
         return 2
     places = max(16, plan.at_once)
-    settings = {"personas": json.dumps(plan.numbers), "webrtc_calls": str(places)} | plan.settings
+    browsers = places if plan.codec == BROWSER else 0
+    settings = {"personas": json.dumps(plan.numbers), "webrtc_calls": str(browsers)} | plan.settings
     wish = GatewayWish(calls=places, engine=plan.engine, settings=settings, ready_timeout_s=READY_S)
     with GatewayUnderTest.start(wish) as gateway:
         if plan.codec == BROWSER:

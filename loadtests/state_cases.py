@@ -56,6 +56,8 @@ class Plan:
     outage: float
     seed: int
     engine: str
+    sessions_s: tuple[float, float] = (8.0, 20.0)
+    """Of one session of `killed`, at least and at most."""
 
 
 @dataclass(slots=True)
@@ -112,6 +114,10 @@ class Callers:
         task = asyncio.create_task(self._caller.place(plan))
         self.tasks.append(task)
         return task
+
+    def wind_up(self) -> None:
+        """All that live fall silent, and end a second later if not before."""
+        self._caller.wind_up()
 
     async def finish(self) -> list[CallLog]:
         """When all have ended by themselves."""

@@ -34,8 +34,6 @@ from loadtests.state_cases import (
 )  # fmt: skip
 from loadtests.state_server import StateServer
 
-SESSION_S = (8.0, 20.0)
-"""Of one session."""
 AGAIN_S = 0.5
 """After a refusal."""
 SHORT_OF = 0.15
@@ -88,6 +86,7 @@ class Watch:
         probing = asyncio.create_task(self._probe(calls))
         await asyncio.sleep(plan.outage)
         self._over = True
+        calls.wind_up()
         await asyncio.gather(*loops, probing)
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
@@ -98,7 +97,7 @@ class Watch:
         gateway, pcm = self._gateways[number % 2], numbered_tones(2.0, RATE_HZ, number)
         await asyncio.sleep(number / PLACED_PER_S)
         while not self._over:
-            length_s = rng.uniform(*SESSION_S)
+            length_s = rng.uniform(*plan.sessions_s)
             task = calls.begin(CallPlan(gateway.uri, "PCMU", pcm, RATE_HZ, seconds=length_s, record=False))
             while not task.done():
                 if number % 2 and self._killed_s:

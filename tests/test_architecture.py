@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,7 @@ REFUSES_BEFORE = ("gateway/webrtc/video.py",)
 """A `SimpleQueue` takes no size: these count what is in theirs, and refuse what would be too much."""
 
 
+@cache
 def modules() -> list[Path]:
     return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 
@@ -89,8 +91,19 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(path: Path) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def nodes(path: Path) -> list[ast.AST]:
+    """Read once for all rules."""
+    return list(ast.walk(ast.parse(path.read_text())))
+
+
+@cache
+def imports(path: Path) -> list[tuple[int, str]]:
+    return list(_imports(path))
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str]]:
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield node.lineno, alias.name
@@ -185,7 +198,7 @@ def test_the_environment_is_read_in_config_only() -> None:
     for path in modules():
         if name_of(path).startswith(ENVIRONMENT_ONLY_IN):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}:
                 found.append(f"{name_of(path)}:{node.lineno} reads the environment")
     complain(found, "add a field to the settings of that process")
@@ -194,7 +207,7 @@ def test_the_environment_is_read_in_config_only() -> None:
 def test_every_queue_has_a_bound() -> None:
     found = []
     for path in modules():
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in nodes(path):
             if not isinstance(node, ast.Call):
                 continue
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")

@@ -156,6 +156,11 @@ class Caller:
                 break
         return log
 
+    def wind_up(self) -> None:
+        """Calls that are up fall silent now, and hang up when `tail_s` of their plans has passed, if not before."""
+        for live in self._dialogs.values():
+            live.wind_up()
+
     async def _attempt(self, target: SipUri, log: CallLog, payload: bytes) -> str:
         """One INVITE and what follows. Returns where a 3xx points, or ''."""
         target = await _resolve(target)
@@ -227,9 +232,11 @@ class Caller:
         self.pacer.add(stream)
         try:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(len(stream.payload) / CLOCK_HZ):
+                async with asyncio.timeout(len(stream.payload) / CLOCK_HZ) as until:
+                    live.talking = Talking(stream, log, until)
                     await live.ended.wait()
         finally:
+            live.talking = None
             log.listened_until_ns = time.monotonic_ns()
             self.pacer.remove(stream)
             live.hang_up()
@@ -279,12 +286,35 @@ class Caller:
         live.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Talking:
+    """A call whose media runs, and when it is to end."""
+
+    stream: RtpStream
+    log: CallLog
+    until: asyncio.Timeout
+
+    def wind_up(self) -> None:
+        """Silence from the next packet on, and the end after the plan's tail, if not before."""
+        now_s, tail_s = asyncio.get_running_loop().time(), self.log.plan.tail_s
+        ends_s = self.until.when()
+        if ends_s is not None and ends_s > now_s + tail_s:
+            self.until.reschedule(now_s + tail_s)
+            codec, said = self.log.codec, self.stream.next_index * FRAME_TICKS
+            self.log.sent_pcm[said * codec.samples_per_tick :] = 0
+            silence = codec.encode(
+                np.zeros((len(self.stream.payload) - said) * codec.samples_per_tick, np.int16)
+            )
+            self.stream.payload = self.stream.payload[:said] + silence
+
+
 class _LiveDialog:
     """A dialog with its timer, its way out, and what it has said so far."""
 
     def __init__(self, dialog: Dialog, send: Callable[[bytes, Address], None]) -> None:
         self.dialog = dialog
         self.stream: RtpStream | None = None
+        self.talking: Talking | None = None
         self.reader: asyncio.Task[None] | None = None
         self.audio: RemoteAudio | None = None
         self.ringing_ns: int | None = None
@@ -302,6 +332,10 @@ class _LiveDialog:
     def hang_up(self) -> None:
         self.dialog.hang_up(time.monotonic_ns())
         self.flush()
+
+    def wind_up(self) -> None:
+        if self.talking is not None:
+            self.talking.wind_up()
 
     def close(self) -> None:
         """Drop the timer and the connection; sends nothing."""

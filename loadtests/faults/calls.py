@@ -55,8 +55,11 @@ class LiveCalls:
         """As `GatewayUnderTest.wait_for`, without holding up the calls."""
         return await asyncio.to_thread(self._gateway.wait_for, holds, timeout_s)
 
-    async def finish(self) -> list[CallLog]:
-        """Wait for all to end by themselves."""
+    async def finish(self, after_s: float | None = None) -> list[CallLog]:
+        """Wait for all to end by themselves; with `after_s` no longer than that, and the tail of their plans."""
+        if after_s is not None:
+            await asyncio.wait(self._tasks, timeout=after_s)
+            self._caller.wind_up()
         return list(await asyncio.gather(*self._tasks))
 
     async def cancel(self) -> None:

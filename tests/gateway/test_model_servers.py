@@ -13,9 +13,16 @@ from pathlib import Path
 
 import pytest
 
+from gateway import model_servers
 from gateway.model_servers import ModelServers
 
 pytestmark = pytest.mark.processes
+
+
+@pytest.fixture(autouse=True)
+def settled_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here has calls to rebuild first."""
+    monkeypatch.setattr(model_servers, "SETTLE_S", 0.1)
 
 
 def servers(path: Path, *, with_spare: bool = True) -> ModelServers:

@@ -18,7 +18,9 @@ from loadtests.ports import free_port
 pytestmark = [pytest.mark.processes, pytest.mark.sip]
 
 RATE_HZ = 8000
-CALL_S = 6
+CALL_S = 4
+REFUSED_S = 2
+"""It hangs on until then."""
 MODULES = Path("/usr/lib/baresip/modules")
 CONFIG = """\
 module_path {modules}
@@ -55,8 +57,8 @@ class Phone:
     def said(self) -> np.ndarray:
         return numbered_tones(CALL_S, RATE_HZ, seed=21)
 
-    def call(self, uri: str, account: str = "") -> str:
-        """A call of `CALL_S` to `uri` as `<sip:phone@127.0.0.1{account}`; what baresip printed."""
+    def call(self, uri: str, account: str = "", seconds: int = CALL_S) -> str:
+        """A call of so many `seconds` to `uri` as `<sip:phone@127.0.0.1{account}`; what baresip printed."""
         soundfile.write(self.folder / "said.wav", self.said, RATE_HZ, subtype="PCM_16")
         config = CONFIG.format(modules=MODULES, folder=self.folder)
         if (self.folder / "cert.pem").exists():
@@ -66,7 +68,7 @@ class Phone:
         (self.folder / "accounts").write_text(f"<sip:phone@127.0.0.1{account};regint=0;audio_codecs=pcmu\n")
         (self.folder / "contacts").touch()
         done = subprocess.run(
-            ["baresip", "-f", str(self.folder), "-e", f"d{uri}", "-t", str(CALL_S)],
+            ["baresip", "-f", str(self.folder), "-e", f"d{uri}", "-t", str(seconds)],
             cwd=self.folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False,
         )  # fmt: skip
         return done.stdout.decode(errors="replace")[-2500:] + done.stderr.decode(errors="replace")[-500:]
@@ -131,7 +133,7 @@ def test_baresip_calls_over_tls_with_srtp(tmp_path: Path, tls: Tls) -> None:
     settings = {**tls.settings, "srtp": "required"}
     uri = f"sip:echo@127.0.0.1:{tls.port}"
     with GatewayUnderTest.start(GatewayWish(calls=4, rtp_port=44_000, settings=settings)) as gateway:
-        refused = phone.call(uri, ";transport=tls>")
+        refused = phone.call(uri, ";transport=tls>", REFUSED_S)
         assert "488" in refused and "Call established" not in refused, "plain RTP where SRTP is required"
         told = phone.call(uri, ";transport=tls>;mediaenc=srtp-mand")
         assert "SRTP is Enabled" in told, told

@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.processes, pytest.mark.browser]
 SECRET = "a secret of the tests, at least 32 bytes long"
 LIVE_MS = 15_000
 SPOKEN_S = 8.0
+RESTART_S = 2.5
+"""From the beginning of a call to another network."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -44,6 +46,20 @@ def gateway() -> Iterator[GatewayUnderTest]:
     """One for the stories that break nothing."""
     with GatewayUnderTest.start(wish()) as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def breaking() -> Iterator[GatewayUnderTest]:
+    """One for the stories that break a part of it, which comes back."""
+    with GatewayUnderTest.start(wish()) as started:
+        yield started
+
+
+@pytest.fixture
+def own(breaking: GatewayUnderTest) -> GatewayUnderTest:
+    """That one, when all of it is there again and nobody calls."""
+    breaking.wait_for(lambda m: m["microturn_workers_ready"] == 2 and m["microturn_webrtc_calls_live"] == 0)
+    return breaking
 
 
 @pytest.fixture(scope="module")
@@ -109,9 +125,10 @@ def poll(what: Callable[[], bool], timeout_s: float = 10.0) -> bool:
     return held
 
 
-def echoes(chromium: Chromium, page: Page, seconds: float) -> list[Window]:
-    """Windows of so many seconds of the digits, as found in what the page has heard until they are all there."""
-    page.wait_for_timeout(1000 * (seconds + 2.0))
+def echoes(chromium: Chromium, page: Page, seconds: float, since_s: float = 0.0) -> list[Window]:
+    """Windows of so many seconds of the digits, as found in what the page has heard until they are all there, of a
+    call that is live for `since_s` already."""
+    page.wait_for_timeout(1000 * (seconds + 2.0 - since_s))
     heard = chromium.heard(page)[-1]
     assert heard.rate_hz == RATE_HZ
     return match(speech(seconds), heard.pcm, RATE_HZ)
@@ -245,10 +262,10 @@ def test_a_muted_microphone_is_silent(gateway: GatewayUnderTest, chromium: Chrom
 def test_a_new_network_is_a_new_path_for_the_same_call(gateway: GatewayUnderTest, chromium: Chromium) -> None:
     page = call(chromium, gateway)
     before = gateway.metrics()["microturn_webrtc_ice_restarts_total"]
-    page.wait_for_timeout(2_500)  # in the middle of the digits
+    page.wait_for_timeout(1000 * RESTART_S)  # in the middle of the digits
     page.evaluate("window.dispatchEvent(new Event('online'))")
     gateway.wait_for(lambda m: m["microturn_webrtc_ice_restarts_total"] == before + 1)
-    check_echo(echoes(chromium, page, 6.0))
+    check_echo(echoes(chromium, page, 6.0, since_s=RESTART_S))
     assert len(chromium.heard(page)) == 1  # by the same connection
     assert page.evaluate("document.body.dataset.state") == "live"
     hang_up(page)
@@ -325,8 +342,8 @@ def test_without_a_path_for_media_it_says_so(voice: Path) -> None:
         assert not chromium.complaints
 
 
-def test_a_worker_that_stands_still_is_waited_for(voice: Path) -> None:
-    with GatewayUnderTest.start(wish()) as own, Chromium.start(voice) as chromium:
+def test_a_worker_that_stands_still_is_waited_for(own: GatewayUnderTest, voice: Path) -> None:
+    with Chromium.start(voice) as chromium:
         page = call(chromium, own)
         name = name_of_call(page)
         worker = own.only("webrtc-worker")
@@ -343,8 +360,8 @@ def test_a_worker_that_stands_still_is_waited_for(voice: Path) -> None:
         assert not chromium.complaints
 
 
-def test_a_worker_that_dies_ends_the_call_in_words(voice: Path) -> None:
-    with GatewayUnderTest.start(wish()) as own, Chromium.start(voice) as chromium:
+def test_a_worker_that_dies_ends_the_call_in_words(own: GatewayUnderTest, voice: Path) -> None:
+    with Chromium.start(voice) as chromium:
         page = call(chromium, own)
         own.only("webrtc-worker").kill()
         assert "could not be continued" in wait_for_notice(page, "gone", 40_000)
@@ -355,8 +372,8 @@ def test_a_worker_that_dies_ends_the_call_in_words(voice: Path) -> None:
         assert not chromium.complaints
 
 
-def test_a_gateway_that_came_back_still_knows_the_call(voice: Path) -> None:
-    with GatewayUnderTest.start(wish()) as own, Chromium.start(voice) as chromium:
+def test_a_gateway_that_came_back_still_knows_the_call(own: GatewayUnderTest, voice: Path) -> None:
+    with Chromium.start(voice) as chromium:
         page = call(chromium, own)
         name = name_of_call(page)
         main = own.only("gateway")

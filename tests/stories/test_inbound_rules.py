@@ -13,7 +13,7 @@ from gateway.state.records import Cdr, Session, decode
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.gateway.state.conftest import folder, program, server  # noqa: F401
 from tests.gateway.state.server import StateServer
-from tests.stories.test_baresip_calls import Phone, needs_baresip
+from tests.stories.test_baresip_calls import REFUSED_S, Phone, needs_baresip
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes, pytest.mark.sip]
 
@@ -56,7 +56,7 @@ def test_who_calls_what_from_where_and_what_becomes_of_it(server: StateServer, t
         assert sipp(tmp_path, gateway, "100", "X-Campaign: spring sale") == 0
         assert sipp(tmp_path, gateway, "100", "X-Microturn-Persona: forged") == 0
         assert sipp(tmp_path, gateway, "555") != 0
-        refused = phone.call(gateway.uri.replace("sip:", "sip:555@"))
+        refused = phone.call(gateway.uri.replace("sip:", "sip:555@"), seconds=REFUSED_S)
         assert "404 No Rule Matches" in refused and "Call established" not in refused
         phone.check_echo(phone.call(gateway.uri.replace("sip:", "sip:echo@")))
         gateway.wait_for(

@@ -24,6 +24,8 @@ from tests.support.upgrades import assert_goes_on, upgrade, upgraded
 pytestmark = pytest.mark.processes
 
 CALLS = 4
+HEARD_S = 4.0
+"""After all of it: `assert_goes_on` looks at so much."""
 
 
 def test_a_new_model_server_takes_over_and_another_one_after_it() -> None:
@@ -36,7 +38,7 @@ def test_a_new_model_server_takes_over_and_another_one_after_it() -> None:
             await upgraded(gateway, CALLS)
             assert gateway.only("model-server").pid != second.pid and not second.alive
             await calls.until(lambda m: m["microturn_model_slots_leased"] == CALLS)
-            return await calls.finish()
+            return await calls.finish(after_s=HEARD_S)
 
     # a worker for browsers, too, which has no call
     with GatewayUnderTest.start(GatewayWish(calls=CALLS, settings={"webrtc_calls": "2"})) as gateway:

@@ -83,7 +83,7 @@ def test_baresip_as_the_target_hears_itself(transferring: GatewayUnderTest, tmp_
     (tmp_path / "accounts").write_text("<sip:phone@127.0.0.1>;regint=0;audio_codecs=pcmu;answermode=auto\n")
     (tmp_path / "contacts").touch()
     phone = subprocess.Popen(
-        ["baresip", "-f", str(tmp_path), "-t", "9"],
+        ["baresip", "-f", str(tmp_path), "-t", "6"],
         cwd=tmp_path, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:

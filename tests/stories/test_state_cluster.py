@@ -56,7 +56,7 @@ def measured(story: Any) -> tuple[Any, bool]:
 
 
 def test_redis_is_away_under_live_calls_and_nobody_hears_it() -> None:
-    found, not_ours = measured(away(Plan("away", calls=4, seconds=3.0, outage=6.0, seed=1, engine="echo")))
+    found, not_ours = measured(away(Plan("away", calls=4, seconds=2.0, outage=4.0, seed=1, engine="echo")))
     figures = found.figures
     assert figures["answered"] == figures["calls"] == 4 + figures["begun_in_outage"]
     assert figures["begun_in_outage"] >= 1 and figures["ended_early"] == 0
@@ -66,7 +66,7 @@ def test_redis_is_away_under_live_calls_and_nobody_hears_it() -> None:
 
 
 def test_a_gateway_that_is_told_to_stop_lets_its_calls_end() -> None:
-    found, not_ours = measured(drain(Plan("drain", calls=4, seconds=4.0, outage=1.0, seed=1, engine="echo")))
+    found, not_ours = measured(drain(Plan("drain", calls=4, seconds=3.0, outage=1.0, seed=1, engine="echo")))
     figures = found.figures
     assert figures["live_at_sigterm"] == figures["ended_by_caller"] == figures["cdrs_over"] == 4
     assert figures["dropped"] == figures["cdrs_stopped"] == 0
@@ -75,7 +75,8 @@ def test_a_gateway_that_is_told_to_stop_lets_its_calls_end() -> None:
 
 
 def test_one_of_two_gateways_dies_and_what_was_its_is_free() -> None:
-    found = run(killed(Plan("killed", calls=6, seconds=2.0, outage=12.0, seed=1, engine="echo")))
+    plan = Plan("killed", calls=6, seconds=2.0, outage=8.0, seed=1, engine="echo", sessions_s=(4.0, 8.0))
+    found = run(killed(plan))
     figures = found.figures
     assert figures["owned_twice"] == figures["charged_twice"] == figures["permits_unchecked"] == 0
     assert {"leases_expired_s", "node_gone_s", "next_taken_s"} <= set(figures)

@@ -95,7 +95,14 @@ def busy(look: StateServer) -> int:
     return int(pending["pending"])
 
 
-def test_out_of_the_box_a_sum_comes_back_as_text() -> None:
+@pytest.fixture(scope="module")
+def boxed() -> Iterator[GatewayUnderTest]:
+    """Out of the box, with the state server that it brings."""
+    with up("auto") as gateway:
+        yield gateway
+
+
+def test_out_of_the_box_a_sum_comes_back_as_text(boxed: GatewayUnderTest) -> None:
     """Nothing is set: an embedded state server and an embedded worker, without any model behind it."""
 
     async def story(gateway: GatewayUnderTest) -> None:
@@ -110,8 +117,7 @@ def test_out_of_the_box_a_sum_comes_back_as_text() -> None:
             await until(lambda: results(caller)[1:] == ["failed"], "nobody knows")
             assert "no rule" in caller.of_type("task")[-1]["note"]
 
-    with up("auto") as gateway:
-        play(story(gateway))
+    play(story(boxed))
 
 
 def test_without_a_state_server_it_fails_at_once() -> None:
@@ -281,7 +287,7 @@ def connections_to(pid: int, chat: ChatServer) -> bool:
 
 def test_redis_is_killed_in_the_middle(server: StateServer) -> None:  # noqa: F811
     async def story(gateway: GatewayUnderTest, chat: ChatServer) -> None:
-        chat.plan(stream(*SENTENCES, pause_s=2.0))
+        chat.plan(stream(*SENTENCES, pause_s=2.0), stream(*SENTENCES, pause_s=0.2))
         async with calling(gateway.http, TONE) as caller:
             await caller.message("hello")
             caller.say(type="text", text="delegate where is my parcel")
@@ -417,10 +423,10 @@ def test_a_telephone_asks_by_its_keys(server: StateServer) -> None:  # noqa: F81
 
 
 @pytest.mark.browser
-def test_the_page_shows_it() -> None:
+def test_the_page_shows_it(boxed: GatewayUnderTest) -> None:
     executable()
-    with up("auto") as gateway, Chromium.start() as chromium:
-        page = chromium.open(gateway.http + "/")
+    with Chromium.start() as chromium:
+        page = chromium.open(boxed.http + "/")
         page.get_by_role("button", name="Call", exact=True).click()
         page.wait_for_selector("body[data-state=live]", timeout=15_000)
         page.get_by_label("Type to the model").fill("delegate 3 plus 4")

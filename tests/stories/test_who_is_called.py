@@ -15,7 +15,7 @@ pytest.importorskip("torch", reason="the trained model needs the extra 'torch'")
 pytestmark = pytest.mark.processes
 
 RATE = 16_000
-SECONDS = 7
+SECONDS = 5
 SOUND = 500
 """Of a voice; what a line of silence comes back as is far below it."""
 

@@ -5,6 +5,7 @@ mistake here is a crash.
     python -m tests.support.calls_to_itself churn ROUNDS                    prints `survived`
     python -m tests.support.calls_to_itself broken                          prints `alone`
     python -m tests.support.calls_to_itself woken                           prints how often, as one JSON line
+    python -m tests.support.calls_to_itself closed PAIRS                    how long it took, as one JSON line
 
 `sound`: the end that is called is told a packet time and a codec, so it packs and resamples; the one that calls
 is told 20 ms. Each says a tone of its own.
@@ -15,6 +16,8 @@ busy, so that the clock waits for it in the middle of most pushes.
 `broken`: one end's ear raises; its session is told to end, and the other end is served as before.
 
 `woken`: a call is set up and ended by somebody who polls only when the library's socket is readable.
+
+`closed`: the library is taken down, with both ends of so many calls up.
 """
 
 from __future__ import annotations
@@ -270,6 +273,19 @@ def woken() -> None:
     print(json.dumps({"connected": connected, **counts}), flush=True)
 
 
+def closed(pairs: int) -> None:
+    """As a worker that is told to stop does it."""
+    line = Line(8000)
+    for _ in range(pairs):
+        line.dial("PCMU", FRAME_MS)
+    line.run(WAIT_S, until=line.heard_by_all)
+    assert line.heard_by_all(), "not connected"
+    began_s = time.monotonic()
+    line.endpoint.close()
+    left = len(line.callers) + len(line.called)
+    print(json.dumps({"seconds": time.monotonic() - began_s, "left": left}), flush=True)
+
+
 def broken() -> None:
     """A bug of ours in one ear."""
     line = Line(8000)
@@ -305,6 +321,8 @@ if __name__ == "__main__":
         broken()
     elif sys.argv[1] == "woken":
         woken()
+    elif sys.argv[1] == "closed":
+        closed(int(sys.argv[2]))
     else:
         sound(int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
     sys.stdout.flush()

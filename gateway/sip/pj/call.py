@@ -95,6 +95,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
 
     def __init__(self, endpoint: Endpoint, call_id: int = -1, account: Any = None) -> None:
         super().__init__(account or endpoint.account, call_id)
+        endpoint.calls += 1
         self._endpoint = endpoint
         self.is_ours = call_id < 0
         self.pull: Callable[[], bytes] | None = None

@@ -23,6 +23,10 @@ CODEC_ORDER = {"PCMU/8000/1": 130, "PCMA/8000/1": 129}
 WIDEBAND_ORDER = {"G722/16000/1": 131, **CODEC_ORDER}
 
 
+BYE_S = 0.5
+"""For what was said last to be answered, before the library goes."""
+
+
 class _Account(pj.Account):  # type: ignore[misc]
     def __init__(self, endpoint: Endpoint) -> None:
         super().__init__()
@@ -61,6 +65,10 @@ class Endpoint:
         self.sip_socket: socket.socket | None = None
         """The library's, to see when there is something to `poll` for; nothing else may be done with it."""
         self._endpoint: Any = None
+        self.calls = 0
+        """Of the library, from their making to their burial."""
+        self._last_s = -BYE_S
+        """When the last one was buried."""
         self._buried: list[SipCall] = []
 
     def start(self) -> None:
@@ -122,16 +130,19 @@ class Endpoint:
                 waiting.append(call)
             else:
                 pj.Call.__swig_destroy__(call)
+                self.calls -= 1
+                self._last_s = time.monotonic()
         self._buried = waiting
 
     def close(self) -> None:
-        """Hang up what is left, give the BYEs half a second, and take the library down.
+        """Hang up what is left, give the BYEs `BYE_S` and those of calls that ended just now the rest of it, and
+        take the library down.
 
         The process must leave by `os._exit` afterwards: the interpreter's own end hangs or crashes.
         """
         self.metronome.stop()
         self._endpoint.hangupAllCalls()
-        deadline = time.monotonic() + 0.5
+        deadline = BYE_S + (time.monotonic() if self.calls else self._last_s)
         while time.monotonic() < deadline:
             self._endpoint.libHandleEvents(20)
         self.sweep()

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from gateway.sip.pj.endpoint import BYE_S
+
 pytestmark = pytest.mark.processes
 
 CHURN_ROUNDS = 25
@@ -68,3 +70,14 @@ def test_whoever_watches_the_socket_of_sip_misses_no_message() -> None:
     told = json.loads(ended.stdout.splitlines()[-1])
     assert told["connected"] and told["woken"] >= 2, "for its beginning and for its end"
     assert told["in_vain"] == 0
+
+
+@pytest.mark.parametrize("pairs", [0, 1])
+def test_calls_that_live_are_ended_before_the_library_goes_and_without_any_it_goes_at_once(
+    pairs: int,
+) -> None:
+    ended = run("closed", pairs)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    told = json.loads(ended.stdout.splitlines()[-1])
+    assert told["left"] == 0
+    assert (told["seconds"] >= BYE_S) == bool(pairs)

@@ -29,14 +29,14 @@ def test_a_minute_now_and_after_hours(
         "--calls",
         "2",
         "--minute",
-        "30",
+        "20",
         "--checkpoint",
         str(random_checkpoint(tmp_path)),
     ]
     assert main([*arguments, *more, "--out", str(tmp_path)]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["heard"] == heard and result["strings"] >= 2
-    assert result["steps"] == 150, "turns of half a minute"
+    assert result["steps"] == 100, "turns of a third of a minute"
     least, most = result["kept_bytes_a_call"]
     assert least == most > 0
     assert set(result["holds"]) == {"memory", "step_time", "answers"}
