@@ -5,8 +5,8 @@
     health.py gone PORT SECONDS        waits until nobody listens on that TCP port of this pod, SECONDS at most;
                                        0 when so
 
-`gone` is the drain hook of the model server: Kubernetes ends the containers of a pod at the same time, but calls need
-the model for as long as their gateway drains.
+`gone` is the drain hook of the model server: Kubernetes ends the containers of a pod at the same time, but calls
+need the model for as long as their gateway drains.
 """
 
 from __future__ import annotations

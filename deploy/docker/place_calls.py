@@ -2,8 +2,9 @@
 
     place_calls.py --sip sip:HOST:PORT --whip http://HOST:PORT/whip --seconds 4
 
-Sound has to come back: with the engine `echo` its own, with a model what it says of itself first, or the announcement
-that it is a machine. The token of the browser call is signed with MICROTURN_JWT_SECRET, where that is set.
+Sound has to come back: with the engine `echo` its own, with a model what it says of itself first, or the
+announcement that it is a machine. The token of the browser call is signed with MICROTURN_JWT_SECRET, where that is
+set.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import numpy as np
 from aiortc import RTCPeerConnection, RTCSessionDescription
 from aiortc.contrib.media import MediaPlayer
 from aiortc.mediastreams import MediaStreamError
+from yarl import URL
 
 import gateway.recording
 from gateway.api.tokens import mint
@@ -48,11 +50,13 @@ async def browser_call(url: str, secret: str, seconds: float) -> dict[str, Any]:
                 samples = frame.to_ndarray().astype(np.float64)
                 heard["sounding"] += bool(np.sqrt(np.mean(samples * samples)) > 100)
 
-    @peer.on("track")  # type: ignore[misc]
+    @peer.on("track")
     def _(track: Any) -> None:
         listening.append(asyncio.ensure_future(listen(track)))
 
-    peer.addTrack(MediaPlayer(str(SPEECH), loop=True).audio)
+    voice = MediaPlayer(str(SPEECH), loop=True).audio
+    assert voice is not None
+    peer.addTrack(voice)
     headers = {"Content-Type": "application/sdp"}
     if secret:
         headers["Authorization"] = f"Bearer {mint(secret, 'helm-test', 300)}"
@@ -63,7 +67,7 @@ async def browser_call(url: str, secret: str, seconds: float) -> dict[str, Any]:
                 told = await answer.text()
                 if answer.status != 201:
                     raise OSError(f"{url} answered {answer.status}: {told[:300]}")
-                resource = str(answer.url.join(aiohttp.client.URL(answer.headers["Location"])))
+                resource = str(answer.url.join(URL(answer.headers["Location"])))
             await peer.setRemoteDescription(RTCSessionDescription(told, "answer"))
             await asyncio.sleep(seconds)
             async with http.delete(resource, headers=headers):

@@ -2,8 +2,8 @@
 
     python sbom.py NAME VERSION >sbom.cdx.json      with the environment's own interpreter
 
-The same packages give the same bytes: there is no time and no random serial number in it (set SOURCE_DATE_EPOCH for a
-time stamp).
+The same packages give the same bytes: there is no time and no random serial number in it (set SOURCE_DATE_EPOCH
+for a time stamp).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _FORMAT = "${Package}\t${Version}\t${Architecture}\n"
 
 def python_packages() -> list[dict[str, Any]]:
     """What this interpreter can import, by name; ECMA-424 components with package URLs."""
-    found = {}
+    found: dict[str, dict[str, Any]] = {}
     for distribution in importlib.metadata.distributions():
         metadata = distribution.metadata
         name = re.sub(r"[-_.]+", "-", metadata["Name"]).lower()
@@ -34,10 +34,9 @@ def python_packages() -> list[dict[str, Any]]:
             "type": "library", "name": name, "version": distribution.version,
             "purl": f"pkg:pypi/{name}@{quote(distribution.version)}",
         }  # fmt: skip
-        told = metadata.get("License-Expression")
-        if told:
-            component["licenses"] = [{"expression": told}]
-        elif licence := (metadata.get("License") or "").strip().splitlines():
+        if "License-Expression" in metadata:
+            component["licenses"] = [{"expression": metadata["License-Expression"]}]
+        elif "License" in metadata and (licence := metadata["License"].strip().splitlines()):
             component["licenses"] = [{"license": {"name": licence[0][:120]}}]
         found.setdefault(name, component | {"bom-ref": component["purl"]})
     return [found[name] for name in sorted(found)]

@@ -1,7 +1,7 @@
 """Writes the table of values into the chart's README, from the remarks in its values.yaml.
 
-    python deploy/helm/values_table.py          writes it
-    python deploy/helm/values_table.py --check  status 1 where the README has another one
+python deploy/helm/values_table.py          writes it
+python deploy/helm/values_table.py --check  status 1 where the README has another one
 """
 
 from __future__ import annotations
