@@ -1,0 +1,378 @@
+"""What the chart renders for programs that are not ours, run by those programs; and what `helm test` does, done."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from loadtests.ports import free_port
+from tests.support.helm import NAMESPACE, RELEASE, VARIANTS, container, needs_helm, one, render
+from tests.support.kamailio import needs_kamailio
+from tests.support.own_gateway import OwnGateway
+
+pytestmark = [needs_helm, pytest.mark.processes]
+
+TREE = Path(__file__).resolve().parents[2]
+NAME = f"{RELEASE}-microturn"
+MODULES = Path("/usr/lib/x86_64-linux-gnu/kamailio/modules")
+SECRET = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
+
+
+class Edge(NamedTuple):
+    """Kamailio with the chart's configuration."""
+
+    gateway: OwnGateway
+    port: int
+    health: int
+    log: Path
+
+    def status(self, path: str) -> int:
+        """Of its health page."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.health}{path}", timeout=2) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as answer:
+            return answer.code
+        except OSError:
+            return 0
+
+    def say(self, message: bytes, wait_s: float = 1.0, source: str = "127.0.0.1") -> bytes:
+        """One datagram, and its final answer; nothing when it is not heard."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+            line.bind((source, 0))
+            line.settimeout(wait_s)
+            own = b"%s:%d" % (source.encode(), line.getsockname()[1])
+            line.sendto(message.replace(b"OWN", own), ("127.0.0.1", self.port))
+            with contextlib.suppress(TimeoutError):
+                while (answer := line.recv(65_535)).startswith(b"SIP/2.0 1"):
+                    pass
+                return answer
+            return b""
+
+    def flood(self, message: bytes, times: int, source: str) -> int:
+        """One datagram, over and over; how many answers there were in the half second after it."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as line:
+            line.bind((source, 0))
+            line.settimeout(0.5)
+            own = b"%s:%d" % (source.encode(), line.getsockname()[1])
+            for number in range(times):
+                each = message.replace(b"OWN", own).replace(b"z9hG4bK", b"z9hG4bK%d" % number)
+                line.sendto(each, ("127.0.0.1", self.port))
+            answers = 0
+            with contextlib.suppress(TimeoutError):
+                while line.recv(65_535):
+                    answers += 1
+            return answers
+
+
+def invite(body: bytes, name: str, more: bytes = b"", kind: bytes = b"application/sdp") -> bytes:
+    """As a stranger would send it."""
+    head = (
+        b"INVITE sip:bot@127.0.0.1 SIP/2.0\r\nVia: SIP/2.0/UDP OWN;rport;branch=z9hG4bK"
+        + name.encode()
+        + b"\r\n"
+        b"From: <sip:a@127.0.0.1>;tag=1\r\nTo: <sip:bot@127.0.0.1>\r\nCall-ID: "
+        + name.encode()
+        + b"@test\r\n"
+        b"CSeq: 1 INVITE\r\nContact: <sip:a@OWN>\r\nMax-Forwards: 70\r\n" + more
+    )
+    return head + b"Content-Type: %s\r\nContent-Length: %d\r\n\r\n%s" % (kind, len(body), body)
+
+
+def sdp(*lines: bytes, address: bytes = b"c=IN IP4 127.0.0.1") -> bytes:
+    """An offer of PCMU; `lines` behind it."""
+    first = [
+        b"v=0",
+        b"o=- 1 1 IN IP4 127.0.0.1",
+        b"s=-",
+        address,
+        b"t=0 0",
+        b"m=audio 40000 RTP/AVP 0",
+        *lines,
+    ]
+    return b"".join(line + b"\r\n" for line in first if line)
+
+
+def write_edge(folder: Path, *arguments: str) -> Path:
+    """The configuration as it is rendered; only the folder of its list is another one."""
+    data = one(render(*arguments), "ConfigMap", f"{NAME}-edge")["data"]
+    config = folder / "kamailio.cfg"
+    assert "/etc/kamailio/dispatcher.list" in data["kamailio.cfg"]
+    config.write_text(data["kamailio.cfg"].replace("/etc/kamailio/", f"{folder}/"))
+    (folder / "dispatcher.list").write_text(data["dispatcher.list"])
+    return config
+
+
+def listening(port: int, health: int, *, tls: int = 0) -> list[str]:
+    """Arguments as the chart gives them, for a pod whose address is loopback."""
+    told = {
+        "UDP": f"udp:127.0.0.1:{port}",
+        "TCP": f"tcp:127.0.0.1:{port}",
+        "HEALTH": f"tcp:127.0.0.1:{health}",
+    }
+    if tls:
+        told["TLS"] = f"tls:127.0.0.1:{tls}"
+    return [word for name, value in told.items() for word in ("-A", f"LISTEN_{name}={value}")]
+
+
+@needs_kamailio
+@pytest.mark.parametrize("variant", ["contact-centre", "everything"])
+def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> None:
+    config = write_edge(tmp_path, *VARIANTS[variant])
+    if not (MODULES / "tls.so").exists():  # kamailio-tls-modules: the rest is checked without
+        text = config.read_text()
+        assert "tls.so" in text
+        of_tls = r'^(loadmodule "tls\.so"|modparam\("tls".*|enable_tls=yes|listen=LISTEN_TLS)$'
+        config.write_text(re.sub(of_tls, "", text, flags=re.M))
+    done = subprocess.run(
+        ["kamailio", "-c", "-f", str(config), *listening(5098, 5097, tls=5099)],
+        capture_output=True, text=True, timeout=20, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    given = [word.partition("=")[0] for word in container(render(*VARIANTS[variant]), "edge")["args"]]
+    assert {"LISTEN_UDP", "LISTEN_TCP", "LISTEN_TLS", "LISTEN_HEALTH"} <= set(given)
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    folder = tmp_path_factory.mktemp("edge")
+    port, health = free_port(), free_port()
+    values = (
+        f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1,edge.requestsPerSecond=5,"
+        "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net}"
+    )
+    rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}, "persona": ""}, {"called": "bot"}]
+    with OwnGateway.start(
+        calls=4, webrtc_calls=2, webrtc_udp_port=0, webrtc_tcp_port=0, jwt_secret=SECRET, rules=rules,
+        calls_without_rule="refuse", drain_s=1,
+    ) as gateway:  # fmt: skip
+        config = write_edge(folder, "--set", values)
+        listed = (folder / "dispatcher.list").read_text()
+        target = f"sip:{NAME}-0.{NAME}-nodes.{NAMESPACE}.svc.cluster.local:5060"
+        assert target in listed
+        # there is no DNS of a cluster here: its one gateway by its address, and one that is not there
+        here = listed.replace(target, f"sip:127.0.0.1:{gateway.port}")
+        (folder / "dispatcher.list").write_text(
+            here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
+        )
+        log = folder / "kamailio.log"
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                ["kamailio", "-f", str(config), "-DD", "-E", "-m", "32", "-M", "8",
+                 "-w", str(folder), "-Y", str(folder), *listening(port, health)],
+                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        found = Edge(gateway, port, health, log)
+        try:
+            gateway.wait_for(
+                lambda: found.status("/readyz") == 200, 15.0, log.read_text(errors="replace")[-2000:]
+            )
+            yield found
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def place_calls(*arguments: str) -> tuple[int, dict[str, object]]:
+    """What the pod of `helm test` runs."""
+    done = subprocess.run(
+        [sys.executable, str(TREE / "deploy" / "docker" / "place_calls.py"), *arguments],
+        env=os.environ | {"MICROTURN_JWT_SECRET": SECRET, "PYTHONPATH": f"{TREE}:{TREE / 'kernels'}"},
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.strip(), done.stderr
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+@needs_kamailio
+def test_helm_test_places_a_telephone_call_by_the_edge_and_a_browser_call(edge: Edge) -> None:
+    page = f"http://127.0.0.1:{edge.gateway.gateway.http_port}/whip?to=bot"
+    status, told = place_calls(f"--sip=sip:bot@127.0.0.1:{edge.port}", f"--whip={page}", "--seconds=2")
+    assert (status, told["sip"], told["whip"]) == (0, True, True), told
+    edge.gateway.wait_for(lambda: edge.gateway.is_idle, 5.0, "the BYE went by the edge, to its gateway")
+    assert edge.gateway.gateway.telephones.edge.counters.calls_answered == 1
+
+
+@needs_kamailio
+def test_helm_test_fails_where_nobody_answers(edge: Edge) -> None:
+    status, told = place_calls(f"--whip=http://127.0.0.1:{free_port()}/whip", "--seconds=1")
+    assert (status, told["whip"]) == (1, False)
+
+
+@needs_kamailio
+def test_what_has_ended_a_library_ends_at_the_edge(edge: Edge) -> None:
+    seen = edge.gateway.gateway.telephones.edge.counters
+    before = seen.messages
+    name = b"x" * 254
+    for number, (body, wanted) in enumerate(
+        [
+            (sdp(address=b"c=IN IP4 " + name), b"488"),
+            (sdp(b"a=rtcp:40001 IN IP4 " + name), b"488"),
+            (sdp(address=b""), b"488"),
+            (sdp(b"a=rtpmap:97 iLBC/8000", b"a=fmtp:97 mode=25"), b"488"),
+            (b"--x\r\n\r\n--x--\r\n", b"415"),
+            (sdp(b"a=x:" + b"y" * 9_000), b"513"),
+        ]
+    ):
+        kind = b"application/sdp" if body.startswith(b"v=0") else b"multipart/mixed;boundary=x"
+        answer = edge.say(invite(body, f"crash{number}", kind=kind))
+        assert answer.startswith(b"SIP/2.0 " + wanted), (body[:60], answer[:100])
+    assert edge.say(b"INVITE sip:x SIP/2.0\r\nnonsense\r\n\r\n", 0.3)[:11] in (b"", b"SIP/2.0 400")
+    # probes of the edge go on meanwhile
+    assert seen.messages - before < 20
+
+
+@needs_kamailio
+def test_scanners_and_floods_are_not_heard(edge: Edge) -> None:
+    options = invite(b"", "probe").replace(b"INVITE", b"OPTIONS")
+    options = re.sub(rb"Content-Type: .*\r\n", b"", options)
+    assert edge.say(options, source="127.0.0.20").startswith(b"SIP/2.0 200")
+    for number, agent in enumerate((b"friendly-scanner", b"SIPVicious 1.0", b"Bot of a Net")):
+        spoken = options.replace(b"Max-Forwards", b"User-Agent: " + agent + b"\r\nMax-Forwards")
+        assert edge.say(spoken, 0.3, f"127.0.0.{30 + number}") == b""
+        assert edge.say(options, 0.3, f"127.0.0.{30 + number}") == b"", "and not again for a while"
+    assert 1 <= edge.flood(options, 60, "127.0.0.40") < 40
+    assert edge.say(options, 0.3, "127.0.0.40") == b""
+    assert edge.say(options, source="127.0.0.1").startswith(b"SIP/2.0 200"), "gateways are held to no rate"
+    assert "not heard for 60 s: 127.0.0.40" in edge.log.read_text(errors="replace")
+
+
+@needs_kamailio
+def test_gateways_are_told_who_called_and_callers_cannot_say_it(edge: Edge) -> None:
+    """The rules of this gateway take who calls `bot`, or comes from 127.0.0.9 by the edge's word."""
+    forged = b"X-Edge-Source: 127.0.0.9\r\n"
+    other = invite(sdp(), "forged", forged).replace(b"sip:bot@127.0.0.1 SIP", b"sip:other@127.0.0.1 SIP")
+    assert edge.say(other, 3.0, "127.0.0.1").startswith(b"SIP/2.0 404")
+    real = invite(sdp(), "real").replace(b"sip:bot@127.0.0.1 SIP", b"sip:other@127.0.0.1 SIP")
+    answer = edge.say(real, 5.0, "127.0.0.9")
+    assert answer.startswith(b"SIP/2.0 200")
+    routes = re.findall(rb"\r\nRecord-Route: (.*)(?=\r\n)", answer)[::-1]  # RFC 3261 12.1.2
+    assert f"<sip:127.0.0.1:{edge.port}".encode() in routes[0]
+    [tag] = re.findall(rb"\r\nTo: .*;tag=(\S+)\r\n", answer)
+    [contact] = re.findall(rb"\r\nContact: <(sip:[^>]*)>", answer)
+    bye = (
+        b"BYE "
+        + contact
+        + b" SIP/2.0\r\nVia: SIP/2.0/UDP OWN;rport;branch=z9hG4bKbye\r\nRoute: "
+        + b", ".join(routes)
+        + b"\r\n"
+        b"From: <sip:a@127.0.0.1>;tag=1\r\nTo: <sip:bot@127.0.0.1>;tag=" + tag + b"\r\nCall-ID: real@test\r\n"
+        b"CSeq: 2 BYE\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
+    )
+    assert edge.say(bye, 3.0, "127.0.0.9").startswith(b"SIP/2.0 200")
+
+
+@needs_kamailio
+def test_the_edge_shows_figures(edge: Edge) -> None:
+    assert (edge.status("/healthz"), edge.status("/metrics"), edge.status("/x")) == (200, 200, 404)
+    with urllib.request.urlopen(f"http://127.0.0.1:{edge.health}/metrics", timeout=2) as answer:
+        assert b"microturn_edge_" in answer.read()
+
+
+@needs_kamailio
+def test_the_gateways_figures_have_the_names_that_the_rules_use(edge: Edge) -> None:
+    port = edge.gateway.gateway.http_port
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+        names = set(re.findall(r"^(microturn_\w+)", answer.read().decode(), re.M))
+    rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
+    texts = [each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]]
+    used = set(re.findall(r"microturn_\w+", " ".join(texts)))
+    assert len(used) >= 6
+    assert used <= names, sorted(used - names)
+
+
+# -- coturn, Redis
+
+
+@pytest.mark.skipif(not shutil.which("turnserver"), reason="coturn is not installed: apt-get install coturn")
+def test_coturn_takes_its_configuration(tmp_path: Path) -> None:
+    objects = render("--set", "coturn.enabled=true,coturn.host=turn.example.net")
+    text = one(objects, "ConfigMap", f"{NAME}-turn")["data"]["turnserver.conf"]
+    port = free_port()
+    text = text.replace("listening-port=3478", f"listening-port={port}").replace("/tmp/", f"{tmp_path}/")
+    config = tmp_path / "turnserver.conf"
+    config.write_text(text)
+    arguments = container(objects, "turn")["args"]
+    assert arguments[:2] == ["-c", "/etc/turn/turnserver.conf"]
+    arguments = ["-c", str(config), *arguments[2:]]
+    arguments = [
+        each.replace("$(POD_IP)", "127.0.0.1").replace("$(TURN_SECRET)", SECRET) for each in arguments
+    ]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["turnserver", *arguments],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        _wait_for_port(port, process, tmp_path / "log")
+    finally:
+        process.terminate()
+        process.wait(10)
+    told = (tmp_path / "log").read_text(errors="replace")
+    assert not re.search(r"(?i)bad configuration|unknown|wrong|unrecognized", told), told
+    assert SECRET not in text and SECRET not in told
+
+
+def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline_s = time.monotonic() + 15
+    while time.monotonic() < deadline_s and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
+            return
+        time.sleep(0.02)
+    raise RuntimeError(f"nobody listens on {port}: {log.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+def test_redis_takes_its_configuration_and_its_password(tmp_path: Path) -> None:
+    objects = render("--set", "redis.storage.enabled=true")
+    text = one(objects, "ConfigMap", f"{NAME}-redis")["data"]["redis.conf"]
+    port = free_port()
+    (tmp_path / "redis.conf").write_text(
+        text.replace("port 6379", f"port {port}").replace("/data", str(tmp_path))
+    )
+    program, flag, script = container(objects, "redis")["command"]
+    script = script.replace("valkey-server", "redis-server").replace("/etc/redis", str(tmp_path))
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [program, flag, script], env=os.environ | {"REDIS_PASSWORD": SECRET}, cwd=tmp_path,
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+    try:
+        _wait_for_port(port, process, tmp_path / "log")
+        once = Retry(NoBackoff(), 0)
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(port=port, retry=once).ping()
+        server = redis.Redis(port=port, password=SECRET, retry=once)
+        assert server.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+        assert server.config_get("appendonly") == {"appendonly": "yes"}
+        server.close()
+    finally:
+        process.terminate()  # the server itself, not a shell in front of it
+        assert process.wait(10) == 0
+    assert SECRET not in (tmp_path / "log").read_text(errors="replace")
