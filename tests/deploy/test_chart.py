@@ -304,7 +304,8 @@ def test_no_container_has_more_rights_than_it_needs(variant: str) -> None:
             assert rights["capabilities"]["drop"] == ["ALL"]
             assert not rights.get("privileged")
             may_more = each["name"] == "gateway" and realtime
-            assert rights["capabilities"].get("add", []) == (["SYS_NICE"] if may_more else [])
+            added = {"gateway": ["SYS_NICE"] if may_more else [], "turn": ["NET_BIND_SERVICE"]}
+            assert rights["capabilities"].get("add", []) == added.get(each["name"], [])
             assert rights["allowPrivilegeEscalation"] is may_more
             assert "memory" in each["resources"]["limits"] and "cpu" not in each["resources"]["limits"]
             assert {"cpu", "memory"} <= set(each["resources"]["requests"])
@@ -335,6 +336,22 @@ def test_the_model_server_outlives_its_gateway(variant: str) -> None:
     gateway = {each["name"]: each for each in container(objects, "gateway")["env"]}
     drains = int(gateway["MICROTURN_DRAIN_S"]["value"])
     assert drains + 10 <= int(stays[4]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_realtime_starts_the_interpreter_that_may_take_it() -> None:
+    assert container(render(), "gateway")["args"] == ["microturn", "gateway"]
+    told = container(render("--set", "gateway.realtime=true"), "gateway")["args"]
+    assert told == ["/opt/microturn/bin/python-realtime", "-m", "gateway", "gateway"]
+    assert told[0] in (CHART.parents[1] / "docker" / "gateway.Dockerfile").read_text()
+
+
+def test_helm_test_calls_whom_rules_take() -> None:
+    told = container(render("--set", "tests.called=bot,tests.seconds=2"), "calls")["command"]
+    assert f"--sip=sip:bot@{NAME}:5060" in told and f"--whip=http://{NAME}:8080/whip?to=bot" in told
+    assert f"--sip=sip:{NAME}:5060" in container(render(), "calls")["command"]
+    assert (
+        f"--sip=sip:{NAME}-edge:5060" in container(render("--set", "edge.enabled=true"), "calls")["command"]
+    )
 
 
 def test_a_gpu_is_asked_for() -> None:
@@ -475,6 +492,18 @@ def test_services_and_budgets_find_their_pods(variant: str) -> None:
         if selector is not None:
             wanted = selector(each["spec"]).items()
             assert [found for found in labels if wanted <= found.items()], each["metadata"]["name"]
+
+
+def test_the_edge_reaches_gateways_where_others_are_kept_out() -> None:
+    given = "edge.enabled=true,edge.networks={10.0.0.0/8},networkPolicy.ingressFrom[0].podSelector.matchLabels.a=b"
+    http, sip, media = one(render("--set", given), "NetworkPolicy", NAME)["spec"]["ingress"]
+    assert [each["port"] for each in http["ports"]] == [8080] and {p["port"] for p in sip["ports"]} == {5060}
+    assert {"ipBlock": {"cidr": "10.0.0.0/8"}} in sip["from"]
+    assert {"ipBlock": {"cidr": "10.0.0.0/8"}} not in http["from"]
+    for rule in (http, sip):
+        assert {"podSelector": {"matchLabels": {"a": "b"}}} in rule["from"]
+    assert "from" not in media
+    assert all("from" not in rule for rule in one(render(), "NetworkPolicy", NAME)["spec"]["ingress"])
 
 
 def test_no_registry_is_named() -> None:

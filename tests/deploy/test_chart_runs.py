@@ -281,6 +281,8 @@ def test_gateways_are_told_who_called_and_callers_cannot_say_it(edge: Edge) -> N
         b"From: <sip:a@127.0.0.1>;tag=1\r\nTo: <sip:bot@127.0.0.1>;tag=" + tag + b"\r\nCall-ID: real@test\r\n"
         b"CSeq: 2 BYE\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
     )
+    forged = bye.replace(routes[1], b"<sip:127.0.0.77:5060;lr>").replace(b"z9hG4bKbye", b"z9hG4bKforged")
+    assert edge.say(forged, 3.0, "127.0.0.9").startswith(b"SIP/2.0 403"), "it would relay to anybody"
     assert edge.say(bye, 3.0, "127.0.0.9").startswith(b"SIP/2.0 200")
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -278,6 +280,37 @@ def test_the_drain_hook_waits_for_the_gateways_port() -> None:
     begun_s = time.monotonic()
     assert waiting.wait(10) == 0
     assert time.monotonic() - begun_s < 5
+
+
+def _kept(script: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, str(DOCKER / "keep.py"), sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options)
+
+
+def test_a_program_that_dies_is_started_again_and_a_stop_is_passed_on() -> None:
+    script = (
+        "import os, signal, time\n"
+        "def stop(number, frame): print('drained', flush=True); os._exit(7)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    with _kept(script) as kept:
+        assert kept.stdout is not None
+        first = int(kept.stdout.readline())
+        os.kill(first, signal.SIGKILL)
+        second = int(kept.stdout.readline())
+        assert second != first and kept.poll() is None
+        kept.terminate()
+        assert kept.stdout.readline() == "drained\n"
+        assert kept.wait(10) == 7
+
+
+@pytest.mark.parametrize(("status", "starts"), [(0, 1), (2, 1), (1, 5)])
+def test_a_program_that_cannot_run_is_given_up(status: int, starts: int) -> None:
+    with _kept(f"print(1, flush=True); raise SystemExit({status})") as kept:
+        said, _ = kept.communicate(timeout=20)
+    assert (kept.returncode, said.split()) == (status, ["1"] * starts)
 
 
 def test_a_page_that_is_not_there_is_no_health() -> None:
