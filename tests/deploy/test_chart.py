@@ -7,10 +7,8 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
-import numpy as np
 import pytest
 import yaml
 
@@ -19,8 +17,11 @@ from gateway.config import GatewaySettings, load
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
 from media import slots
+from media.timebase import TURN_NS
 from model_server.config import ModelServerConfig
 from model_server.config import load as load_model
+from model_server.leases import STEP_SHARE
+from tests.support.chart_pod import NAME, environment
 from tests.support.helm import (
     CHART,
     NAMESPACE,
@@ -41,7 +42,6 @@ pytestmark = needs_helm
 KUBERNETES = "1.37"
 FOREIGN = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1")
 """Of operators: Kubernetes' own schema does not know them."""
-NAME = f"{RELEASE}-microturn"
 POD_IP = "10.1.2.3"
 variants = pytest.mark.parametrize("variant", VARIANTS)
 
@@ -77,32 +77,6 @@ def test_the_validation_can_fail() -> None:
 # -- the programs accept it
 
 
-def _environment(objects: tuple[dict[str, Any], ...], name: str, files: Path) -> dict[str, str]:
-    """As the container would have it: fields and Secrets looked up, files of mounted Secrets below `files`."""
-    secrets = {
-        each["metadata"]["name"]: {
-            key: base64.b64decode(value).decode() for key, value in each["data"].items()
-        }
-        for each in objects
-        if each["kind"] == "Secret"
-    }
-    known: dict[str, str] = {}
-    for entry in container(objects, name)["env"]:
-        source = entry.get("valueFrom", {})
-        if "fieldRef" in source:
-            value = {"status.podIP": POD_IP, "metadata.name": f"{NAME}-0"}[source["fieldRef"]["fieldPath"]]
-        elif "secretKeyRef" in source:
-            reference = source["secretKeyRef"]
-            made = secrets.get(reference["name"], {}).get(reference["key"])
-            value = made or base64.b64encode(np.random.default_rng(7).bytes(36)).decode()  # somebody else's
-        else:
-            value = entry["value"]
-            assert isinstance(value, str), entry
-            value = re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], value)  # only of what stands above
-        known[entry["name"]] = value.replace("/etc/microturn/", f"{files}/")
-    return {key: value for key, value in known.items() if key.startswith("MICROTURN_")}
-
-
 @pytest.fixture(scope="module")
 def mounted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What Secrets of type kubernetes.io/tls are mounted as."""
@@ -133,11 +107,11 @@ def _loaded(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Gat
 
 
 @variants
-def test_the_gateway_accepts_its_environment(
+def test_the_gateway_accepts_itsenvironment(
     variant: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = render(*VARIANTS[variant])
-    settings = _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
     assert settings.rtp_host == settings.webrtc_host == settings.sip_public_host == POD_IP
     assert settings.node_name == f"{NAME}-0"
     assert settings.node_url.endswith(f"://{POD_IP}:8080")
@@ -152,7 +126,7 @@ def test_the_gateway_accepts_its_environment(
 
 def test_values_arrive(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render(*VARIANTS["contact-centre"])
-    settings = _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
     assert (settings.sip_calls, settings.rtp_ports, settings.srtp) == (400, 4000, "optional")
     assert (settings.drain_s, settings.realtime, settings.video) == (1800, True, "off")
     assert settings.calls_without_rule == "refuse" and settings.sip_requests_per_s == 50
@@ -173,7 +147,7 @@ def test_settings_of_every_kind_arrive(
     file = tmp_path / "more.yaml"
     file.write_text(yaml.safe_dump({"gateway": {"settings": given}}))
     objects = render("-f", str(file))
-    settings = _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
     assert (settings.persona, settings.red, settings.price_minute) == ("count", "on", 0.015)
     assert settings.hold_timeout_s == 90
     assert settings.web_origins == ("https://a.example.net", "https://b.example.net")
@@ -183,23 +157,23 @@ def test_settings_of_every_kind_arrive(
 
 
 @variants
-def test_the_worker_accepts_its_environment(
+def test_the_worker_accepts_itsenvironment(
     variant: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = _loaded(_environment(render(*VARIANTS[variant]), "worker", mounted), monkeypatch)
+    settings = _loaded(environment(render(*VARIANTS[variant]), "worker", mounted), monkeypatch)
     assert settings.state_address is not None
     assert settings.background_metrics_port == 9091 and settings.background_tasks == 8
 
 
 @variants
-def test_the_model_server_accepts_its_environment(
+def test_the_model_server_accepts_itsenvironment(
     variant: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = render(*VARIANTS[variant])
-    for name, value in _environment(objects, "model", mounted).items():
+    for name, value in environment(objects, "model", mounted).items():
         monkeypatch.setenv(name, value)
     config = load_model()
-    gateway = _environment(objects, "gateway", mounted)
+    gateway = environment(objects, "gateway", mounted)
     assert config.socket == Path(gateway["MICROTURN_RUN_DIR"]) / "model.sock"
     assert config.engine == container(objects, "model")["args"][1]
     calls = int(gateway["MICROTURN_SIP_CALLS"]) + int(gateway["MICROTURN_WEBRTC_CALLS"])
@@ -209,7 +183,7 @@ def test_the_model_server_accepts_its_environment(
 def test_a_name_that_is_none_would_be_noticed(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render("--set", "gateway.settings.sip_prot=5060")
     with pytest.raises(ValueError, match="MICROTURN_SIP_PROT"):
-        _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+        _loaded(environment(objects, "gateway", mounted), monkeypatch)
 
 
 # -- memory
@@ -452,8 +426,10 @@ def test_gateways_are_scaled_by_what_is_predicted_never_by_cpu() -> None:
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 12)
     assert "replicas" not in one(render(*VARIANTS["contact-centre"]), "StatefulSet", NAME)["spec"]
     rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
-    recorded = {each.get("record") for group in rule["spec"]["groups"] for each in group["rules"]}
-    assert metric["pods"]["metric"]["name"] in recorded
+    rules = {each.get("record"): each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]}
+    load = rules[metric["pods"]["metric"]["name"]]
+    assert f"/ {STEP_SHARE * TURN_NS / 1e6:.0f}e6" in load, "what all steps of a turn may take"
+    assert "2 * microturn_model_step_fixed_ns" in load, "model.groups of these values"
 
 
 @pytest.mark.parametrize(

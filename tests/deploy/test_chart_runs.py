@@ -24,14 +24,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from loadtests.ports import free_port
-from tests.support.helm import NAMESPACE, RELEASE, VARIANTS, container, needs_helm, one, render
+from tests.support.chart_pod import DOCKER, NAME, ChartPod
+from tests.support.helm import NAMESPACE, VARIANTS, container, needs_helm, one, render
 from tests.support.kamailio import needs_kamailio
-from tests.support.own_gateway import OwnGateway
 
 pytestmark = [needs_helm, pytest.mark.processes]
 
 TREE = Path(__file__).resolve().parents[2]
-NAME = f"{RELEASE}-microturn"
 MODULES = Path("/usr/lib/x86_64-linux-gnu/kamailio/modules")
 SECRET = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
 
@@ -39,7 +38,7 @@ SECRET = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
 class Edge(NamedTuple):
     """Kamailio with the chart's configuration."""
 
-    gateway: OwnGateway
+    pod: ChartPod
     port: int
     health: int
     log: Path
@@ -153,23 +152,25 @@ def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """In front of a pod that takes who calls `bot`, or comes from 127.0.0.9 by the edge's word."""
     folder = tmp_path_factory.mktemp("edge")
     port, health = free_port(), free_port()
     values = (
         f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1,edge.requestsPerSecond=5,"
-        "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net}"
+        "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net},drain.seconds=20,drain.gracePeriodSeconds=40"
     )
-    rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}, "persona": ""}, {"called": "bot"}]
-    with OwnGateway.start(
-        calls=4, webrtc_calls=2, webrtc_udp_port=0, webrtc_tcp_port=0, jwt_secret=SECRET, rules=rules,
-        calls_without_rule="refuse", drain_s=1,
-    ) as gateway:  # fmt: skip
-        config = write_edge(folder, "--set", values)
+    rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}}, {"called": "bot"}]
+    more = folder / "more.yaml"
+    settings = {"rules": rules, "calls_without_rule": "refuse"}
+    more.write_text(json.dumps({"gateway": {"settings": settings}}))
+    with ChartPod.start(folder, "--set", values, "-f", str(more)) as pod:
+        given = f"{values},gateway.sip.port={pod.sip_port}"
+        config = write_edge(folder, "--set", given)
         listed = (folder / "dispatcher.list").read_text()
-        target = f"sip:{NAME}-0.{NAME}-nodes.{NAMESPACE}.svc.cluster.local:5060"
+        target = f"sip:{NAME}-0.{NAME}-nodes.{NAMESPACE}.svc.cluster.local:{pod.sip_port}"
         assert target in listed
         # there is no DNS of a cluster here: its one gateway by its address, and one that is not there
-        here = listed.replace(target, f"sip:127.0.0.1:{gateway.port}")
+        here = listed.replace(target, f"sip:127.0.0.1:{pod.sip_port}")
         (folder / "dispatcher.list").write_text(
             here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
         )
@@ -180,11 +181,9 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
                  "-w", str(folder), "-Y", str(folder), *listening(port, health)],
                 stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
-        found = Edge(gateway, port, health, log)
+        found = Edge(pod, port, health, log)
         try:
-            gateway.wait_for(
-                lambda: found.status("/readyz") == 200, 15.0, log.read_text(errors="replace")[-2000:]
-            )
+            pod.wait_for(lambda: found.status("/readyz") == 200, 15.0, "the edge is ready")
             yield found
         finally:
             process.terminate()
@@ -195,12 +194,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
             process.wait()
 
 
-def place_calls(*arguments: str) -> tuple[int, dict[str, object]]:
+def place_calls(pod: ChartPod, *arguments: str) -> tuple[int, dict[str, object]]:
     """What the pod of `helm test` runs."""
     done = subprocess.run(
-        [sys.executable, str(TREE / "deploy" / "docker" / "place_calls.py"), *arguments],
-        env=os.environ | {"MICROTURN_JWT_SECRET": SECRET, "PYTHONPATH": f"{TREE}:{TREE / 'kernels'}"},
-        capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, str(DOCKER / "place_calls.py"), *arguments],
+        env=pod.gateway_environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
@@ -208,23 +206,25 @@ def place_calls(*arguments: str) -> tuple[int, dict[str, object]]:
 
 @needs_kamailio
 def test_helm_test_places_a_telephone_call_by_the_edge_and_a_browser_call(edge: Edge) -> None:
-    page = f"http://127.0.0.1:{edge.gateway.gateway.http_port}/whip?to=bot"
-    status, told = place_calls(f"--sip=sip:bot@127.0.0.1:{edge.port}", f"--whip={page}", "--seconds=2")
+    page = f"http://127.0.0.1:{edge.pod.http_port}/whip?to=bot"
+    calls = f"--sip=sip:bot@127.0.0.1:{edge.port}", f"--whip={page}", "--seconds=2"
+    status, told = place_calls(edge.pod, *calls)
     assert (status, told["sip"], told["whip"]) == (0, True, True), told
-    edge.gateway.wait_for(lambda: edge.gateway.is_idle, 5.0, "the BYE went by the edge, to its gateway")
-    assert edge.gateway.gateway.telephones.edge.counters.calls_answered == 1
+    edge.pod.wait_for(
+        lambda: edge.pod.figure("calls_live") == 0, 5.0, "the BYE went by the edge, to its gateway"
+    )
+    assert edge.pod.figure("edge_calls_answered_total") == 1
 
 
 @needs_kamailio
 def test_helm_test_fails_where_nobody_answers(edge: Edge) -> None:
-    status, told = place_calls(f"--whip=http://127.0.0.1:{free_port()}/whip", "--seconds=1")
+    status, told = place_calls(edge.pod, f"--whip=http://127.0.0.1:{free_port()}/whip", "--seconds=1")
     assert (status, told["whip"]) == (1, False)
 
 
 @needs_kamailio
 def test_what_has_ended_a_library_ends_at_the_edge(edge: Edge) -> None:
-    seen = edge.gateway.gateway.telephones.edge.counters
-    before = seen.messages
+    before = edge.pod.figure("edge_messages_total")
     name = b"x" * 254
     for number, (body, wanted) in enumerate(
         [
@@ -241,7 +241,8 @@ def test_what_has_ended_a_library_ends_at_the_edge(edge: Edge) -> None:
         assert answer.startswith(b"SIP/2.0 " + wanted), (body[:60], answer[:100])
     assert edge.say(b"INVITE sip:x SIP/2.0\r\nnonsense\r\n\r\n", 0.3)[:11] in (b"", b"SIP/2.0 400")
     # probes of the edge go on meanwhile
-    assert seen.messages - before < 20
+    assert edge.pod.figure("edge_messages_total") - before < 20
+    assert edge.pod.figure("edge_screened_total") == 0
 
 
 @needs_kamailio
@@ -295,14 +296,44 @@ def test_the_edge_shows_figures(edge: Edge) -> None:
 
 @needs_kamailio
 def test_the_gateways_figures_have_the_names_that_the_rules_use(edge: Edge) -> None:
-    port = edge.gateway.gateway.http_port
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        names = set(re.findall(r"^(microturn_\w+)", answer.read().decode(), re.M))
+    names = set(re.findall(r"^(microturn_\w+)", edge.pod.get("/metrics")[1], re.M))
     rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
     texts = [each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]]
     used = set(re.findall(r"microturn_\w+", " ".join(texts)))
     assert len(used) >= 6
     assert used <= names, sorted(used - names)
+
+
+@needs_kamailio
+def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
+    edge: Edge, tmp_path: Path
+) -> None:
+    """The last one: the pod is gone then."""
+    pod = edge.pod
+    assert subprocess.run(pod.model_is_alive, check=False).returncode == 0
+    command = [
+        sys.executable,
+        str(DOCKER / "place_calls.py"),
+        f"--sip=sip:bot@127.0.0.1:{edge.port}",
+        "--seconds=5",
+    ]
+    with subprocess.Popen(command, env=pod.gateway_environment, stdout=subprocess.PIPE, text=True) as caller:
+        pod.wait_for(lambda: pod.figure("calls_live") == 1, 5.0, "a call")
+        os.kill(first := pod.main_pid(), signal.SIGKILL)
+        pod.wait_for(
+            lambda: pod.main_pid() not in (0, first) and pod.status("/readyz") == 200, 10.0, "another one"
+        )
+        pod.wait_for(lambda: pod.figure("calls_live") == 1, 5.0, "the call that it had")
+        # the pod is to go: the model server's hook, and SIGTERM to the gateway
+        with subprocess.Popen(pod.model_waits) as waiting:
+            pod.containers["gateway"].terminate()
+            pod.wait_for(lambda: pod.status("/readyz") == 503, 5.0, "draining")
+            assert caller.poll() is None and waiting.poll() is None
+            said, _ = caller.communicate(timeout=20)
+            assert json.loads(said.splitlines()[-1]) == {"sip": True}, "heard to its end"
+            assert pod.containers["gateway"].wait(15) == 0
+            assert waiting.wait(5) == 0, "the model server may go now"
+        assert pod.containers["model"].poll() is None
 
 
 # -- coturn, Redis

@@ -20,7 +20,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "contact-centre": ("-f", "values-contact-centre.yaml"),
     "browser": ("-f", "values-browser.yaml"),
     "browser-gpu": ("-f", "values-browser.yaml", "-f", "values-gpu.yaml"),
-    "contact-centre-gpu": ("-f", "values-contact-centre.yaml", "-f", "values-gpu.yaml"),
     "everything": (
         "-f", "values-browser.yaml", "--set",
         "edge.enabled=true,edge.tls.enabled=true,edge.tls.existingSecret=e,edge.advertise=sip.example.net,"
