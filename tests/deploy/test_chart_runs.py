@@ -16,7 +16,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -382,13 +382,23 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> No
 
 @pytest.mark.redis
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
-def test_redis_takes_its_configuration_and_its_password(tmp_path: Path) -> None:
-    objects = render("--set", "redis.storage.enabled=true")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_redis_takes_its_configuration_and_its_password(tls: bool, tmp_path: Path) -> None:
+    wanted = "redis.tls.enabled=true,redis.tls.existingSecret=r" if tls else "redis.storage.enabled=true"
+    objects = render("--set", wanted)
     text = one(objects, "ConfigMap", f"{NAME}-redis")["data"]["redis.conf"]
     port = free_port()
-    (tmp_path / "redis.conf").write_text(
-        text.replace("port 6379", f"port {port}").replace("/data", str(tmp_path))
-    )
+    for old, new in (
+        ("port 6379", f"port {port}"),
+        ("/data", str(tmp_path)),
+        ("/etc/redis-tls", str(tmp_path)),
+    ):
+        text = text.replace(old, new)
+    (tmp_path / "redis.conf").write_text(text)
+    if tls:
+        make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout tls.key -out tls.crt"
+        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+        (tmp_path / "ca.crt").write_bytes((tmp_path / "tls.crt").read_bytes())
     program, flag, script = container(objects, "redis")["command"]
     script = script.replace("valkey-server", "redis-server").replace("/etc/redis", str(tmp_path))
     with (tmp_path / "log").open("wb") as log:
@@ -396,15 +406,20 @@ def test_redis_takes_its_configuration_and_its_password(tmp_path: Path) -> None:
             [program, flag, script], env=os.environ | {"REDIS_PASSWORD": SECRET}, cwd=tmp_path,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    how: dict[str, Any] = {"port": port, "retry": Retry(NoBackoff(), 0)}
+    if tls:
+        how |= {"ssl": True, "ssl_ca_certs": str(tmp_path / "ca.crt"), "ssl_check_hostname": False}
     try:
         _wait_for_port(port, process, tmp_path / "log")
-        once = Retry(NoBackoff(), 0)
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=port, retry=once).ping()
-        server = redis.Redis(port=port, password=SECRET, retry=once)
+            redis.Redis(**how).ping()
+        server = redis.Redis(password=SECRET, **how)
         assert server.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        assert server.config_get("appendonly") == {"appendonly": "yes"}
+        assert server.config_get("appendonly") == {"appendonly": "no" if tls else "yes"}
         server.close()
+        if tls:
+            with pytest.raises(redis.RedisError):
+                redis.Redis(port=port, retry=Retry(NoBackoff(), 0), password=SECRET).ping()
     finally:
         process.terminate()  # the server itself, not a shell in front of it
         assert process.wait(10) == 0

@@ -136,6 +136,38 @@ def test_the_steps_of_an_installation(profile: str, tmp_path: Path) -> None:
     assert used == [f"{profile.partition('-')[0]}.Dockerfile"]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("profile", ["worker", "gateway"])
+def test_an_installation_from_what_the_image_copies(profile: str, tmp_path: Path) -> None:
+    """As the image's build does it, but for pjsua2; asks the package index."""
+    for name, rest in _instructions(DOCKER / f"{profile}.Dockerfile"):
+        if name == "COPY" and not rest.startswith("--from"):
+            *sources, target = rest.split()
+            for source in sources:
+                place = tmp_path / "src" / (target if target != "./" else source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                there = TREE / source
+                shutil.copytree(there, place) if there.is_dir() else shutil.copy(there, place)
+    folder = tmp_path / "venv"
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(tmp_path / "src/deploy/docker/install.sh"), profile, str(folder)], cwd=tmp_path / "src",
+        env=kept | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "worker" in done.stdout
+    told = subprocess.run(
+        [str(folder / "bin/python"), str(DOCKER / "sbom.py"), f"microturn-{profile}", "0.1.0"],
+        env=kept, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    urls = [
+        each["purl"] for each in json.loads(told.stdout)["components"] if each["purl"].startswith("pkg:pypi/")
+    ]
+    installed = {url.removeprefix("pkg:pypi/").partition("@")[0] for url in urls} - {"setuptools"}
+    assert installed == {*_pins(profile), "microturn"}
+    assert (folder / "bin/microturn").is_file() and not (folder / "bin/pip").exists()
+
+
 def test_an_unknown_profile_is_refused_in_words() -> None:
     done = _install("gatway", "/tmp/x")
     assert done.returncode == 2
