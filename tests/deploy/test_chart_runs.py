@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -42,16 +43,6 @@ class Edge(NamedTuple):
     port: int
     health: int
     log: Path
-
-    def status(self, path: str) -> int:
-        """Of its health page."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.health}{path}", timeout=2) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as answer:
-            return answer.code
-        except OSError:
-            return 0
 
     def say(self, message: bytes, wait_s: float = 1.0, source: str = "127.0.0.1") -> bytes:
         """One datagram, and its final answer; nothing when it is not heard."""
@@ -150,6 +141,38 @@ def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> Non
     assert {"LISTEN_UDP", "LISTEN_TCP", "LISTEN_TLS", "LISTEN_HEALTH"} <= set(given)
 
 
+def status_of(port: int, path: str) -> int:
+    """Of a page on loopback; 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as answer:
+        return answer.code
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: Path, port: int, health: int) -> Iterator[Path]:
+    """Kamailio with that configuration, while the block runs; gives its log."""
+    log = folder / "kamailio.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["kamailio", "-f", str(config), "-DD", "-E", "-m", "32", "-M", "8",
+             "-w", str(folder), "-Y", str(folder), *listening(port, health)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield log
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """In front of a pod that takes who calls `bot`, or comes from 127.0.0.9 by the edge's word."""
@@ -174,24 +197,10 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         (folder / "dispatcher.list").write_text(
             here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
         )
-        log = folder / "kamailio.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                ["kamailio", "-f", str(config), "-DD", "-E", "-m", "32", "-M", "8",
-                 "-w", str(folder), "-Y", str(folder), *listening(port, health)],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        found = Edge(pod, port, health, log)
-        try:
-            pod.wait_for(lambda: found.status("/readyz") == 200, 15.0, "the edge is ready")
+        with running(folder, config, port, health) as log:
+            found = Edge(pod, port, health, log)
+            pod.wait_for(lambda: status_of(health, "/readyz") == 200, 15.0, "the edge is ready")
             yield found
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
 def place_calls(pod: ChartPod, *arguments: str) -> tuple[int, dict[str, object]]:
@@ -289,7 +298,7 @@ def test_gateways_are_told_who_called_and_callers_cannot_say_it(edge: Edge) -> N
 
 @needs_kamailio
 def test_the_edge_shows_figures(edge: Edge) -> None:
-    assert (edge.status("/healthz"), edge.status("/metrics"), edge.status("/x")) == (200, 200, 404)
+    assert [status_of(edge.health, path) for path in ("/healthz", "/metrics", "/x")] == [200, 200, 404]
     with urllib.request.urlopen(f"http://127.0.0.1:{edge.health}/metrics", timeout=2) as answer:
         assert b"microturn_edge_" in answer.read()
 
@@ -302,6 +311,74 @@ def test_the_gateways_figures_have_the_names_that_the_rules_use(edge: Edge) -> N
     used = set(re.findall(r"microturn_\w+", " ".join(texts)))
     assert len(used) >= 6
     assert used <= names, sorted(used - names)
+
+
+class Answering:
+    """A gateway as the edge sees one: OPTIONS are answered 200, INVITEs as it is told. A thread on loopback."""
+
+    def __init__(self, status: str) -> None:
+        self.status, self.invites, self.probes = status, 0, 0
+        self.line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.line.bind(("127.0.0.1", 0))
+        self.port = self.line.getsockname()[1]
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while True:
+            message, source = self.line.recvfrom(65_535)
+            if message == b"end":
+                return
+            method, _, rest = message.partition(b" ")
+            lines = re.findall(rb"\r\n((?:Via|Record-Route|From|To|Call-ID|CSeq):[^\r]*)", rest)
+            self.invites += method == b"INVITE"
+            self.probes += method == b"OPTIONS"
+            status = self.status if method == b"INVITE" else "200 OK"
+            head = [b"SIP/2.0 " + status.encode(), *lines, b"Content-Length: 0", b"", b""]
+            if method != b"ACK":
+                self.line.sendto(b"\r\n".join(head), source)
+
+    def end(self) -> None:
+        """Of the thread, too."""
+        self.line.sendto(b"end", ("127.0.0.1", self.port))
+        self._thread.join()
+        self.line.close()
+
+
+@needs_kamailio
+def test_a_gateway_that_is_full_or_drains_is_passed_over(tmp_path: Path) -> None:
+    port, health = free_port(), free_port()
+    config = write_edge(tmp_path, "--set", f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1")
+    patience = 'modparam("tm", "fr_timer", 3000)'
+    assert patience in config.read_text()
+    config.write_text(config.read_text().replace(patience, patience.replace("3000", "500")))
+    full, good = Answering("503 Service Unavailable"), Answering("200 OK")
+    try:
+        listed = tmp_path / "dispatcher.list"
+        listed.write_text("".join(f"1 sip:127.0.0.1:{each.port} 25 0\n" for each in (full, good)))
+        with running(tmp_path, config, port, health) as log:
+            assert status_of(health, "/readyz") in (0, 503), "nobody has answered OPTIONS yet"
+            deadline_s = time.monotonic() + 10
+            while not (full.probes and good.probes and status_of(health, "/readyz") == 200):
+                assert time.monotonic() < deadline_s, log.read_text(errors="replace")
+                time.sleep(0.05)
+            edge = Edge(ChartPod.__new__(ChartPod), port, health, log)
+            for number in range(4):
+                assert edge.say(invite(sdp(), f"over{number}"), 3.0).startswith(b"SIP/2.0 200")
+            assert (full.invites > 0, good.invites) == (True, 4)
+            good.status = "480 Temporarily Unavailable"
+            assert edge.say(invite(sdp(), "capped"), 3.0).startswith(b"SIP/2.0 480"), (
+                "an answer, and not ours"
+            )
+            good.status = full.status
+            refused = edge.say(invite(sdp(), "full"), 3.0)
+            assert refused.startswith(b"SIP/2.0 503") and b"\r\nRetry-After: " in refused
+            good.status = "200 OK"
+            full.end()  # it says nothing any more, and the edge finds out
+            for number in range(3):
+                assert edge.say(invite(sdp(), f"silent{number}"), 3.0).startswith(b"SIP/2.0 200")
+    finally:
+        good.end()
 
 
 @needs_kamailio
