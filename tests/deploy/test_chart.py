@@ -34,6 +34,7 @@ from tests.support.helm import (
     pods,
     refusal,
     render,
+    secrets_api,
     template,
 )
 
@@ -371,6 +372,17 @@ def test_no_secret_is_in_the_values_or_in_what_is_said() -> None:
     assert len(set(made.values())) == 3
     again = [each for each in yaml.safe_load_all(template().stdout) if each and each["kind"] == "Secret"]
     assert again[0]["data"] != made  # drawn, not written down
+
+
+def test_secrets_that_are_there_stay_as_they_are() -> None:
+    old = {"jwt-secret": "b2xk", "somebody-elses": "a2VlcA=="}
+    with secrets_api({NAME: old}) as url:
+        done = template("--dry-run=server", "--kube-apiserver", url, "-s", "templates/secret.yaml")
+    assert done.returncode == 0, done.stderr
+    data = yaml.safe_load(done.stdout)["data"]
+    assert {name: data[name] for name in old} == old
+    assert set(data) - set(old) == {"caller-secret", "redis-password"}, "what is new is made"
+    assert yaml.safe_load(done.stdout)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
 def test_nothing_is_made_where_secrets_are_named() -> None:
