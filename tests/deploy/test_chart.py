@@ -14,6 +14,7 @@ import yaml
 
 from gateway.background.line import TaskLine
 from gateway.config import GatewaySettings, load
+from gateway.rules import Inbound
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
 from media import slots
@@ -133,6 +134,9 @@ def test_values_arrive(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.sip_calls, settings.rtp_ports, settings.srtp) == (400, 4000, "optional")
     assert (settings.drain_s, settings.realtime, settings.video) == (1800, True, "off")
     assert settings.calls_without_rule == "refuse" and settings.sip_requests_per_s == 50
+    [told] = [each for each in container(objects, "calls")["command"] if each.startswith("--sip=sip:")]
+    called = told.removeprefix("--sip=sip:").partition("@")[0]
+    assert settings.make_rules().find(Inbound(called, "192.0.2.1", headers={})), "helm test would be refused"
     assert settings.redis == "rediss://redis.example.net:6379/0" and settings.redis_tls_ca
     assert "10.0.0.0/8" in settings.sip_unlimited
 
