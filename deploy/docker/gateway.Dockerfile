@@ -23,7 +23,7 @@ RUN deploy/docker/install.sh gateway /opt/microturn /wheels/pjsip/*/pjsua2-*.whl
     # the same interpreter with the right to real-time scheduling: the chart's gateway.realtime starts it
     && cp --dereference /opt/microturn/bin/python /opt/microturn/bin/python-realtime \
     && setcap cap_sys_nice=ep /opt/microturn/bin/python-realtime \
-    && cp deploy/docker/health.py deploy/docker/place_calls.py deploy/docker/sbom.py /opt/microturn/
+    && cp deploy/docker/health.py deploy/docker/keep.py deploy/docker/place_calls.py deploy/docker/sbom.py /opt/microturn/
 
 # --- what runs ---
 FROM ${BASE} AS runtime
@@ -43,8 +43,9 @@ EXPOSE 5060/udp 5060/tcp 8080/tcp 7600/udp 7600/tcp
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
     CMD ["/opt/microturn/bin/python", "/opt/microturn/health.py", "http", "http://127.0.0.1:8080/healthz"]
-ENTRYPOINT ["/usr/bin/tini", "--", "microturn"]
-CMD ["gateway"]
+# workers outlive the main process: keep.py starts the next one beside them
+ENTRYPOINT ["/usr/bin/tini", "--", "/opt/microturn/bin/python", "/opt/microturn/keep.py"]
+CMD ["microturn", "gateway"]
 
 FROM scratch AS sbom
 COPY --from=runtime /opt/microturn/sbom.cdx.json /

@@ -88,7 +88,7 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     told: dict[str, Any] = {}
     if given.sip:
-        told["sip"] = run_call(given.sip, SPEECH, None, given.seconds, 2.0, "PCMU", False) == 0
+        told["sip"] = run_call(given.sip, SPEECH, None, given.seconds, 1.0, "PCMU", False) == 0
     if given.whip:
         secret = os.environ.get("MICROTURN_JWT_SECRET", "")
         try:

@@ -7,20 +7,22 @@ import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import kubernetes_validate
-import numpy as np
 import pytest
 import yaml
 
 from gateway.background.line import TaskLine
 from gateway.config import GatewaySettings, load
+from gateway.rules import Inbound
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
 from media import slots
+from media.timebase import TURN_NS
 from model_server.config import ModelServerConfig
 from model_server.config import load as load_model
+from model_server.leases import STEP_SHARE
+from tests.support.chart_pod import NAME, environment
 from tests.support.helm import (
     CHART,
     NAMESPACE,
@@ -33,6 +35,7 @@ from tests.support.helm import (
     pods,
     refusal,
     render,
+    secrets_api,
     template,
 )
 
@@ -41,8 +44,8 @@ pytestmark = needs_helm
 KUBERNETES = "1.37"
 FOREIGN = ("monitoring.coreos.com/v1", "keda.sh/v1alpha1")
 """Of operators: Kubernetes' own schema does not know them."""
-NAME = f"{RELEASE}-microturn"
 POD_IP = "10.1.2.3"
+TAKEN: set[str] = set()
 variants = pytest.mark.parametrize("variant", VARIANTS)
 
 
@@ -63,8 +66,9 @@ def test_kubernetes_takes_what_is_rendered(variant: str) -> None:
             assert each["metadata"]["namespace"] == NAMESPACE, each["metadata"]["name"]
         if each["apiVersion"] in FOREIGN:
             assert each["spec"]
-        else:
+        elif (text := json.dumps(each)) not in TAKEN:  # variants have much in common
             kubernetes_validate.validate(each, KUBERNETES, strict=True)
+            TAKEN.add(text)
 
 
 def test_the_validation_can_fail() -> None:
@@ -75,32 +79,6 @@ def test_the_validation_can_fail() -> None:
 
 
 # -- the programs accept it
-
-
-def _environment(objects: tuple[dict[str, Any], ...], name: str, files: Path) -> dict[str, str]:
-    """As the container would have it: fields and Secrets looked up, files of mounted Secrets below `files`."""
-    secrets = {
-        each["metadata"]["name"]: {
-            key: base64.b64decode(value).decode() for key, value in each["data"].items()
-        }
-        for each in objects
-        if each["kind"] == "Secret"
-    }
-    known: dict[str, str] = {}
-    for entry in container(objects, name)["env"]:
-        source = entry.get("valueFrom", {})
-        if "fieldRef" in source:
-            value = {"status.podIP": POD_IP, "metadata.name": f"{NAME}-0"}[source["fieldRef"]["fieldPath"]]
-        elif "secretKeyRef" in source:
-            reference = source["secretKeyRef"]
-            made = secrets.get(reference["name"], {}).get(reference["key"])
-            value = made or base64.b64encode(np.random.default_rng(7).bytes(36)).decode()  # somebody else's
-        else:
-            value = entry["value"]
-            assert isinstance(value, str), entry
-            value = re.sub(r"\$\((\w+)\)", lambda found: known[found[1]], value)  # only of what stands above
-        known[entry["name"]] = value.replace("/etc/microturn/", f"{files}/")
-    return {key: value for key, value in known.items() if key.startswith("MICROTURN_")}
 
 
 @pytest.fixture(scope="module")
@@ -133,11 +111,11 @@ def _loaded(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Gat
 
 
 @variants
-def test_the_gateway_accepts_its_environment(
+def test_the_gateway_accepts_itsenvironment(
     variant: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = render(*VARIANTS[variant])
-    settings = _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
     assert settings.rtp_host == settings.webrtc_host == settings.sip_public_host == POD_IP
     assert settings.node_name == f"{NAME}-0"
     assert settings.node_url.endswith(f"://{POD_IP}:8080")
@@ -152,10 +130,13 @@ def test_the_gateway_accepts_its_environment(
 
 def test_values_arrive(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render(*VARIANTS["contact-centre"])
-    settings = _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
     assert (settings.sip_calls, settings.rtp_ports, settings.srtp) == (400, 4000, "optional")
     assert (settings.drain_s, settings.realtime, settings.video) == (1800, True, "off")
     assert settings.calls_without_rule == "refuse" and settings.sip_requests_per_s == 50
+    [told] = [each for each in container(objects, "calls")["command"] if each.startswith("--sip=sip:")]
+    called = told.removeprefix("--sip=sip:").partition("@")[0]
+    assert settings.make_rules().find(Inbound(called, "192.0.2.1", headers={})), "helm test would be refused"
     assert settings.redis == "rediss://redis.example.net:6379/0" and settings.redis_tls_ca
     assert "10.0.0.0/8" in settings.sip_unlimited
 
@@ -173,7 +154,7 @@ def test_settings_of_every_kind_arrive(
     file = tmp_path / "more.yaml"
     file.write_text(yaml.safe_dump({"gateway": {"settings": given}}))
     objects = render("-f", str(file))
-    settings = _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
     assert (settings.persona, settings.red, settings.price_minute) == ("count", "on", 0.015)
     assert settings.hold_timeout_s == 90
     assert settings.web_origins == ("https://a.example.net", "https://b.example.net")
@@ -183,23 +164,23 @@ def test_settings_of_every_kind_arrive(
 
 
 @variants
-def test_the_worker_accepts_its_environment(
+def test_the_worker_accepts_itsenvironment(
     variant: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = _loaded(_environment(render(*VARIANTS[variant]), "worker", mounted), monkeypatch)
+    settings = _loaded(environment(render(*VARIANTS[variant]), "worker", mounted), monkeypatch)
     assert settings.state_address is not None
     assert settings.background_metrics_port == 9091 and settings.background_tasks == 8
 
 
 @variants
-def test_the_model_server_accepts_its_environment(
+def test_the_model_server_accepts_itsenvironment(
     variant: str, mounted: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     objects = render(*VARIANTS[variant])
-    for name, value in _environment(objects, "model", mounted).items():
+    for name, value in environment(objects, "model", mounted).items():
         monkeypatch.setenv(name, value)
     config = load_model()
-    gateway = _environment(objects, "gateway", mounted)
+    gateway = environment(objects, "gateway", mounted)
     assert config.socket == Path(gateway["MICROTURN_RUN_DIR"]) / "model.sock"
     assert config.engine == container(objects, "model")["args"][1]
     calls = int(gateway["MICROTURN_SIP_CALLS"]) + int(gateway["MICROTURN_WEBRTC_CALLS"])
@@ -209,7 +190,7 @@ def test_the_model_server_accepts_its_environment(
 def test_a_name_that_is_none_would_be_noticed(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render("--set", "gateway.settings.sip_prot=5060")
     with pytest.raises(ValueError, match="MICROTURN_SIP_PROT"):
-        _loaded(_environment(objects, "gateway", mounted), monkeypatch)
+        _loaded(environment(objects, "gateway", mounted), monkeypatch)
 
 
 # -- memory
@@ -304,7 +285,8 @@ def test_no_container_has_more_rights_than_it_needs(variant: str) -> None:
             assert rights["capabilities"]["drop"] == ["ALL"]
             assert not rights.get("privileged")
             may_more = each["name"] == "gateway" and realtime
-            assert rights["capabilities"].get("add", []) == (["SYS_NICE"] if may_more else [])
+            added = {"gateway": ["SYS_NICE"] if may_more else [], "turn": ["NET_BIND_SERVICE"]}
+            assert rights["capabilities"].get("add", []) == added.get(each["name"], [])
             assert rights["allowPrivilegeEscalation"] is may_more
             assert "memory" in each["resources"]["limits"] and "cpu" not in each["resources"]["limits"]
             assert {"cpu", "memory"} <= set(each["resources"]["requests"])
@@ -335,6 +317,22 @@ def test_the_model_server_outlives_its_gateway(variant: str) -> None:
     gateway = {each["name"]: each for each in container(objects, "gateway")["env"]}
     drains = int(gateway["MICROTURN_DRAIN_S"]["value"])
     assert drains + 10 <= int(stays[4]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_realtime_starts_the_interpreter_that_may_take_it() -> None:
+    assert container(render(), "gateway")["args"] == ["microturn", "gateway"]
+    told = container(render("--set", "gateway.realtime=true"), "gateway")["args"]
+    assert told == ["/opt/microturn/bin/python-realtime", "-m", "gateway", "gateway"]
+    assert told[0] in (CHART.parents[1] / "docker" / "gateway.Dockerfile").read_text()
+
+
+def test_helm_test_calls_whom_rules_take() -> None:
+    told = container(render("--set", "tests.called=bot,tests.seconds=2"), "calls")["command"]
+    assert f"--sip=sip:bot@{NAME}:5060" in told and f"--whip=http://{NAME}:8080/whip?to=bot" in told
+    assert f"--sip=sip:{NAME}:5060" in container(render(), "calls")["command"]
+    assert (
+        f"--sip=sip:{NAME}-edge:5060" in container(render("--set", "edge.enabled=true"), "calls")["command"]
+    )
 
 
 def test_a_gpu_is_asked_for() -> None:
@@ -378,6 +376,17 @@ def test_no_secret_is_in_the_values_or_in_what_is_said() -> None:
     assert len(set(made.values())) == 3
     again = [each for each in yaml.safe_load_all(template().stdout) if each and each["kind"] == "Secret"]
     assert again[0]["data"] != made  # drawn, not written down
+
+
+def test_secrets_that_are_there_stay_as_they_are() -> None:
+    old = {"jwt-secret": "b2xk", "somebody-elses": "a2VlcA=="}
+    with secrets_api({NAME: old}) as url:
+        done = template("--dry-run=server", "--kube-apiserver", url, "-s", "templates/secret.yaml")
+    assert done.returncode == 0, done.stderr
+    data = yaml.safe_load(done.stdout)["data"]
+    assert {name: data[name] for name in old} == old
+    assert set(data) - set(old) == {"caller-secret", "redis-password"}, "what is new is made"
+    assert yaml.safe_load(done.stdout)["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
 
 
 def test_nothing_is_made_where_secrets_are_named() -> None:
@@ -435,8 +444,10 @@ def test_gateways_are_scaled_by_what_is_predicted_never_by_cpu() -> None:
     assert (scaler["minReplicas"], scaler["maxReplicas"]) == (3, 12)
     assert "replicas" not in one(render(*VARIANTS["contact-centre"]), "StatefulSet", NAME)["spec"]
     rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
-    recorded = {each.get("record") for group in rule["spec"]["groups"] for each in group["rules"]}
-    assert metric["pods"]["metric"]["name"] in recorded
+    rules = {each.get("record"): each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]}
+    load = rules[metric["pods"]["metric"]["name"]]
+    assert f"/ {STEP_SHARE * TURN_NS / 1e6:.0f}e6" in load, "what all steps of a turn may take"
+    assert "2 * microturn_model_step_fixed_ns" in load, "model.groups of these values"
 
 
 @pytest.mark.parametrize(
@@ -475,6 +486,18 @@ def test_services_and_budgets_find_their_pods(variant: str) -> None:
         if selector is not None:
             wanted = selector(each["spec"]).items()
             assert [found for found in labels if wanted <= found.items()], each["metadata"]["name"]
+
+
+def test_the_edge_reaches_gateways_where_others_are_kept_out() -> None:
+    given = "edge.enabled=true,edge.networks={10.0.0.0/8},networkPolicy.ingressFrom[0].podSelector.matchLabels.a=b"
+    http, sip, media = one(render("--set", given), "NetworkPolicy", NAME)["spec"]["ingress"]
+    assert [each["port"] for each in http["ports"]] == [8080] and {p["port"] for p in sip["ports"]} == {5060}
+    assert {"ipBlock": {"cidr": "10.0.0.0/8"}} in sip["from"]
+    assert {"ipBlock": {"cidr": "10.0.0.0/8"}} not in http["from"]
+    for rule in (http, sip):
+        assert {"podSelector": {"matchLabels": {"a": "b"}}} in rule["from"]
+    assert "from" not in media
+    assert all("from" not in rule for rule in one(render(), "NetworkPolicy", NAME)["spec"]["ingress"])
 
 
 def test_no_registry_is_named() -> None:

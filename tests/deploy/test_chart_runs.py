@@ -11,12 +11,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import redis
@@ -24,14 +25,13 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from loadtests.ports import free_port
-from tests.support.helm import NAMESPACE, RELEASE, VARIANTS, container, needs_helm, one, render
+from tests.support.chart_pod import DOCKER, NAME, ChartPod
+from tests.support.helm import NAMESPACE, VARIANTS, container, needs_helm, one, render
 from tests.support.kamailio import needs_kamailio
-from tests.support.own_gateway import OwnGateway
 
 pytestmark = [needs_helm, pytest.mark.processes]
 
 TREE = Path(__file__).resolve().parents[2]
-NAME = f"{RELEASE}-microturn"
 MODULES = Path("/usr/lib/x86_64-linux-gnu/kamailio/modules")
 SECRET = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
 
@@ -39,20 +39,10 @@ SECRET = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
 class Edge(NamedTuple):
     """Kamailio with the chart's configuration."""
 
-    gateway: OwnGateway
+    pod: ChartPod
     port: int
     health: int
     log: Path
-
-    def status(self, path: str) -> int:
-        """Of its health page."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.health}{path}", timeout=2) as answer:
-                return int(answer.status)
-        except urllib.error.HTTPError as answer:
-            return answer.code
-        except OSError:
-            return 0
 
     def say(self, message: bytes, wait_s: float = 1.0, source: str = "127.0.0.1") -> bytes:
         """One datagram, and its final answer; nothing when it is not heard."""
@@ -151,56 +141,73 @@ def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> Non
     assert {"LISTEN_UDP", "LISTEN_TCP", "LISTEN_TLS", "LISTEN_HEALTH"} <= set(given)
 
 
+def status_of(port: int, path: str) -> int:
+    """Of a page on loopback; 0 where nobody answers."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as answer:
+        return answer.code
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def running(folder: Path, config: Path, port: int, health: int) -> Iterator[Path]:
+    """Kamailio with that configuration, while the block runs; gives its log."""
+    log = folder / "kamailio.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            ["kamailio", "-f", str(config), "-DD", "-E", "-m", "32", "-M", "8",
+             "-w", str(folder), "-Y", str(folder), *listening(port, health)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield log
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    """In front of a pod that takes who calls `bot`, or comes from 127.0.0.9 by the edge's word."""
     folder = tmp_path_factory.mktemp("edge")
     port, health = free_port(), free_port()
     values = (
         f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1,edge.requestsPerSecond=5,"
-        "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net}"
+        "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net},drain.seconds=20,drain.gracePeriodSeconds=40"
     )
-    rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}, "persona": ""}, {"called": "bot"}]
-    with OwnGateway.start(
-        calls=4, webrtc_calls=2, webrtc_udp_port=0, webrtc_tcp_port=0, jwt_secret=SECRET, rules=rules,
-        calls_without_rule="refuse", drain_s=1,
-    ) as gateway:  # fmt: skip
-        config = write_edge(folder, "--set", values)
+    rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}}, {"called": "bot"}]
+    more = folder / "more.yaml"
+    settings = {"rules": rules, "calls_without_rule": "refuse"}
+    more.write_text(json.dumps({"gateway": {"settings": settings}}))
+    with ChartPod.start(folder, "--set", values, "-f", str(more)) as pod:
+        given = f"{values},gateway.sip.port={pod.sip_port}"
+        config = write_edge(folder, "--set", given)
         listed = (folder / "dispatcher.list").read_text()
-        target = f"sip:{NAME}-0.{NAME}-nodes.{NAMESPACE}.svc.cluster.local:5060"
+        target = f"sip:{NAME}-0.{NAME}-nodes.{NAMESPACE}.svc.cluster.local:{pod.sip_port}"
         assert target in listed
         # there is no DNS of a cluster here: its one gateway by its address, and one that is not there
-        here = listed.replace(target, f"sip:127.0.0.1:{gateway.port}")
+        here = listed.replace(target, f"sip:127.0.0.1:{pod.sip_port}")
         (folder / "dispatcher.list").write_text(
             here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
         )
-        log = folder / "kamailio.log"
-        with log.open("wb") as out:
-            process = subprocess.Popen(
-                ["kamailio", "-f", str(config), "-DD", "-E", "-m", "32", "-M", "8",
-                 "-w", str(folder), "-Y", str(folder), *listening(port, health)],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-        found = Edge(gateway, port, health, log)
-        try:
-            gateway.wait_for(
-                lambda: found.status("/readyz") == 200, 15.0, log.read_text(errors="replace")[-2000:]
-            )
+        with running(folder, config, port, health) as log:
+            found = Edge(pod, port, health, log)
+            pod.wait_for(lambda: status_of(health, "/readyz") == 200, 15.0, "the edge is ready")
             yield found
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(5)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
 
 
-def place_calls(*arguments: str) -> tuple[int, dict[str, object]]:
+def place_calls(pod: ChartPod, *arguments: str) -> tuple[int, dict[str, object]]:
     """What the pod of `helm test` runs."""
     done = subprocess.run(
-        [sys.executable, str(TREE / "deploy" / "docker" / "place_calls.py"), *arguments],
-        env=os.environ | {"MICROTURN_JWT_SECRET": SECRET, "PYTHONPATH": f"{TREE}:{TREE / 'kernels'}"},
-        capture_output=True, text=True, timeout=60, check=False,
+        [sys.executable, str(DOCKER / "place_calls.py"), *arguments],
+        env=pod.gateway_environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
@@ -208,23 +215,25 @@ def place_calls(*arguments: str) -> tuple[int, dict[str, object]]:
 
 @needs_kamailio
 def test_helm_test_places_a_telephone_call_by_the_edge_and_a_browser_call(edge: Edge) -> None:
-    page = f"http://127.0.0.1:{edge.gateway.gateway.http_port}/whip?to=bot"
-    status, told = place_calls(f"--sip=sip:bot@127.0.0.1:{edge.port}", f"--whip={page}", "--seconds=2")
+    page = f"http://127.0.0.1:{edge.pod.http_port}/whip?to=bot"
+    calls = f"--sip=sip:bot@127.0.0.1:{edge.port}", f"--whip={page}", "--seconds=2"
+    status, told = place_calls(edge.pod, *calls)
     assert (status, told["sip"], told["whip"]) == (0, True, True), told
-    edge.gateway.wait_for(lambda: edge.gateway.is_idle, 5.0, "the BYE went by the edge, to its gateway")
-    assert edge.gateway.gateway.telephones.edge.counters.calls_answered == 1
+    edge.pod.wait_for(
+        lambda: edge.pod.figure("calls_live") == 0, 5.0, "the BYE went by the edge, to its gateway"
+    )
+    assert edge.pod.figure("edge_calls_answered_total") == 1
 
 
 @needs_kamailio
 def test_helm_test_fails_where_nobody_answers(edge: Edge) -> None:
-    status, told = place_calls(f"--whip=http://127.0.0.1:{free_port()}/whip", "--seconds=1")
+    status, told = place_calls(edge.pod, f"--whip=http://127.0.0.1:{free_port()}/whip", "--seconds=1")
     assert (status, told["whip"]) == (1, False)
 
 
 @needs_kamailio
 def test_what_has_ended_a_library_ends_at_the_edge(edge: Edge) -> None:
-    seen = edge.gateway.gateway.telephones.edge.counters
-    before = seen.messages
+    before = edge.pod.figure("edge_messages_total")
     name = b"x" * 254
     for number, (body, wanted) in enumerate(
         [
@@ -241,7 +250,8 @@ def test_what_has_ended_a_library_ends_at_the_edge(edge: Edge) -> None:
         assert answer.startswith(b"SIP/2.0 " + wanted), (body[:60], answer[:100])
     assert edge.say(b"INVITE sip:x SIP/2.0\r\nnonsense\r\n\r\n", 0.3)[:11] in (b"", b"SIP/2.0 400")
     # probes of the edge go on meanwhile
-    assert seen.messages - before < 20
+    assert edge.pod.figure("edge_messages_total") - before < 20
+    assert edge.pod.figure("edge_screened_total") == 0
 
 
 @needs_kamailio
@@ -281,26 +291,126 @@ def test_gateways_are_told_who_called_and_callers_cannot_say_it(edge: Edge) -> N
         b"From: <sip:a@127.0.0.1>;tag=1\r\nTo: <sip:bot@127.0.0.1>;tag=" + tag + b"\r\nCall-ID: real@test\r\n"
         b"CSeq: 2 BYE\r\nMax-Forwards: 70\r\nContent-Length: 0\r\n\r\n"
     )
+    forged = bye.replace(routes[1], b"<sip:127.0.0.77:5060;lr>").replace(b"z9hG4bKbye", b"z9hG4bKforged")
+    assert edge.say(forged, 3.0, "127.0.0.9").startswith(b"SIP/2.0 403"), "it would relay to anybody"
     assert edge.say(bye, 3.0, "127.0.0.9").startswith(b"SIP/2.0 200")
 
 
 @needs_kamailio
 def test_the_edge_shows_figures(edge: Edge) -> None:
-    assert (edge.status("/healthz"), edge.status("/metrics"), edge.status("/x")) == (200, 200, 404)
+    assert [status_of(edge.health, path) for path in ("/healthz", "/metrics", "/x")] == [200, 200, 404]
     with urllib.request.urlopen(f"http://127.0.0.1:{edge.health}/metrics", timeout=2) as answer:
         assert b"microturn_edge_" in answer.read()
 
 
 @needs_kamailio
 def test_the_gateways_figures_have_the_names_that_the_rules_use(edge: Edge) -> None:
-    port = edge.gateway.gateway.http_port
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        names = set(re.findall(r"^(microturn_\w+)", answer.read().decode(), re.M))
+    names = set(re.findall(r"^(microturn_\w+)", edge.pod.get("/metrics")[1], re.M))
     rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
     texts = [each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]]
     used = set(re.findall(r"microturn_\w+", " ".join(texts)))
     assert len(used) >= 6
     assert used <= names, sorted(used - names)
+
+
+class Answering:
+    """A gateway as the edge sees one: OPTIONS are answered 200, INVITEs as it is told. A thread on loopback."""
+
+    def __init__(self, status: str) -> None:
+        self.status, self.invites, self.probes = status, 0, 0
+        self.line = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.line.bind(("127.0.0.1", 0))
+        self.port = self.line.getsockname()[1]
+        self._thread = threading.Thread(target=self._answer, daemon=True)
+        self._thread.start()
+
+    def _answer(self) -> None:
+        while True:
+            message, source = self.line.recvfrom(65_535)
+            if message == b"end":
+                return
+            method, _, rest = message.partition(b" ")
+            lines = re.findall(rb"\r\n((?:Via|Record-Route|From|To|Call-ID|CSeq):[^\r]*)", rest)
+            self.invites += method == b"INVITE"
+            self.probes += method == b"OPTIONS"
+            status = self.status if method == b"INVITE" else "200 OK"
+            head = [b"SIP/2.0 " + status.encode(), *lines, b"Content-Length: 0", b"", b""]
+            if method != b"ACK":
+                self.line.sendto(b"\r\n".join(head), source)
+
+    def end(self) -> None:
+        """Of the thread, too."""
+        self.line.sendto(b"end", ("127.0.0.1", self.port))
+        self._thread.join()
+        self.line.close()
+
+
+@needs_kamailio
+def test_a_gateway_that_is_full_or_drains_is_passed_over(tmp_path: Path) -> None:
+    port, health = free_port(), free_port()
+    config = write_edge(tmp_path, "--set", f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1")
+    patience = 'modparam("tm", "fr_timer", 3000)'
+    assert patience in config.read_text()
+    config.write_text(config.read_text().replace(patience, patience.replace("3000", "500")))
+    full, good = Answering("503 Service Unavailable"), Answering("200 OK")
+    try:
+        listed = tmp_path / "dispatcher.list"
+        listed.write_text("".join(f"1 sip:127.0.0.1:{each.port} 25 0\n" for each in (full, good)))
+        with running(tmp_path, config, port, health) as log:
+            assert status_of(health, "/readyz") in (0, 503), "nobody has answered OPTIONS yet"
+            deadline_s = time.monotonic() + 10
+            while not (full.probes and good.probes and status_of(health, "/readyz") == 200):
+                assert time.monotonic() < deadline_s, log.read_text(errors="replace")
+                time.sleep(0.05)
+            edge = Edge(ChartPod.__new__(ChartPod), port, health, log)
+            for number in range(4):
+                assert edge.say(invite(sdp(), f"over{number}"), 3.0).startswith(b"SIP/2.0 200")
+            assert (full.invites > 0, good.invites) == (True, 4)
+            good.status = "480 Temporarily Unavailable"
+            assert edge.say(invite(sdp(), "capped"), 3.0).startswith(b"SIP/2.0 480"), (
+                "an answer, and not ours"
+            )
+            good.status = full.status
+            refused = edge.say(invite(sdp(), "full"), 3.0)
+            assert refused.startswith(b"SIP/2.0 503") and b"\r\nRetry-After: " in refused
+            good.status = "200 OK"
+            full.end()  # it says nothing any more, and the edge finds out
+            for number in range(3):
+                assert edge.say(invite(sdp(), f"silent{number}"), 3.0).startswith(b"SIP/2.0 200")
+    finally:
+        good.end()
+
+
+@needs_kamailio
+def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
+    edge: Edge, tmp_path: Path
+) -> None:
+    """The last one: the pod is gone then."""
+    pod = edge.pod
+    assert subprocess.run(pod.model_is_alive, check=False).returncode == 0
+    command = [
+        sys.executable,
+        str(DOCKER / "place_calls.py"),
+        f"--sip=sip:bot@127.0.0.1:{edge.port}",
+        "--seconds=5",
+    ]
+    with subprocess.Popen(command, env=pod.gateway_environment, stdout=subprocess.PIPE, text=True) as caller:
+        pod.wait_for(lambda: pod.figure("calls_live") == 1, 5.0, "a call")
+        os.kill(first := pod.main_pid(), signal.SIGKILL)
+        pod.wait_for(
+            lambda: pod.main_pid() not in (0, first) and pod.status("/readyz") == 200, 10.0, "another one"
+        )
+        pod.wait_for(lambda: pod.figure("calls_live") == 1, 5.0, "the call that it had")
+        # the pod is to go: the model server's hook, and SIGTERM to the gateway
+        with subprocess.Popen(pod.model_waits) as waiting:
+            pod.containers["gateway"].terminate()
+            pod.wait_for(lambda: pod.status("/readyz") == 503, 5.0, "draining")
+            assert caller.poll() is None and waiting.poll() is None
+            said, _ = caller.communicate(timeout=20)
+            assert json.loads(said.splitlines()[-1]) == {"sip": True}, "heard to its end"
+            assert pod.containers["gateway"].wait(15) == 0
+            assert waiting.wait(5) == 0, "the model server may go now"
+        assert pod.containers["model"].poll() is None
 
 
 # -- coturn, Redis
@@ -349,13 +459,23 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> No
 
 @pytest.mark.redis
 @pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
-def test_redis_takes_its_configuration_and_its_password(tmp_path: Path) -> None:
-    objects = render("--set", "redis.storage.enabled=true")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+def test_redis_takes_its_configuration_and_its_password(tls: bool, tmp_path: Path) -> None:
+    wanted = "redis.tls.enabled=true,redis.tls.existingSecret=r" if tls else "redis.storage.enabled=true"
+    objects = render("--set", wanted)
     text = one(objects, "ConfigMap", f"{NAME}-redis")["data"]["redis.conf"]
     port = free_port()
-    (tmp_path / "redis.conf").write_text(
-        text.replace("port 6379", f"port {port}").replace("/data", str(tmp_path))
-    )
+    for old, new in (
+        ("port 6379", f"port {port}"),
+        ("/data", str(tmp_path)),
+        ("/etc/redis-tls", str(tmp_path)),
+    ):
+        text = text.replace(old, new)
+    (tmp_path / "redis.conf").write_text(text)
+    if tls:
+        make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout tls.key -out tls.crt"
+        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+        (tmp_path / "ca.crt").write_bytes((tmp_path / "tls.crt").read_bytes())
     program, flag, script = container(objects, "redis")["command"]
     script = script.replace("valkey-server", "redis-server").replace("/etc/redis", str(tmp_path))
     with (tmp_path / "log").open("wb") as log:
@@ -363,15 +483,20 @@ def test_redis_takes_its_configuration_and_its_password(tmp_path: Path) -> None:
             [program, flag, script], env=os.environ | {"REDIS_PASSWORD": SECRET}, cwd=tmp_path,
             stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
+    how: dict[str, Any] = {"port": port, "retry": Retry(NoBackoff(), 0)}
+    if tls:
+        how |= {"ssl": True, "ssl_ca_certs": str(tmp_path / "ca.crt"), "ssl_check_hostname": False}
     try:
         _wait_for_port(port, process, tmp_path / "log")
-        once = Retry(NoBackoff(), 0)
         with pytest.raises(redis.AuthenticationError):
-            redis.Redis(port=port, retry=once).ping()
-        server = redis.Redis(port=port, password=SECRET, retry=once)
+            redis.Redis(**how).ping()
+        server = redis.Redis(password=SECRET, **how)
         assert server.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
-        assert server.config_get("appendonly") == {"appendonly": "yes"}
+        assert server.config_get("appendonly") == {"appendonly": "no" if tls else "yes"}
         server.close()
+        if tls:
+            with pytest.raises(redis.RedisError):
+                redis.Redis(port=port, retry=Retry(NoBackoff(), 0), password=SECRET).ping()
     finally:
         process.terminate()  # the server itself, not a shell in front of it
         assert process.wait(10) == 0

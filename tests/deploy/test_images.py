@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -132,6 +134,38 @@ def test_the_steps_of_an_installation(profile: str, tmp_path: Path) -> None:
     assert not (tmp_path / "venv").exists()
     used = [file.name for file in FILES if f"install.sh {profile} " in file.read_text()]
     assert used == [f"{profile.partition('-')[0]}.Dockerfile"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("profile", ["worker", "gateway"])
+def test_an_installation_from_what_the_image_copies(profile: str, tmp_path: Path) -> None:
+    """As the image's build does it, but for pjsua2; asks the package index."""
+    for name, rest in _instructions(DOCKER / f"{profile}.Dockerfile"):
+        if name == "COPY" and not rest.startswith("--from"):
+            *sources, target = rest.split()
+            for source in sources:
+                place = tmp_path / "src" / (target if target != "./" else source)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                there = TREE / source
+                shutil.copytree(there, place) if there.is_dir() else shutil.copy(there, place)
+    folder = tmp_path / "venv"
+    kept = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(tmp_path / "src/deploy/docker/install.sh"), profile, str(folder)], cwd=tmp_path / "src",
+        env=kept | {"PYTHON": sys.executable}, capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "worker" in done.stdout
+    told = subprocess.run(
+        [str(folder / "bin/python"), str(DOCKER / "sbom.py"), f"microturn-{profile}", "0.1.0"],
+        env=kept, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    urls = [
+        each["purl"] for each in json.loads(told.stdout)["components"] if each["purl"].startswith("pkg:pypi/")
+    ]
+    installed = {url.removeprefix("pkg:pypi/").partition("@")[0] for url in urls} - {"setuptools"}
+    assert installed == {*_pins(profile), "microturn"}
+    assert (folder / "bin/microturn").is_file() and not (folder / "bin/pip").exists()
 
 
 def test_an_unknown_profile_is_refused_in_words() -> None:
@@ -278,6 +312,37 @@ def test_the_drain_hook_waits_for_the_gateways_port() -> None:
     begun_s = time.monotonic()
     assert waiting.wait(10) == 0
     assert time.monotonic() - begun_s < 5
+
+
+def _kept(script: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, str(DOCKER / "keep.py"), sys.executable, "-c", script]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **options)
+
+
+def test_a_program_that_dies_is_started_again_and_a_stop_is_passed_on() -> None:
+    script = (
+        "import os, signal, time\n"
+        "def stop(number, frame): print('drained', flush=True); os._exit(7)\n"
+        "signal.signal(signal.SIGTERM, stop)\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    with _kept(script) as kept:
+        assert kept.stdout is not None
+        first = int(kept.stdout.readline())
+        os.kill(first, signal.SIGKILL)
+        second = int(kept.stdout.readline())
+        assert second != first and kept.poll() is None
+        kept.terminate()
+        assert kept.stdout.readline() == "drained\n"
+        assert kept.wait(10) == 7
+
+
+@pytest.mark.parametrize(("status", "starts"), [(0, 1), (2, 1), (1, 5)])
+def test_a_program_that_cannot_run_is_given_up(status: int, starts: int) -> None:
+    with _kept(f"print(1, flush=True); raise SystemExit({status})") as kept:
+        said, _ = kept.communicate(timeout=20)
+    assert (kept.returncode, said.split()) == (status, ["1"] * starts)
 
 
 def test_a_page_that_is_not_there_is_no_health() -> None:

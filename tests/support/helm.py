@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +24,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "contact-centre": ("-f", "values-contact-centre.yaml"),
     "browser": ("-f", "values-browser.yaml"),
     "browser-gpu": ("-f", "values-browser.yaml", "-f", "values-gpu.yaml"),
-    "contact-centre-gpu": ("-f", "values-contact-centre.yaml", "-f", "values-gpu.yaml"),
     "everything": (
         "-f", "values-browser.yaml", "--set",
         "edge.enabled=true,edge.tls.enabled=true,edge.tls.existingSecret=e,edge.advertise=sip.example.net,"
@@ -93,3 +96,41 @@ def container(objects: tuple[dict[str, Any], ...], name: str) -> dict[str, Any]:
     """The one of that name, in any pod."""
     [found] = [each for _, pod in pods(objects) for each in pod["containers"] if each["name"] == name]
     return found
+
+
+@contextlib.contextmanager
+def secrets_api(secrets: dict[str, dict[str, str]]) -> Iterator[str]:
+    """As much of a Kubernetes API as `lookup` of Secrets in NAMESPACE asks for; gives its URL."""
+    kinds = [{"name": "secrets", "namespaced": True, "kind": "Secret", "verbs": ["get"]}]
+    pages: dict[str, Any] = {
+        "/version": {"major": "1", "minor": "32", "gitVersion": "v1.32.0"},
+        "/api": {"kind": "APIVersions", "versions": ["v1"]},
+        "/apis": {"kind": "APIGroupList", "apiVersion": "v1", "groups": []},
+        "/api/v1": {"kind": "APIResourceList", "groupVersion": "v1", "resources": kinds},
+    }
+    for name, data in secrets.items():
+        found = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": NAMESPACE}}
+        pages[f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}"] = found | {"data": data}
+
+    class Page(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def do_GET(self) -> None:
+            page = pages.get(self.path.partition("?")[0])
+            told = page or {"kind": "Status", "status": "Failure", "reason": "NotFound", "code": 404}
+            body = json.dumps(told).encode()
+            self.send_response(200 if page else 404)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
