@@ -60,8 +60,10 @@ def serve(
     What an engine raises comes out of here; `CannotServe` when it cannot start.
 
     A spare has `wanted`, which returns when it is to serve, and at which socket; None when it never is. Until then
-    everything is made ready but the control socket. It measures its steps by CPU time: others are served meanwhile,
-    before it.
+    everything is made ready but the control socket.
+
+    Steps are measured by CPU time at first: while everything starts, or others are served before a spare, the
+    machine is busy, and calls that are refused for that would never show how long their steps take.
     """
     path = config.socket
 
@@ -80,9 +82,8 @@ def serve(
         raise CannotServe(str(wrong)) from wrong
     if config.realtime_priority and wanted is None:
         ask_for_priority()  # before steps are measured: they are to take what they will take in calls
-    # the time of other ranks, and of SGLang's scheduler, is none of ours
-    alone = wanted is None or config.ranks > 1 or config.engine == "sglang"
-    clock_ns = time.monotonic_ns if alone else time.thread_time_ns
+    # in CPU time of this thread, but for what other ranks and SGLang's scheduler do
+    clock_ns = time.monotonic_ns if config.ranks > 1 or config.engine == "sglang" else time.thread_time_ns
     step_time = calibrate(engine, config.groups, config.slots, clock_ns)
     server = ModelServer(table, engine, time.monotonic_ns, step_time)
     with contextlib.ExitStack() as held:
