@@ -35,7 +35,9 @@ TEXTS: Final = {
 }
 
 
-class _Silent:
+class Silent:
+    """An intake that hears nothing."""
+
     rate_hz = MODEL_HZ
 
     def choose_phase(self) -> None: ...
@@ -52,7 +54,7 @@ class _Call:
     name = "bench"
 
     def __init__(self, policy: Policy | None) -> None:
-        self.leg: Leg[Any] = Leg(_Silent())
+        self.leg: Leg[Any] = Leg(Silent())
         self.conversation = Conversation(self.name, self.leg, lambda message: None)
         if policy is not None:
             screens = Screens(SafetyOptions(policy), MODEL_HZ, lambda message: None)

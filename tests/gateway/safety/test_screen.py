@@ -20,24 +20,13 @@ from gateway.safety.policy import Do, Policy, Rule
 from gateway.safety.screen import MOST_TOLD, Screens
 from gateway.state.records import Spoken
 from gateway.turns import CallSums
+from loadtests.safety import Silent
 from media.chunk import Flags, Reply
-from media.chunker import Cut
 from media.leg import Leg, Tenancy
 from media.timebase import FRAMES_PER_TURN, MODEL_HZ, NS_PER_MS, TURN_NS, TURN_SAMPLES
 
 LOUD = 9_000
 REPLACED = 4_000
-
-
-class Silent:
-    rate_hz = MODEL_HZ
-
-    def choose_phase(self) -> None: ...
-    def is_whole(self) -> bool:
-        return True
-
-    def cut(self, now_ns: int) -> Cut:
-        return Cut(np.zeros(TURN_SAMPLES, np.int16))
 
 
 class Call:
