@@ -12,7 +12,7 @@ from gateway.sip.header import Header
 from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Request
 from gateway.sip.switchboard import Switchboard
-from gateway.sip.trunks import Trunk
+from gateway.sip.trunks import Person, Trunk
 
 
 class Telephones:
@@ -26,12 +26,20 @@ class Telephones:
         targets: Mapping[str, str] | None = None,
         srtp: int = 0,
         rtp_source: Literal["learn", "lock", "sdp"] = "learn",
+        persons: Mapping[str, Person] | None = None,
     ) -> None:
-        """`trunks` and `targets` are those of calls that we place, and of callers whom we hand to a person."""
+        """`trunks` and `targets` are those of calls that we place, and of callers whom we hand to a person;
+        `persons` those who may join one."""
         self.edge = Edge(settings, admit=self._admit)
         self._sends: dict[str, Callable[[bytes], object]] = {}
         self.switchboard = Switchboard(
-            self.edge, trunks or {}, targets or {}, self._sends.get, srtp, rtp_source=rtp_source
+            self.edge,
+            trunks or {},
+            targets or {},
+            self._sends.get,
+            srtp,
+            rtp_source=rtp_source,
+            persons=persons,
         )
         """What may be asked of calls."""
         self.switchboard.is_ready = lambda: self.is_ready and not self.draining
@@ -73,7 +81,7 @@ class Telephones:
             case control.CallEnded(call_id):
                 self.edge.call_ended(call_id)
                 self.switchboard.over(call_id)
-            case control.Answered() | control.Progress() | control.TransferAsked():
+            case control.Answered() | control.Progress() | control.TransferAsked() | control.JoinAsked():
                 self.switchboard.hear(worker, message)
             case control.Measured():
                 pass  # the state of calls has it, where that is kept

@@ -1,0 +1,159 @@
+"""A person joins a caller and the model: each sends a tone of his own, and what each side hears is measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from gateway.sip.switchboard import Model, OutboundCall, Refused
+from tests.support.own_gateway import OwnGateway
+from tests.support.speaking import LOUD, SpeakingCall, SpeakingTarget, Voice, level
+from tests.support.table_watch import TableWatch
+
+pytestmark = [pytest.mark.processes, pytest.mark.sip]
+
+CALLER_HZ, PERSON_HZ, QUIET_HZ = 450.0, 1_150.0, 750.0
+PATIENCE_S = 6.0
+
+
+@pytest.fixture(scope="module")
+def person() -> Iterator[SpeakingTarget]:
+    with SpeakingTarget() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def gateway(person: SpeakingTarget) -> Iterator[OwnGateway]:
+    trunks = {"pbx": {"server": f"127.0.0.1:{person.port}", "dial": "+"}}
+    with OwnGateway.start(calls=3, trunks=trunks) as started:
+        yield started
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(gateway: OwnGateway) -> Iterator[None]:
+    yield
+    gateway.wait_for(lambda: gateway.is_idle, 5.0, "idle")
+
+
+def join(gateway: OwnGateway, call: str, model: Model = "speaks", **more: float) -> str:
+    """Whom the gateway calls for it: the name of that call."""
+    wish = OutboundCall("+1", "pbx", model=model, **more)  # type: ignore[arg-type]
+    found: list[str] = []
+
+    async def ask() -> None:
+        found.append(await gateway.switchboard.join(call, wish))
+
+    gateway.retry(ask)
+    return found[0]
+
+
+def soon(holds: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
+    deadline_s = time.monotonic() + timeout_s
+    while not holds():
+        assert time.monotonic() < deadline_s, what
+        time.sleep(0.02)
+
+
+def delay_ms(speaker: Voice, listener: Voice, hz: float) -> float:
+    """From the first packet with that tone to the first one in which it is heard."""
+    soon(lambda: listener.hears(hz), f"{hz} Hz is heard")
+    since_ns = speaker.said_ns[hz]
+    return (listener.first_heard_ns(hz, since_ns) - since_ns) / 1e6
+
+
+def strongest(watch: TableWatch, hz: float) -> float:
+    """Of the newest second that the model has heard."""
+    sound = [samples[::2] for _, samples in list(watch.sound)[-5:]]
+    return max((level(pcm[at : at + 160], hz) for pcm in sound for at in range(0, 1_600, 160)), default=0.0)
+
+
+def test_all_hear_each_other_and_nobody_himself(gateway: OwnGateway, person: SpeakingTarget) -> None:
+    with gateway.watch() as watch, SpeakingCall(gateway.uri) as caller:
+        call = gateway.only_call()
+        caller.voice.say(QUIET_HZ)
+        soon(lambda: caller.voice.hears(QUIET_HZ), "the echo")
+        caller.voice.say(0)
+        guest = join(gateway, call, "listens")
+        gateway.wait_for(lambda: "joined" in gateway.kinds(call))
+        assert gateway.last(call, "joined").person == guest
+        time.sleep(0.5)  # lines settle, and the echo of before is over
+        began_ns = time.monotonic_ns()
+        person.voice.say(PERSON_HZ)
+        caller.voice.say(CALLER_HZ)
+        to_caller = delay_ms(person.voice, caller.voice, PERSON_HZ)
+        to_person = delay_ms(caller.voice, person.voice, CALLER_HZ)
+        print(f"person to caller {to_caller:.0f} ms, caller to person {to_person:.0f} ms")
+        watch.look_until(lambda seen: bool(seen.sound), lambda: None, 1.0)
+        for _ in range(20):
+            watch.look()
+            time.sleep(0.05)
+        assert to_caller < 200 and to_person < 200
+        assert "joined" in watch.heard
+        assert strongest(watch, PERSON_HZ) > LOUD / 2 and strongest(watch, CALLER_HZ) > LOUD / 2
+        assert max(caller.voice.levels(CALLER_HZ, began_ns)) < LOUD / 20, "the caller hears himself"
+        assert max(person.voice.levels(PERSON_HZ, began_ns)) < LOUD / 20, "the person hears himself"
+        assert person.seen("INVITE")[-1].header("x-microturn-call") == call
+
+        person.hang_up()
+        gateway.wait_for(lambda: "left" in gateway.kinds(call))
+        soon(lambda: caller.voice.hears(CALLER_HZ), "the model speaks again")
+        assert watch.look_until(lambda seen: "left" in seen.heard, lambda: None, 2.0)
+        gone = "what the model had heard of the person is over"
+        soon(lambda: max(caller.voice.levels(PERSON_HZ)[-10:]) < LOUD / 20, gone)
+        assert gateway.kinds(guest)[-2:] == ["answered", "ended"]
+
+
+def test_the_model_is_heard_by_both(gateway: OwnGateway, person: SpeakingTarget) -> None:
+    with SpeakingCall(gateway.uri) as caller:
+        call = gateway.only_call()
+        join(gateway, call)
+        gateway.wait_for(lambda: "joined" in gateway.kinds(call))
+        caller.voice.say(CALLER_HZ)
+        person.voice.say(PERSON_HZ)  # each hears the other, and himself by the model, which is an echo
+        for voice in (caller.voice, person.voice):
+            for hz in (CALLER_HZ, PERSON_HZ):
+                soon(lambda voice=voice, hz=hz: voice.hears(hz), f"{hz} Hz")  # type: ignore[misc]
+
+        # on hold the caller hears nothing, and is not heard
+        assert caller.negotiate("sendonly") == 200
+        soon(lambda: max(person.voice.levels(CALLER_HZ)[-10:]) < LOUD / 20, "the caller is not heard")
+        assert caller.negotiate("sendrecv") == 200
+        soon(lambda: person.voice.hears(CALLER_HZ) and caller.voice.hears(PERSON_HZ), "all are back")
+
+        byes = len(person.seen("BYE"))
+        caller.bye()
+        soon(lambda: len(person.seen("BYE")) > byes, "the person gets a BYE", 2.0)
+
+
+def test_a_person_who_is_busy_or_does_not_answer_changes_nothing(
+    gateway: OwnGateway, person: SpeakingTarget
+) -> None:
+    with gateway.watch() as watch, SpeakingCall(gateway.uri) as caller:
+        call = gateway.only_call()
+        caller.voice.say(CALLER_HZ)
+        soon(lambda: caller.voice.hears(CALLER_HZ), "the echo")
+        began_ns = time.monotonic_ns()
+        try:
+            person.status = 486
+            guest = join(gateway, call)
+            gateway.wait_for(lambda: "join-failed" in gateway.kinds(call))
+            failed = gateway.last(call, "join-failed")
+            assert (failed.status, failed.why, failed.person) == (486, "busy", guest)
+            person.status = 0
+            join(gateway, call, answer_s=1.0)
+            gateway.wait_for(lambda: gateway.kinds(call).count("join-failed") == 2)
+            assert gateway.last(call, "join-failed").why == "no-answer"
+            join(gateway, call)
+            with pytest.raises(Refused) as refused:
+                gateway.do(gateway.switchboard.join(call, OutboundCall("+1", "pbx")))
+            assert refused.value.status == 409
+            gateway.do(gateway.switchboard.leave(call))
+            gateway.wait_for(lambda: gateway.kinds(call).count("join-failed") == 3)
+            assert gateway.last(call, "join-failed").why == "cancelled"
+        finally:
+            person.status = 200
+        watch.look()
+        assert min(caller.voice.levels(CALLER_HZ, began_ns)) > LOUD / 2, "the caller's echo has a gap"
+        assert not {"joined", "left"} & set(watch.heard)
