@@ -9,6 +9,7 @@ import pytest
 
 from gateway.sip.switchboard import Model, OutboundCall, Refused
 from tests.support.own_gateway import OwnGateway
+from tests.support.raw_call import RawCall
 from tests.support.speaking import LOUD, SpeakingCall, SpeakingTarget, Voice, level
 from tests.support.table_watch import TableWatch
 
@@ -27,7 +28,8 @@ def person() -> Iterator[SpeakingTarget]:
 @pytest.fixture(scope="module")
 def gateway(person: SpeakingTarget) -> Iterator[OwnGateway]:
     trunks = {"pbx": {"server": f"127.0.0.1:{person.port}", "dial": "+"}}
-    with OwnGateway.start(calls=3, trunks=trunks) as started:
+    joins = {"supervisor": {"to": "+200", "trunk": "pbx", "model": "listens"}}
+    with OwnGateway.start(calls=3, trunks=trunks, joins=joins) as started:
         yield started
 
 
@@ -157,3 +159,39 @@ def test_a_person_who_is_busy_or_does_not_answer_changes_nothing(
         watch.look()
         assert min(caller.voice.levels(CALLER_HZ, began_ns)) > LOUD / 2, "the caller's echo has a gap"
         assert not {"joined", "left"} & set(watch.heard)
+
+
+def test_the_model_has_somebody_join_and_is_told_where_it_may_not(
+    gateway: OwnGateway, person: SpeakingTarget
+) -> None:
+    with gateway.watch() as watch, SpeakingCall(gateway.uri) as caller:
+        call = gateway.only_call()
+        caller.info("application/dtmf", b"C")  # with the echo engine: join
+        gateway.wait_for(lambda: "joined" in gateway.kinds(call))
+        assert person.seen("INVITE")[-1].uri.startswith("sip:+200@")
+        assert watch.look_until(lambda seen: "joined" in seen.heard, lambda: None, 2.0)
+        caller.info("application/dtmf", b"C")
+        assert watch.look_until(lambda seen: "join failed 491" in seen.heard, lambda: None, 2.0)
+        person.hang_up()
+        assert watch.look_until(lambda seen: "left" in seen.heard, lambda: None, 2.0)
+        try:
+            person.status = 486
+            caller.info("application/dtmf", b"C")
+            assert watch.look_until(lambda seen: "join failed 486" in seen.heard, lambda: None, 2.0)
+        finally:
+            person.status = 200
+
+
+def test_where_the_worker_is_full_nobody_is_called(gateway: OwnGateway, person: SpeakingTarget) -> None:
+    with gateway.watch() as watch, SpeakingCall(gateway.uri) as caller:
+        call = gateway.only_call()
+        with RawCall(gateway.uri), RawCall(gateway.uri):
+            calls = len(person.seen("INVITE"))
+            with pytest.raises(Refused) as refused:
+                join(gateway, call)
+            assert (refused.value.status, refused.value.code) == (503, "no-room")
+            failed = gateway.last(call, "join-failed")
+            assert (failed.status, failed.why) == (503, "no-room")
+            caller.info("application/dtmf", b"C")
+            assert watch.look_until(lambda seen: "join failed 503" in seen.heard, lambda: None, 2.0)
+            assert len(person.seen("INVITE")) == calls
