@@ -206,7 +206,10 @@ class Switchboard:
         events follow as of any call of ours. Of `call` itself `joined`, and `left` at last, or `join-failed`, with
         which it goes on as before. Raises `Refused`."""
         worker, call_id = self._find(call)
-        wish = dataclasses.replace(wish, joins=name_of_telephone_call(call_id), recording=False)
+        name = name_of_telephone_call(call_id)
+        if any(other.joins == name for _, other in self._wishes.values()):
+            raise Refused(409, "joined", "somebody has joined, or is being called: one a call")
+        wish = dataclasses.replace(wish, joins=name, recording=False)
         try:
             return await self._place(wish, worker, call_id, by_model=by_model)
         except Refused as refused:
