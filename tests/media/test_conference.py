@@ -149,18 +149,18 @@ def test_on_hold_nothing_is_pulled_and_it_begins_anew() -> None:
 
 @pytest.mark.parametrize("parts_per_million", [-500, 500])
 def test_clocks_that_drift_cost_single_frames_and_no_delay(parts_per_million: int) -> None:
-    """Ten minutes, a sender whose clock runs 500 ppm fast or slow: 15 frames more or less."""
+    """Three minutes, a sender whose clock runs 500 ppm fast or slow: 4 or 5 frames more or less."""
     lane, line, sent = Lane(RATE_HZ), Line(), 0
     most_ms = 0
-    for at in range(30_000):
+    for at in range(9_000):
         while sent <= at * (1 + parts_per_million / 1e6):
             line.frames.append(steady(1_000))
             sent += 1
         heard(lane, line)
         most_ms = max(most_ms, line.waiting_ms)
     assert most_ms <= START_MS + 40
-    assert lane.counters.left_out <= 16 and lane.counters.made_up <= 16
-    assert lane.counters.heard >= sent - 16 - START_MS // 20
+    assert lane.counters.left_out <= 6 and lane.counters.made_up <= 6
+    assert lane.counters.heard >= sent - 6 - START_MS // 20
 
 
 def test_a_burst_is_not_kept() -> None:

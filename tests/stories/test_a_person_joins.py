@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gateway.sip.switchboard import Model, OutboundCall, Refused
+from tests.stories.test_baresip_calls import needs_baresip
+from tests.support.baresip_phone import BaresipPhone
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
 from tests.support.speaking import LOUD, SpeakingCall, SpeakingTarget, Voice, level
@@ -195,3 +199,57 @@ def test_where_the_worker_is_full_nobody_is_called(gateway: OwnGateway, person: 
             caller.info("application/dtmf", b"C")
             assert watch.look_until(lambda seen: "join failed 503" in seen.heard, lambda: None, 2.0)
             assert len(person.seen("INVITE")) == calls
+
+
+@pytest.mark.long
+def test_in_a_wideband_worker_they_hear_each_other_just_as_soon(person: SpeakingTarget) -> None:
+    trunks = {"pbx": {"server": f"127.0.0.1:{person.port}", "dial": "+"}}
+    with (
+        OwnGateway.start(calls=4, rtp_port=52_000, sip_wideband_calls=3, trunks=trunks) as wide,
+        RawCall(wide.uri),  # takes the narrowband place
+    ):
+        others = wide.names()
+        with wide.watch() as watch, SpeakingCall(wide.uri) as caller:
+            (call,) = set(wide.names()) - set(others)
+            join(wide, call, "listens")
+            wide.wait_for(lambda: "joined" in wide.kinds(call))
+            time.sleep(0.3)
+            began_ns = time.monotonic_ns()
+            person.voice.say(PERSON_HZ)
+            caller.voice.say(CALLER_HZ)
+            assert delay_ms(person.voice, caller.voice, PERSON_HZ) < 200
+            assert delay_ms(caller.voice, person.voice, CALLER_HZ) < 200
+            assert watch.look_until(lambda seen: strongest(seen, PERSON_HZ) > LOUD / 2, lambda: None, 3.0)
+            assert max(caller.voice.levels(CALLER_HZ, began_ns)) < LOUD / 20
+
+
+@pytest.mark.long
+@needs_baresip
+def test_a_phone_that_is_not_ours_joins_holds_and_comes_back(tmp_path: Path) -> None:
+    account = "<sip:person@127.0.0.1>;regint=0;audio_codecs=pcmu;answermode=auto"
+    with BaresipPhone.start(tmp_path / "phone", account) as phone:
+        trunks = {"pbx": {"server": f"127.0.0.1:{phone.port}", "dial": "person"}}
+        with (
+            OwnGateway.start(calls=3, rtp_port=54_000, trunks=trunks) as here,
+            SpeakingCall(here.uri) as caller,
+        ):
+            call = here.only_call()
+            wish = OutboundCall("person", "pbx", model="listens")
+            here.do(here.switchboard.join(call, wish))
+            here.wait_for(lambda: "joined" in here.kinds(call))
+            soon(lambda: loudness(caller.voice) > 500, "the phone's tones")
+            phone.do("hold")
+            soon(lambda: loudness(caller.voice) < 50, "silence: the model listens, the phone holds")
+            phone.do("resume")
+            soon(lambda: loudness(caller.voice) > 500, "the phone's tones again")
+            phone.do("hangup")
+            here.wait_for(lambda: "left" in here.kinds(call))
+            caller.voice.say(CALLER_HZ)
+            soon(lambda: caller.voice.hears(CALLER_HZ), "the model speaks again")
+            assert list(here.names()) == [call]
+
+
+def loudness(voice: Voice) -> float:
+    """Of the newest 200 ms."""
+    newest = [pcm for _, pcm in list(voice.heard)[-10:]]
+    return float(np.std(np.concatenate(newest))) if newest else 0.0

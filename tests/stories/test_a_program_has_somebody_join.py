@@ -21,7 +21,7 @@ from tests.stories.test_recordings import settings as recorded_in
 from tests.support.speaking import LOUD, SpeakingCall, SpeakingTarget, level
 
 __all__ = ["folder"]
-pytestmark = [pytest.mark.redis, pytest.mark.processes, pytest.mark.sip]
+pytestmark = [pytest.mark.redis, pytest.mark.processes, pytest.mark.sip, pytest.mark.long]
 CALLER_HZ, PERSON_HZ = 450.0, 1_150.0
 
 
