@@ -48,12 +48,13 @@ class Telephones:
         """Asked about a new call that would be taken here: caps of tenant and trunk."""
         self._retry_after_s = settings.retry_after_s
         self._spacing_ns = invite_spacing_ns
-        self._attached: dict[str, bool] = {}
+        self.attached: dict[str, bool] = {}
+        """Worker -> whether it has a model server."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a worker is there with a model server behind it; it may be full."""
-        return any(self._attached.values())
+        return any(self.attached.values())
 
     def drain(self) -> None:
         """Take no new calls."""
@@ -69,7 +70,7 @@ class Telephones:
             ready.worker, "127.0.0.1", ready.sip_port, ready.capacity, self._spacing_ns, wideband=wideband
         )
         self.edge.add_worker(address)
-        self._attached[ready.worker] = ready.attached
+        self.attached[ready.worker] = ready.attached
         self._sends[ready.worker] = send
         for call_id in ready.calls:
             self.edge.adopt_call(ready.worker, call_id)
@@ -86,13 +87,13 @@ class Telephones:
             case control.Measured():
                 pass  # the state of calls has it, where that is kept
             case control.Attachable(attached):
-                self._attached[worker] = attached
+                self.attached[worker] = attached
             case _:
                 raise ValueError(f"unexpected {message}")
 
     def lose(self, worker: str) -> int:
         """It is gone, with so many calls."""
-        self._attached.pop(worker, None)
+        self.attached.pop(worker, None)
         self._sends.pop(worker, None)
         self.switchboard.lose(worker)
         return len(self.edge.remove_worker(worker))

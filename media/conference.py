@@ -172,8 +172,10 @@ class Conference:
         return mix(self._frame, model, self._said_by_person).tobytes()
 
     def for_person(self) -> bytes:
-        """20 ms for the person's ear. The model's are those that the caller got last, once: while the caller holds,
-        the model says nothing to anybody."""
+        """20 ms for the person's ear; silence once it is closed. The model's are those that the caller got last,
+        once: while the caller holds, the model says nothing to anybody."""
+        if self.is_closed:
+            return bytes(2 * self._frame)
         model, self._said_by_model = self._said_by_model, None
         return mix(self._frame, self._said_by_caller, model).tobytes()
 

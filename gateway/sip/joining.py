@@ -95,6 +95,7 @@ class Guest:
                 person.look(reader), partial(person.next_frame, reader),
             )  # fmt: skip
         except Exception as wrong:
+            conference.close()  # nobody hears its last frame again and again
             self.wrong = wrong
             raise
 

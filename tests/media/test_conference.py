@@ -250,5 +250,6 @@ def test_once_closed_the_caller_hears_the_model_alone_and_the_rest_is_still_pull
     tick(conference, Line(*[steady(100)] * 4), Line(*[steady(2_000)] * 4))
     conference.close()
     assert conference.for_caller(steady(30).tobytes()) == steady(30).tobytes()
+    assert not ints(conference.for_person()).any()
     rest = conference.pull()
     assert rest is not None and rest[-1] == 2_100

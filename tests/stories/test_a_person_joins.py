@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from gateway.sip.switchboard import Model, OutboundCall, Refused
+from gateway.state.keys import name_of_telephone_call
 from tests.stories.test_baresip_calls import needs_baresip
 from tests.support.baresip_phone import BaresipPhone
 from tests.support.own_gateway import OwnGateway
@@ -204,13 +205,12 @@ def test_where_the_worker_is_full_nobody_is_called(gateway: OwnGateway, person: 
 @pytest.mark.long
 def test_in_a_wideband_worker_they_hear_each_other_just_as_soon(person: SpeakingTarget) -> None:
     trunks = {"pbx": {"server": f"127.0.0.1:{person.port}", "dial": "+"}}
-    with (
-        OwnGateway.start(calls=4, rtp_port=52_000, sip_wideband_calls=3, trunks=trunks) as wide,
-        RawCall(wide.uri),  # takes the narrowband place
-    ):
-        others = wide.names()
-        with wide.watch() as watch, SpeakingCall(wide.uri) as caller:
-            (call,) = set(wide.names()) - set(others)
+    with OwnGateway.start(calls=4, rtp_port=52_000, sip_wideband_calls=3, trunks=trunks) as wide:
+        attached = wide.gateway.telephones.attached
+        wide.wait_for(lambda: len(attached) == 2 and all(attached.values()), what="both workers")
+        with RawCall(wide.uri), wide.watch() as watch, SpeakingCall(wide.uri) as caller:
+            others, call = (name_of_telephone_call(call_id) for call_id in wide.gateway.telephones.edge.live)
+            assert others != call  # it has the narrowband place
             join(wide, call, "listens")
             wide.wait_for(lambda: "joined" in wide.kinds(call))
             time.sleep(0.3)

@@ -224,8 +224,9 @@ class Calls:
         self._telephone(asked, "nobody can join a browser's call")
         wish: shapes.JoinWish = asked.body
         switchboard, trunk = self._way_out(asked, wish.trunk)
+        tenant = self._own(asked).tenant or trunk.tenant  # the person's call is theirs whose call it joins
         out = OutboundCall(
-            wish.to, wish.trunk, wish.caller_id, wish.caller_name, tenant=asked.holder.tenant,
+            wish.to, wish.trunk, wish.caller_id, wish.caller_name, tenant=tenant,
             ring_s=float(wish.ring_s), answer_s=float(wish.answer_s), minutes=float(wish.minutes),
             model=wish.model,
         )  # fmt: skip
@@ -233,7 +234,7 @@ class Calls:
             call = await switchboard.join(asked.call, out)
         except Refused as wrong:
             raise _refused(wrong) from None
-        self._placing(call, asked.holder.tenant or trunk.tenant)
+        self._placing(call, tenant)
         return shapes.Placed(call, self._node)
 
     async def leave(self, asked: Asked) -> None:

@@ -96,7 +96,7 @@ class Pjmedia:
         other._make_room()
         return other
 
-    # -- in the thread that owns the library
+    # -- in the thread that owns the library; of a `twin`, in the clock's
 
     def get(self, port: int, stream: int, size: int) -> bytes | None:
         """The oldest packet of the stream, int16 [`size` / 2]; None where there should be some.
