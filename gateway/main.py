@@ -85,6 +85,7 @@ class Gateway:
             self.intercom, self._tasks.spawn, settings.moderation_options(), settings.moderation_do
         )
         self.events = self._tell_events()
+        self.switchboard.placing = self.placing
         self.draining = False
         self.http_port = 0
         door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)

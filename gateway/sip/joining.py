@@ -322,7 +322,7 @@ class Joining:
 
     def _tell_caller(self, guest: Guest, kind: control.ProgressKind, status: int, reason: str) -> None:
         if not guest.session.is_over:
-            self._progress(guest.session.name, kind, status, reason, guest.name)
+            self._progress(guest.asked.joins, kind, status, reason, guest.name)
 
     def _progress(
         self, call_id: str, kind: control.ProgressKind, status: int, reason: str = "", other: str = ""

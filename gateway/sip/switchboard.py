@@ -178,6 +178,8 @@ class Switchboard:
         """What they may cost."""
         self.tenant_of: Callable[[str], str] = lambda call: ""
         """Whose that call is."""
+        self.placing: Callable[[str, str], None] = lambda call, tenant: None
+        """Told of each call that the model wanted, and whose it is."""
         self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
         """Told of each call that was answered: Call-ID, worker, what was wished."""
         self._edge, self._trunks, self._targets, self._send = edge, trunks, targets, send
@@ -421,7 +423,9 @@ class Switchboard:
                 raise Refused(404, "no-such-target", f"{asked.target[:64]!r} is not among the joins")
             tenant = self.tenant_of(call)
             wish = OutboundCall(person.to, person.trunk, person.caller_id, tenant=tenant, model=person.model)
-            await self.join(call, wish, by_model=True)
+            self.placing(
+                await self.join(call, wish, by_model=True), tenant or self._trunk(person.trunk).tenant
+            )
         except Refused as refused:
             log.warning("nobody joins as the model asked", call=call, reason=refused.text)
             if refused.code != "no-room":  # which was told

@@ -302,8 +302,11 @@ def check_persons(persons: Mapping[str, Person], trunks: Mapping[str, Trunk]) ->
             raise ValueError(
                 f"joins.{name}: trunk {person.trunk} may not call {person.to!r}: add it to the trunk's dial"
             )
-        destination(trunk, person.to)
-        caller_uri(trunk, person.caller_id)
+        try:
+            destination(trunk, person.to)
+            caller_uri(trunk, person.caller_id)
+        except ValueError as wrong:
+            raise ValueError(f"joins.{name}: {wrong}") from None
 
 
 def check_targets(targets: dict[str, str]) -> None:

@@ -460,6 +460,8 @@ class Worker:
         if self._seconds % TELL_S == 0:
             for session in self._sessions.values():
                 self.link.tell(control.Measured(session.name, self._figures(session)))
+            for guest in self.joining:
+                self.link.tell(control.Measured(guest.name, guest.figures()))
 
     # -- what the main process says, and is told
 

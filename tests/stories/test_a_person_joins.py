@@ -113,7 +113,7 @@ def test_all_hear_each_other_and_nobody_himself(gateway: OwnGateway, person: Spe
 
 
 def test_the_model_is_heard_by_both(gateway: OwnGateway, person: SpeakingTarget) -> None:
-    with SpeakingCall(gateway.uri) as caller:
+    with gateway.watch() as watch, SpeakingCall(gateway.uri) as caller:
         call = gateway.only_call()
         join(gateway, call)
         gateway.wait_for(lambda: "joined" in gateway.kinds(call))
@@ -126,6 +126,13 @@ def test_the_model_is_heard_by_both(gateway: OwnGateway, person: SpeakingTarget)
         # on hold the caller hears nothing, and is not heard
         assert caller.negotiate("sendonly") == 200
         soon(lambda: max(person.voice.levels(CALLER_HZ)[-10:]) < LOUD / 20, "the caller is not heard")
+        watch.look()
+        watch.sound.clear()
+        only_person = watch.look_until(
+            lambda seen: strongest(seen, PERSON_HZ) > LOUD / 2 and strongest(seen, CALLER_HZ) < LOUD / 20,
+            lambda: None, 2.0,
+        )  # fmt: skip
+        assert only_person, "the model hears who has not gone"
         assert caller.negotiate("sendrecv") == 200
         soon(lambda: person.voice.hears(CALLER_HZ) and caller.voice.hears(PERSON_HZ), "all are back")
 
