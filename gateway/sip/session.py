@@ -91,8 +91,8 @@ class Session:
         """The person who has joined, or is being called for it."""
         self._conference: Conference | None = None
         self._joined_line = Line(0.0, 0, 0)
-        self._lost_before = 0
-        """Packets that were lost while a person had joined: `media.conference` made up for them."""
+        self._line_before: Line | None = None
+        """Packets that were lost or late while a person had joined: `media.conference` made up for them."""
         self._ask_transfer, self._ask_join, self._dtmf_out = ask_transfer, ask_join, dtmf_out
         self._presses = Presses()
         self._going_out: deque[tuple[int, str]] = deque(maxlen=4 * MOST_DIGITS)
@@ -130,12 +130,13 @@ class Session:
 
     def line(self) -> Line:
         """`media.chunker.Store`."""
-        line = self.call.line()
-        if self._conference is not None:  # which is on our clock
-            return Line(0.0, self._joined_line.lost_packets, line.late_packets)
-        return (
-            line._replace(lost_packets=line.lost_packets - self._lost_before) if self._lost_before else line
-        )
+        if self._conference is not None and not self._conference.is_closed:  # which is on our clock
+            return self._joined_line
+        line, before = self.call.line(), self._line_before
+        if before is None:
+            return line
+        lost, late = line.lost_packets - before.lost_packets, line.late_packets - before.late_packets
+        return Line(line.jitter_ms, lost, late)
 
     def pull(self) -> PCM | None:
         """`media.chunker.Store`, after `look` has found something."""
@@ -150,9 +151,12 @@ class Session:
 
     def join(self, rate_hz: int) -> Conference:
         """From now on the caller's line is the conference's: what waits in it goes along."""
-        line, waiting = self.line(), self.call.look() or 0
-        self._joined_line = line
-        frames = [self.call.next_frame() for _ in range(waiting // FRAME_MS)]
+        line, waiting, former = self.line(), self.call.look() or 0, self._conference
+        self._joined_line = Line(0.0, line.lost_packets, line.late_packets)
+        frames: list[PCM | None] = []
+        while former is not None and former.waiting_ms:  # of somebody who has just left
+            frames.append(former.pull())
+        frames += [self.call.next_frame() for _ in range(waiting // FRAME_MS)]
         self._conference = Conference(rate_hz, frames)
         return self._conference
 
@@ -160,7 +164,9 @@ class Session:
         """The line is the caller's alone again; what waits in the conference is heard before it."""
         if self._conference is not None:
             self._conference.close()
-            self._lost_before = self.call.line().lost_packets - self._joined_line.lost_packets
+            line, joined = self.call.line(), self._joined_line
+            lost, late = line.lost_packets - joined.lost_packets, line.late_packets - joined.late_packets
+            self._line_before = Line(0.0, lost, late)
 
     def _look_at(self, conference: Conference) -> int | None:
         if not conference.is_closed:
