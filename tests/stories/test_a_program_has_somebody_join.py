@@ -91,3 +91,39 @@ def test_a_person_joins_by_the_api_and_leaves_by_it(folder: Any, tmp_path: Path)
         server.check_that_all_ends()
     finally:
         server.stop()
+
+
+def test_the_main_process_dies_and_the_three_go_on(folder: Any) -> None:
+    server = StateServer(first_program(), folder)
+    try:
+        server.start()
+        with SpeakingTarget() as person:
+            trunk = {"server": f"127.0.0.1:{person.port}", "dial": "+"}
+            settings = {"redis": server.url, "trunks": json.dumps({"pbx": trunk})}
+            wish = GatewayWish(calls=2, settings=settings, ready_timeout_s=60.0)
+            with GatewayUnderTest.start(wish) as gateway, SpeakingCall(gateway.uri) as caller:
+                until(lambda: ask(gateway, "GET", "/calls")[1]["calls"])
+                name = ask(gateway, "GET", "/calls")[1]["calls"][0]["id"]
+                wanted = {"to": "+1", "trunk": "pbx", "model": "listens"}
+                status, placed = ask(gateway, "POST", f"/calls/{name}/join", wanted)
+                assert status == 202, placed
+                until(lambda: ask(gateway, "GET", f"/calls/{placed['id']}")[0] == 200)
+                caller.voice.say(CALLER_HZ)
+                person.voice.say(PERSON_HZ)
+                until(lambda: person.voice.hears(CALLER_HZ) and caller.voice.hears(PERSON_HZ))
+                began_ns = time.monotonic_ns()
+                victim = gateway.only("gateway")
+                victim.kill()
+                gateway.successor(victim)
+                gateway.wait_for(lambda m: m.get("microturn_edge_calls_adopted_total") == 2, 20.0)
+                heard = (caller.voice.levels(PERSON_HZ, began_ns), person.voice.levels(CALLER_HZ, began_ns))
+                assert all(min(levels) > LOUD / 2 for levels in heard), "a gap"
+                assert ask(gateway, "POST", f"/calls/{name}/join", wanted)[0] in (409, 503)
+                person.hang_up()
+                until(lambda: caller.voice.hears(CALLER_HZ), 10.0)  # the model speaks again
+                until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
+                (cdr,) = ask(gateway, "GET", "/cdrs")[1]["cdrs"]
+                assert (cdr["call"], cdr["joined"], cdr["cause"]) == (placed["id"], name, "caller")
+        server.check_that_all_ends()
+    finally:
+        server.stop()
