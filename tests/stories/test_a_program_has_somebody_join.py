@@ -119,11 +119,13 @@ def test_the_main_process_dies_and_the_three_go_on(folder: Any) -> None:
                 heard = (caller.voice.levels(PERSON_HZ, began_ns), person.voice.levels(CALLER_HZ, began_ns))
                 assert all(min(levels) > LOUD / 2 for levels in heard), "a gap"
                 assert ask(gateway, "POST", f"/calls/{name}/join", wanted)[0] in (409, 503)
-                person.hang_up()
+                byes = len(person.seen("BYE"))
+                assert ask(gateway, "DELETE", f"/calls/{name}/join")[0] == 204
+                until(lambda: len(person.seen("BYE")) > byes)
                 until(lambda: caller.voice.hears(CALLER_HZ), 10.0)  # the model speaks again
                 until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
                 (cdr,) = ask(gateway, "GET", "/cdrs")[1]["cdrs"]
-                assert (cdr["call"], cdr["joined"], cdr["cause"]) == (placed["id"], name, "caller")
+                assert (cdr["call"], cdr["joined"], cdr["cause"]) == (placed["id"], name, "api")
         server.check_that_all_ends()
     finally:
         server.stop()
