@@ -193,7 +193,7 @@ class GatewaySettings(
         self.make_rules()
         self.check_state()
         self.check_background()
-        self.check_transfers()
+        self.check_transfers(self.trunks)
         self.check_stir(self.trunks, self.rules)
         if 0 < self.sip_session_expires_s < LEAST_SESSION_S:
             raise ValueError(

@@ -5,7 +5,7 @@ A unix SOCK_SEQPACKET connection that the worker opens and, after a restart of t
 for them belong.
 
     SIP worker      Ready, CallEnded, Attachable, Report, Answered, Progress, TransferAsked
-                                                             <-  Dial, HangUp, Refer, Drain
+                    JoinAsked                                <-  Dial, HangUp, Refer, Leave, JoinRefused, Drain
     WebRTC worker   WebrtcReady, CallEnded, Attachable, Report, Answered
                     Still                                    <-  Offer, Candidates, IceRestart, HangUp, Drain, Look
     both            Said, Delegated, Withdrawn               <-  TaskNews
@@ -13,7 +13,7 @@ for them belong.
                     PolicyMet
                     Done                                     <-  Command
 
-Each of Offer, Candidates, IceRestart, HangUp, Dial and Refer is answered by one `Answered` of the same id,
+Each of Offer, Candidates, IceRestart, HangUp, Dial, Refer and Leave is answered by one `Answered` of the same id,
 which the main process chose (0: nobody waits for it), each Command by one `Done`.
 A browser call's name is the main process's as well; its media and its resume token are the worker's alone.
 """
@@ -184,6 +184,13 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     most_s: float = 0.0
     """It is ended so long after its answer; 0 is never."""
     tenant: str = ""
+    joins: str = ""
+    """Call-ID of a call of this worker's: who answers joins its caller and the model, and has no model of its own.
+    `Answered`: 404 no such call, 409 not now."""
+    model: Literal["speaks", "listens"] = "speaks"
+    """What it does while the person is there."""
+    by_model: bool = False
+    """The model wanted it, and is told if it fails."""
 
 
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -197,14 +204,43 @@ class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Name of the call's transcript for whoever gets the caller."""
 
 
-class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """SIP worker: of a call that it began (`ringing`, `answered`, `failed`), or that is handed to somebody
-    (`transferred`, `transfer-failed`)."""
+class Leave(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: whoever has joined that call, or is called for it, is hung up. `Answered`: 200, 404 no such call, 409
+    nobody has joined."""
+
+    id: int
+    call: str
+
+
+class JoinAsked(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """SIP worker: the model wants one of the configured persons to join. A `Dial` or a `JoinRefused` follows."""
 
     call_id: str
-    kind: Literal["ringing", "answered", "failed", "transferred", "transfer-failed"]
+    target: str
+
+
+class JoinRefused(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: nobody is called as the model wished; the status is HTTP's."""
+
+    call: str
+    status: int
+
+
+ProgressKind = Literal[
+    "ringing", "answered", "failed", "transferred", "transfer-failed", "joined", "left", "join-failed"
+]
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """SIP worker: of a call that it began (`ringing`, `answered`, `failed`), or that is handed to somebody
+    (`transferred`, `transfer-failed`), or that a person joins (`joined`, `left`, `join-failed`)."""
+
+    call_id: str
+    kind: ProgressKind
     status: int = 0
     reason: str = ""
+    other: str = ""
+    """Call-ID of the person's call."""
 
 
 class TransferAsked(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -336,7 +372,7 @@ class Done(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 TaskMessage = Said | Delegated | Withdrawn | Still
-SipMessage = Progress | TransferAsked
+SipMessage = Progress | TransferAsked | JoinAsked
 RecordingMessage = RecordingTold | Announced | PolicyMet
 WorkerMessage = (
     Ready
@@ -352,8 +388,8 @@ WorkerMessage = (
     | RecordingMessage
 )
 WebrtcRequest = Offer | Candidates | IceRestart | HangUp
-SipRequest = Dial | HangUp | Refer
-MainMessage = Drain | WebrtcRequest | SipRequest | TaskNews | Look | Command
+SipRequest = Dial | HangUp | Refer | Leave
+MainMessage = Drain | WebrtcRequest | SipRequest | JoinRefused | TaskNews | Look | Command
 
 encode = msgspec.json.encode
 decode_worker = msgspec.json.Decoder(WorkerMessage).decode

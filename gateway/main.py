@@ -69,13 +69,14 @@ class Gateway:
         self._keeper = self._keep_recordings()
         self.telephones = Telephones(
             self._edge_settings(), library.invite_spacing_ns, settings.trunks, settings.transfers,
-            SRTP.index(settings.srtp), settings.rtp_source,
+            SRTP.index(settings.srtp), settings.rtp_source, settings.joins,
         )  # fmt: skip
         self.telephones.switchboard.records = self._recording is not None
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
         if self.sessions is not None:
+            self.telephones.switchboard.tenant_of = self.sessions.tenant_of
             self.recordings.announced.append(self.sessions.announced)
             self.recordings.watchers.append(self._note_recording)
         self.office = Office(settings, self.sessions)
@@ -84,6 +85,7 @@ class Gateway:
             self.intercom, self._tasks.spawn, settings.moderation_options(), settings.moderation_do
         )
         self.events = self._tell_events()
+        self.switchboard.placing = self.placing
         self.draining = False
         self.http_port = 0
         door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)

@@ -12,7 +12,7 @@ from gateway.sip.header import Header
 from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Request
 from gateway.sip.switchboard import Switchboard
-from gateway.sip.trunks import Trunk
+from gateway.sip.trunks import Person, Trunk
 
 
 class Telephones:
@@ -26,12 +26,20 @@ class Telephones:
         targets: Mapping[str, str] | None = None,
         srtp: int = 0,
         rtp_source: Literal["learn", "lock", "sdp"] = "learn",
+        persons: Mapping[str, Person] | None = None,
     ) -> None:
-        """`trunks` and `targets` are those of calls that we place, and of callers whom we hand to a person."""
+        """`trunks` and `targets` are those of calls that we place, and of callers whom we hand to a person;
+        `persons` those who may join one."""
         self.edge = Edge(settings, admit=self._admit)
         self._sends: dict[str, Callable[[bytes], object]] = {}
         self.switchboard = Switchboard(
-            self.edge, trunks or {}, targets or {}, self._sends.get, srtp, rtp_source=rtp_source
+            self.edge,
+            trunks or {},
+            targets or {},
+            self._sends.get,
+            srtp,
+            rtp_source=rtp_source,
+            persons=persons,
         )
         """What may be asked of calls."""
         self.switchboard.is_ready = lambda: self.is_ready and not self.draining
@@ -40,12 +48,13 @@ class Telephones:
         """Asked about a new call that would be taken here: caps of tenant and trunk."""
         self._retry_after_s = settings.retry_after_s
         self._spacing_ns = invite_spacing_ns
-        self._attached: dict[str, bool] = {}
+        self.attached: dict[str, bool] = {}
+        """Worker -> whether it has a model server."""
 
     @property
     def is_ready(self) -> bool:
         """Whether a worker is there with a model server behind it; it may be full."""
-        return any(self._attached.values())
+        return any(self.attached.values())
 
     def drain(self) -> None:
         """Take no new calls."""
@@ -61,7 +70,7 @@ class Telephones:
             ready.worker, "127.0.0.1", ready.sip_port, ready.capacity, self._spacing_ns, wideband=wideband
         )
         self.edge.add_worker(address)
-        self._attached[ready.worker] = ready.attached
+        self.attached[ready.worker] = ready.attached
         self._sends[ready.worker] = send
         for call_id in ready.calls:
             self.edge.adopt_call(ready.worker, call_id)
@@ -73,18 +82,18 @@ class Telephones:
             case control.CallEnded(call_id):
                 self.edge.call_ended(call_id)
                 self.switchboard.over(call_id)
-            case control.Answered() | control.Progress() | control.TransferAsked():
+            case control.Answered() | control.Progress() | control.TransferAsked() | control.JoinAsked():
                 self.switchboard.hear(worker, message)
             case control.Measured():
                 pass  # the state of calls has it, where that is kept
             case control.Attachable(attached):
-                self._attached[worker] = attached
+                self.attached[worker] = attached
             case _:
                 raise ValueError(f"unexpected {message}")
 
     def lose(self, worker: str) -> int:
         """It is gone, with so many calls."""
-        self._attached.pop(worker, None)
+        self.attached.pop(worker, None)
         self._sends.pop(worker, None)
         self.switchboard.lose(worker)
         return len(self.edge.remove_worker(worker))

@@ -48,6 +48,7 @@ PUBLIC: Final = (
     "number",
     "recording",
     "attestation",
+    "joined",
 )
 """Of a session: not what a resume token is checked against, nor its worker."""
 
@@ -220,7 +221,7 @@ def _lost(session: Session, now_ms: int) -> Cdr:
     return Cdr(
         session.call, session.door, session.node, session.began_ms, session.persona, session.tenant,
         session.trunk, ended_ms=now_ms, reason="lost", recording=session.recording, placed=session.placed,
-        attestation=session.attestation,
+        attestation=session.attestation, joined=session.joined,
     )  # fmt: skip
 
 

@@ -28,6 +28,7 @@ PLACED: Final[dict[str, Kind]] = {
     "ringing": "call.ringing", "failed": "call.failed",
     "transferring": "call.transferring", "transferred": "call.transferred",
     "transfer-failed": "call.transfer-failed",
+    "joined": "call.joined", "left": "call.left", "join-failed": "call.join-failed",
 }  # fmt: skip
 """Of those that the sessions do not tell."""
 RECORDED: Final[dict[str, Kind]] = {
@@ -79,6 +80,7 @@ class EventOffice:
         if session is None:  # nobody has answered yet
             session = self._unanswered(event.call, tenant)
         told = {"status": event.status, "reason": event.reason, "why": event.why, "target": event.target}
+        told["person"] = event.person
         self._number += 1
         what = f"{self._born} {self._number}"
         self.desk.noted(session, kind, {name: value for name, value in told.items() if value}, what)

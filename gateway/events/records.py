@@ -13,7 +13,8 @@ import msgspec
 
 Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
-    "call.transferred", "call.transfer-failed", "call.safety", "call.transcript", "task.asked", "task.done",
+    "call.transferred", "call.transfer-failed", "call.joined", "call.left", "call.join-failed",
+    "call.safety", "call.transcript", "task.asked", "task.done",
     "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
     "recording.ended", "spend.reached",
 ]  # fmt: skip
@@ -22,7 +23,8 @@ DETAILS: Final = ("call.transcript",)
 """The first that are given up where there is no room."""
 WITHOUT_WORDS: Final[tuple[Kind, ...]] = (
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
-    "call.transferred", "call.transfer-failed", "call.safety", "recording.began", "recording.paused",
+    "call.transferred", "call.transfer-failed", "call.joined", "call.left", "call.join-failed",
+    "call.safety", "recording.began", "recording.paused",
     "recording.resumed", "recording.ended", "spend.reached",
 )  # fmt: skip
 """Those that have nothing of what was said."""

@@ -237,9 +237,14 @@ class Edge:
         """
         return self._running.adopt_call(worker_name, call_id.encode(), flow, time.monotonic_ns())
 
-    def issue(self, target: Target, caller: bytes, trunk: str) -> Ticket | None:
-        """A ticket for a call of ours to `target`; None without room, or while draining."""
-        return self._running.issue(target, caller, trunk, time.monotonic_ns())
+    def room_at(self, worker: str) -> int:
+        """Calls that this one would take now."""
+        return self._running.workers.room_at(worker)
+
+    def issue(self, target: Target, caller: bytes, trunk: str, worker: str = "") -> Ticket | None:
+        """A ticket for a call of ours to `target`, of any worker or of that one; None without room, or while
+        draining."""
+        return self._running.issue(target, caller, trunk, time.monotonic_ns(), worker)
 
     def revoke(self, ticket: Ticket) -> None:
         """Nobody dials with it."""

@@ -90,13 +90,20 @@ class Workers:
         """Calls that fit beside the present ones."""
         return sum(max(0, w.address.capacity - w.load) for w in self._by_name.values())
 
-    def pick(self, now_ns: int, wideband: bool = False) -> Worker | None:
+    def room_at(self, name: str) -> int:
+        """Calls that fit into that one beside the present ones; of one that is gone none."""
+        worker = self._by_name.get(name)
+        return max(0, worker.address.capacity - worker.load) if worker is not None else 0
+
+    def pick(self, now_ns: int, wideband: bool = False, only: str = "") -> Worker | None:
         """Worker with room and ready for an INVITE now: of the wanted band first, then the least loaded
-        (in parts of its capacity)."""
+        (in parts of its capacity); or that one, `only`."""
         able = [
             worker
             for worker in self._by_name.values()
-            if worker.load < worker.address.capacity and worker.next_invite_ns <= now_ns
+            if worker.load < worker.address.capacity
+            and worker.next_invite_ns <= now_ns
+            and only in ("", worker.address.name)
         ]
         return min(
             able,

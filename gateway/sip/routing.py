@@ -166,11 +166,13 @@ class Router:
         self._admission.decide(call_id, refusal, now_ns)
         return self._outbox.take()
 
-    def issue(self, target: Target, caller: bytes, trunk: str, now_ns: int) -> Ticket | None:
-        """A ticket for a call of ours, for the emptiest worker; None without room."""
+    def issue(
+        self, target: Target, caller: bytes, trunk: str, now_ns: int, worker_name: str = ""
+    ) -> Ticket | None:
+        """A ticket for a call of ours, for the emptiest worker, or for that one; None without room."""
         if self._admission.draining or self._calls.full:
             return None
-        worker = self.workers.pick(now_ns)
+        worker = self.workers.pick(now_ns, only=worker_name)
         if (
             worker is None
             or worker.load + self.tickets.held_for(worker.address.name, now_ns) >= worker.address.capacity

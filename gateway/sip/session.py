@@ -6,6 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -16,9 +17,13 @@ from gateway.sip.pj import SipCall
 from gateway.turns import Pulls
 from media.chunk import PCM, Chunk, Reply, VideoFrame
 from media.chunker import Chunker, Line
+from media.conference import Conference
 from media.keys import DIGITS, MOST_DIGITS, Mouth, Presses
 from media.leg import SLEPT_FRAMES, Leg
-from media.timebase import FRAME_NS, NS_PER_MS
+from media.timebase import FRAME_MS, FRAME_NS, NS_PER_MS
+
+if TYPE_CHECKING:
+    from gateway.sip.joining import Guest
 
 log = structlog.get_logger()
 
@@ -47,6 +52,8 @@ class Counters:
     keys_heard: int = 0
     keys_pressed: int = 0
     keys_unsent: int = 0
+    persons_joined: int = 0
+    joins_failed: int = 0
 
 
 class Session:
@@ -64,8 +71,9 @@ class Session:
         tell: Tell = lambda message: None,
         ask_transfer: Callable[[Session, str], None] = lambda session, target: None,
         dtmf_out: str = "auto",
+        ask_join: Callable[[Session, str], None] = lambda session, target: None,
     ) -> None:
-        """`tell` is the line to the main process, `ask_transfer` what the model's wish comes to."""
+        """`tell` is the line to the main process, `ask_transfer` and `ask_join` what the model's wish comes to."""
         self.call, self.persona = call, persona
         self.placed = False
         """We called."""
@@ -79,7 +87,13 @@ class Session:
         """Whom we call was heard to be called."""
         self.gave_up: tuple[int, str] | None = None
         """Status and reason, where we gave a call of ours up."""
-        self._ask_transfer, self._dtmf_out = ask_transfer, dtmf_out
+        self.guest: Guest | None = None
+        """The person who has joined, or is being called for it."""
+        self._conference: Conference | None = None
+        self._joined_line = Line(0.0, 0, 0)
+        self._line_before: Line | None = None
+        """Packets that were lost or late while a person had joined: `media.conference` made up for them."""
+        self._ask_transfer, self._ask_join, self._dtmf_out = ask_transfer, ask_join, dtmf_out
         self._presses = Presses()
         self._going_out: deque[tuple[int, str]] = deque(maxlen=4 * MOST_DIGITS)
         """Keys that the peer has not got yet, and when it will have."""
@@ -110,16 +124,58 @@ class Session:
 
     def look(self) -> int | None:
         """`media.chunker.Store`: of the call that carries it now."""
+        if self._conference is not None:
+            return self._look_at(self._conference)
         return None if self.call.over else self.call.look()
 
     def line(self) -> Line:
         """`media.chunker.Store`."""
-        return self.call.line()
+        if self._conference is not None and not self._conference.is_closed:  # which is on our clock
+            return self._joined_line
+        line, before = self.call.line(), self._line_before
+        if before is None:
+            return line
+        lost, late = line.lost_packets - before.lost_packets, line.late_packets - before.late_packets
+        return Line(line.jitter_ms, lost, late)
 
     def pull(self) -> PCM | None:
         """`media.chunker.Store`, after `look` has found something."""
+        if self._conference is not None:
+            if self._conference.waiting_ms or not self._conference.is_closed:
+                return self._conference.pull()
+            self._conference = None
         assert self.call.stream is not None, "no stream"
         return self.call.stream.pull()
+
+    # -- a person who has joined
+
+    def join(self, rate_hz: int) -> Conference:
+        """From now on the caller's line is the conference's: what waits in it goes along."""
+        line, waiting, former = self.line(), self.call.look() or 0, self._conference
+        self._joined_line = Line(0.0, line.lost_packets, line.late_packets)
+        frames: list[PCM | None] = []
+        while former is not None and former.waiting_ms:  # of somebody who has just left
+            frames.append(former.pull())
+        frames += [self.call.next_frame() for _ in range(waiting // FRAME_MS)]
+        self._conference = Conference(rate_hz, frames)
+        return self._conference
+
+    def part(self) -> None:
+        """The line is the caller's alone again; what waits in the conference is heard before it."""
+        if self._conference is not None:
+            self._conference.close()
+            line, joined = self.call.line(), self._joined_line
+            lost, late = line.lost_packets - joined.lost_packets, line.late_packets - joined.late_packets
+            self._line_before = Line(0.0, lost, late)
+
+    def _look_at(self, conference: Conference) -> int | None:
+        if not conference.is_closed:
+            return conference.waiting_ms
+        behind = None if self.call.over else self.call.look()
+        if not conference.waiting_ms:
+            self._conference = None
+            return behind
+        return conference.waiting_ms + (behind or 0)
 
     def pulls(self) -> Pulls | None:
         """Of the library's clock thread; None until our announcements are over."""
@@ -145,7 +201,8 @@ class Session:
             frame = self.leg.playout.next_frame - 1
             due = (ear.last_pull_ns - ear.first_pull_ns) // FRAME_NS
             tape.hear(frame if due - frame < SLEPT_FRAMES else due, sound)  # as `Leg.catch_up` will have it
-        return sound
+        conference = self._conference
+        return sound if conference is None else conference.for_caller(sound)
 
     def first_pull_ns(self) -> int:
         """Of its ear; 0 is not yet."""
@@ -161,6 +218,8 @@ class Session:
                 self.press(value)
             elif action == "transfer":
                 self._ask_transfer(self, value)
+            elif action == "join":
+                self._ask_join(self, value)
             elif action == ACTION and self.recording is not None:
                 self.recording.act(value)
             else:

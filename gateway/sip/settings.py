@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings
 from gateway.rules import Rule
 from gateway.sip.guard import SCANNERS, check_pattern
 from gateway.sip.targets import Targets
-from gateway.sip.trunks import Trunk, check_targets
+from gateway.sip.trunks import Person, Trunk, check_persons, check_targets
 from gateway.sources import Networks
 from gateway.words import Words, words
 
@@ -164,9 +164,15 @@ class TransferSettings(BaseSettings):
         description="people whom the model or the API may hand a caller to (REFER): name = address, such as "
         'sales = "sip:200@pbx.example.net"',
     )
+    joins: dict[str, Person] = Field(
+        default_factory=dict,
+        description="people whom the model may have join it and its caller: name = { to, trunk }, and model = "
+        '"listens" where it is to be silent meanwhile',
+    )
     transfer_words: Literal["on", "off"] = Field(
         "on",
-        description="whether whoever gets a caller is sent the end of the conversation, or its reference alone",
+        description="whether whoever gets a caller, or joins one, is sent the end of the conversation, or its "
+        "reference alone",
     )
 
     @field_validator("refer_targets", mode="before")
@@ -179,8 +185,9 @@ class TransferSettings(BaseSettings):
         """Whom callers may be transferred to: nobody unless `refer` says so."""
         return self.refer_targets if self.refer == "accept" else ()
 
-    def check_transfers(self) -> None:
+    def check_transfers(self, trunks: Mapping[str, Trunk]) -> None:
         """`ValueError` in words for the operator."""
+        check_persons(self.joins, trunks)
         try:
             Targets(self.refer_targets)
         except ValueError as wrong:

@@ -3,6 +3,7 @@ person. The HTTP API is one of those who ask.
 
     originate -> a ticket of the edge -> `control.Dial` -> worker --INVITE ticket--> edge --INVITE target--> trunk
     transfer  -> `control.Refer` -> worker --REFER--> edge --REFER--> peer;  its NOTIFYs -> `control.Progress`
+    join      -> as `originate`, of the caller's worker alone: who answers there joins the caller and the model
 
 Nobody waits here for a person: `originate` and `transfer` return when the request is on its way, what becomes of it
 comes as a `CallEvent`, in order, to everyone in `watchers`.
@@ -11,6 +12,7 @@ comes as a `CallEvent`, in order, to everyone in `watchers`.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from gateway.sip.edge import Edge
     from gateway.sip.targets import Target
     from gateway.sip.tickets import Ticket
+    from gateway.sip.trunks import Person
 
 log = structlog.get_logger()
 
@@ -47,8 +50,12 @@ Why = Literal[
 ]  # fmt: skip
 """Why nobody answered, in a word that programs may go by."""
 Kind = Literal[
-    "dialled", "ringing", "answered", "failed", "ended", "transferring", "transferred", "transfer-failed"
-]
+    "dialled", "ringing", "answered", "failed", "ended", "transferring", "transferred", "transfer-failed",
+    "joined", "left", "join-failed",
+]  # fmt: skip
+
+
+Model = Literal["speaks", "listens"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,10 @@ class OutboundCall:
     recording: bool = False
     minutes: float = 0.0
     """It is ended after so long, or what its trunk allows where that is less; 0 is as its trunk has it."""
+    joins: str = ""
+    """Name of the call whose caller and model whoever answers joins."""
+    model: Model = "speaks"
+    """What it does meanwhile."""
 
     def __post_init__(self) -> None:
         for name in ("ring_s", "answer_s"):
@@ -91,9 +102,11 @@ class CallEvent:
     status: int = 0
     reason: str = ""
     why: Why | Literal[""] = ""
-    """Of `failed` and `transfer-failed`."""
+    """Of `failed`, `transfer-failed` and `join-failed`."""
     target: str = ""
     """Of a transfer: the name of whom the caller is handed to."""
+    person: str = ""
+    """Of `joined`, `left` and `join-failed`: the name of the person's call, where there was one."""
 
 
 class Refused(Exception):
@@ -149,9 +162,11 @@ class Switchboard:
         srtp: int = 0,
         answer_s: float = ANSWER_S,
         rtp_source: Literal["learn", "lock", "sdp"] = "learn",
+        persons: Mapping[str, Person] | None = None,
     ) -> None:
-        """`targets` are whom callers may be handed to, by name: `transfers` of the settings. `srtp` is that of
-        calls whose trunk does not say: 0 off, 1 optional, 2 required, as `rtp_source` is."""
+        """`targets` are whom callers may be handed to, by name: `transfers` of the settings; `persons` those whom
+        the model may have join: `joins`. `srtp` is that of calls whose trunk does not say: 0 off, 1 optional, 2
+        required, as `rtp_source` is."""
         self.watchers: list[Watcher] = []
         self.is_ready: Callable[[], bool] = lambda: True
         """Whether there is a model server, and no draining."""
@@ -161,10 +176,16 @@ class Switchboard:
         """Whether tenants and trunks may have another call."""
         self.spending: Spending | None = None
         """What they may cost."""
+        self.tenant_of: Callable[[str], str] = lambda call: ""
+        """Whose that call is."""
+        self.placing: Callable[[str, str], None] = lambda call, tenant: None
+        """Told of each call that the model wanted, and whose it is."""
         self.began: Callable[[str, str, OutboundCall], None] = lambda call_id, worker, wish: None
         """Told of each call that was answered: Call-ID, worker, what was wished."""
         self._edge, self._trunks, self._targets, self._send = edge, trunks, targets, send
-        self._srtp, self._rtp_source = srtp, rtp_source
+        self._srtp, self._rtp_source, self._persons = srtp, rtp_source, persons or {}
+        self._joining: set[asyncio.Task[None]] = set()
+        """What models have asked for; bounded by their calls, each with one."""
         self._answer_s = answer_s
         self._out: dict[int, _Out] = {}
         self._last_id = 0
@@ -180,6 +201,33 @@ class Switchboard:
     async def originate(self, wish: OutboundCall) -> str:
         """The call's name; `CallEvent`s follow: `ringing`, then `answered` or `failed`, at last `ended`. Raises
         `Refused`."""
+        return await self._place(wish)
+
+    async def join(self, call: str, wish: OutboundCall, *, by_model: bool = False) -> str:
+        """Call somebody who is to join the caller and the model of `call`: the name of that person's call, of which
+        events follow as of any call of ours. Of `call` itself `joined`, and `left` at last, or `join-failed`, with
+        which it goes on as before. Raises `Refused`."""
+        worker, call_id = self._find(call)
+        name = name_of_telephone_call(call_id)
+        if any(other.joins == name for _, other in self._wishes.values()):
+            raise Refused(409, "joined", "somebody has joined, or is being called: one a call")
+        wish = dataclasses.replace(wish, joins=name, recording=False)
+        try:
+            return await self._place(wish, worker, call_id, by_model=by_model)
+        except Refused as refused:
+            if refused.code == "no-room":
+                self._tell(call_id, "join-failed", refused.status, refused.text, why="no-room")
+            raise
+
+    async def leave(self, call: str) -> None:
+        """Who has joined that call, or is called for it, is hung up. Raises `Refused`."""
+        worker, call_id = self._find(call)
+        await self._ask(worker, control.Leave(0, call_id))
+
+    async def _place(
+        self, wish: OutboundCall, worker: str = "", joins: str = "", *, by_model: bool = False
+    ) -> str:
+        """Of any worker, or of that one, whose call of this Call-ID it `joins`."""
         trunk = self._trunk(wish.trunk)
         try:
             target = destination(trunk, wish.to)
@@ -211,15 +259,17 @@ class Switchboard:
             if self.spending is not None:
                 minutes = self.spending.minutes(wish)
                 await self.spending.reserve(wish, permit)
-            ticket = await self._ticket(target, caller, wish.trunk)
+            ticket = await self._ticket(target, caller, wish.trunk, worker)
             if ticket is None:
-                raise Refused(503, "no-room", "all workers are full")
+                told = "the process with this call is full" if worker else "all workers are full"
+                raise Refused(503, "no-room", told)
         except BaseException:
             self._not_placed(permit)
             raise
         dial = control.Dial(
             0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
             wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes, wish.tenant or trunk.tenant,
+            joins, wish.model, by_model,
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish, permit)
@@ -261,7 +311,7 @@ class Switchboard:
 
     # -- of the workers
 
-    def hear(self, worker: str, message: control.Answered | control.Progress | control.TransferAsked) -> None:
+    def hear(self, worker: str, message: control.Answered | control.SipMessage) -> None:
         """What a SIP worker says of what it was asked."""
         match message:
             case control.Answered():
@@ -270,6 +320,10 @@ class Switchboard:
                 self._progress(message)
             case control.TransferAsked():
                 self._asked_by_model(worker, message)
+            case control.JoinAsked():
+                task = asyncio.get_running_loop().create_task(self._join_for_model(worker, message))
+                self._joining.add(task)
+                task.add_done_callback(self._joining.discard)
 
     def over(self, call_id: str) -> None:
         """A worker says that a call is over."""
@@ -329,6 +383,10 @@ class Switchboard:
             self._joins.pop(told.call_id, None)
             why = why_of(told.status, told.reason)
             self._tell(told.call_id, "transfer-failed", told.status, told.reason, why, target)
+        elif told.kind in ("joined", "left", "join-failed"):
+            person = name_of_telephone_call(told.other)
+            said = why_of(told.status, told.reason) if told.kind == "join-failed" else ""
+            self._tell(told.call_id, told.kind, told.status, told.reason, said, person=person)
         elif told.kind == "answered":
             self._tell(told.call_id, "answered", told.status)
             known = self._wishes.get(told.call_id)
@@ -355,11 +413,33 @@ class Switchboard:
             control.encode(control.Refer(0, asked.call_id, uri or "", name_of_telephone_call(asked.call_id)))
         )
 
-    async def _ticket(self, target: Target, caller: bytes, trunk: str) -> Ticket | None:
+    async def _join_for_model(self, worker: str, asked: control.JoinAsked) -> None:
+        """The model wants a person to join: the same path, and it hears what came of it."""
+        name = asked.target or (next(iter(self._persons)) if len(self._persons) == 1 else "")
+        person = self._persons.get(name)
+        call = name_of_telephone_call(asked.call_id)
+        try:
+            if person is None:
+                raise Refused(404, "no-such-target", f"{asked.target[:64]!r} is not among the joins")
+            tenant = self.tenant_of(call)
+            wish = OutboundCall(person.to, person.trunk, person.caller_id, tenant=tenant, model=person.model)
+            self.placing(
+                await self.join(call, wish, by_model=True), tenant or self._trunk(person.trunk).tenant
+            )
+        except Refused as refused:
+            log.warning("nobody joins as the model asked", call=call, reason=refused.text)
+            if refused.code != "no-room":  # which was told
+                told = why_of(refused.status, "")
+                self._tell(asked.call_id, "join-failed", refused.status, refused.text, told)
+            if (send := self._send(worker)) is not None:
+                send(control.encode(control.JoinRefused(asked.call_id, refused.status)))
+
+    async def _ticket(self, target: Target, caller: bytes, trunk: str, worker: str = "") -> Ticket | None:
         """A worker may have had an INVITE just now: there is a least time between two of some."""
         deadline_s = time.monotonic() + PLACE_S
-        while (ticket := self._edge.issue(target, caller, trunk)) is None:
-            if self._edge.room <= 0 or time.monotonic() >= deadline_s:
+        while (ticket := self._edge.issue(target, caller, trunk, worker)) is None:
+            room = self._edge.room_at(worker) if worker else self._edge.room
+            if room <= 0 or time.monotonic() >= deadline_s:
                 return None
             await asyncio.sleep(PLACE_AGAIN_S)
         return ticket
@@ -421,9 +501,9 @@ class Switchboard:
 
     def _tell(
         self, call_id: str, kind: Kind, status: int = 0, reason: str = "", why: Why | Literal[""] = "",
-        target: str = "",
+        target: str = "", person: str = "",
     ) -> None:  # fmt: skip
-        event = CallEvent(name_of_telephone_call(call_id), kind, status, reason, why, target)
+        event = CallEvent(name_of_telephone_call(call_id), kind, status, reason, why, target, person)
         for watcher in self.watchers:
             watcher(event)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
@@ -273,6 +274,39 @@ def registree(name: str, trunk: Trunk) -> Registree:
     """Of a trunk with `register`."""
     login = trunk.login or Login(trunk.user, "")
     return Registree(name, trunk.target(), trunk.user, login, trunk.expires_s)
+
+
+class Person(BaseModel, frozen=True, extra="forbid"):
+    """Somebody whom the model may have join a caller and itself (`joins`)."""
+
+    to: str
+    """A number, or a name that the trunk knows, as in calls of ours."""
+    trunk: str
+    model: Literal["speaks", "listens"] = "speaks"
+    """What the model does meanwhile."""
+    caller_id: str = ""
+
+
+def check_persons(persons: Mapping[str, Person], trunks: Mapping[str, Trunk]) -> None:
+    """`ValueError` in words for the operator for `joins` that nobody could be called by."""
+    for name, person in persons.items():
+        if not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", name):
+            raise ValueError(f"joins has {name!r}: a name has 1 to 64 letters, digits and ._-")
+        trunk = trunks.get(person.trunk)
+        if trunk is None or not trunk.server:
+            known = ", ".join(sorted(t for t, its in trunks.items() if its.server)) or "none"
+            raise ValueError(
+                f"joins.{name}: trunk = {person.trunk!r}: expected a trunk with a server: {known}"
+            )
+        if not trunk.may_call(person.to):
+            raise ValueError(
+                f"joins.{name}: trunk {person.trunk} may not call {person.to!r}: add it to the trunk's dial"
+            )
+        try:
+            destination(trunk, person.to)
+            caller_uri(trunk, person.caller_id)
+        except ValueError as wrong:
+            raise ValueError(f"joins.{name}: {wrong}") from None
 
 
 def check_targets(targets: dict[str, str]) -> None:

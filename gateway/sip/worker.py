@@ -11,8 +11,6 @@ import contextlib
 import dataclasses
 import os
 import time
-from typing import Literal
-from urllib.parse import quote
 
 import structlog
 
@@ -23,6 +21,7 @@ from gateway.figures import TELL_S, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.sip import pj
+from gateway.sip.joining import Joining, headers_of
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
 from gateway.sip.session import Counters, Session
@@ -34,7 +33,6 @@ from media.timebase import MODEL_HZ, NS_PER_S
 
 log = structlog.get_logger()
 
-ProgressKind = Literal["ringing", "answered", "failed", "transferred", "transfer-failed"]
 POLL_S = 0.05
 """The library's timers are polled so often; messages are dealt with when they come, and media waits for neither."""
 RING_S = 60.0
@@ -63,6 +61,7 @@ class Worker:
         self.screens = (
             Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
         )
+        self.joining = Joining(self.endpoint, self.counters, self.link.tell, options.transfer_words)
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -79,7 +78,7 @@ class Worker:
             self.counters.calls_refused += 1
             call.answer_with(482, "Call-ID In Use")
             return
-        if not self.turns.is_attached or len(self._sessions) >= self.options.endpoint.max_calls:
+        if not self.turns.is_attached or not self._has_room:
             self.counters.calls_refused += 1
             call.answer_with(503, retry_after_s=self.options.retry_after_s)
             return
@@ -88,10 +87,14 @@ class Worker:
         self._record(session, call.may_be_recorded)
         self.process.spawn(self._answer(session))
 
+    @property
+    def _has_room(self) -> bool:
+        return len(self._sessions) + len(self.joining) < self.options.endpoint.max_calls
+
     def _session(self, call: SipCall, persona: str, tenant: str) -> Session:
         session = Session(
             call, self.endpoint.rate_hz, self.counters, persona, self.link.tell, self._ask_transfer,
-            self.options.endpoint.dtmf_out,
+            self.options.endpoint.dtmf_out, self.joining.ask,
         )  # fmt: skip
         if self.options.hears_tones:
             session.leg.tones = ToneEar(MODEL_HZ)
@@ -124,7 +127,7 @@ class Worker:
         session = self._by_call.pop(call, None)
         self.endpoint.bury(call)
         self.process.garbage.call_ended()
-        if session is None:
+        if self.joining.ended(call) or session is None:
             return
         self._allowed.pop(session.name, None)
         figures = (
@@ -149,6 +152,7 @@ class Worker:
                 )  # a peer that goes has taken the caller along (RFC 5589 6.1)
             elif session.referring:
                 self._handed_over(session, 487, "Call Ended")
+            self.joining.caller_left(session)
             self.turns.leave(session)
             session.conversation.end()
             if session.recording is not None:
@@ -176,6 +180,8 @@ class Worker:
     def ringing(self, call: SipCall, status: int) -> None:
         """Whom we call is being called."""
         session = self._by_call.get(call)
+        if self.joining.ringing(call, status):
+            return
         if session is not None and session.placed and call is session.call and not session.rang:
             session.rang = True
             self._tell_progress(session, "ringing", status, "")
@@ -183,7 +189,7 @@ class Worker:
     def connected(self, call: SipCall) -> None:
         """The target has answered: what the model hears and says is there from now on."""
         session = self._by_call.get(call)
-        if session is None:
+        if self.joining.connected(call) or session is None:
             return
         if session.placed and call is session.call:
             self._placed_answered(session)
@@ -213,7 +219,10 @@ class Worker:
     async def _dial(self, dial: control.Dial) -> None:
         """The INVITE goes first, since the Call-ID is its library's; a slot is there long before anybody
         answers."""
-        if not self.turns.is_attached or len(self._sessions) >= self.options.endpoint.max_calls:
+        if dial.joins:
+            self.joining.dial(dial, self._find(dial.joins), self._has_room)
+            return
+        if not self.turns.is_attached or not self._has_room:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
@@ -295,9 +304,7 @@ class Worker:
         if not message.uri:
             session.leg.receive_event("transfer failed 404")
             return
-        headers = [("X-Microturn-Call", message.reference)]
-        if self.options.transfer_words and (said := session.said()):
-            headers.append(("X-Microturn-Said", quote(said, safe=" :,.!?")))
+        headers = headers_of(session, message.reference, self.options.transfer_words)
         self._begin_referring(session, REFER_S, 408)
         if not session.call.refer(message.uri, headers):
             session.referring = 0
@@ -341,7 +348,7 @@ class Worker:
         session.leg.receive_event(f"transfer failed {status}")
         self._tell_progress(session, "transfer-failed", status, reason)
 
-    def _tell_progress(self, session: Session, kind: ProgressKind, status: int, reason: str) -> None:
+    def _tell_progress(self, session: Session, kind: control.ProgressKind, status: int, reason: str) -> None:
         self.link.tell(control.Progress(session.call.sip_call_id or session.name, kind, status, reason[:120]))
 
     def _find(self, call_id: str) -> Session | None:
@@ -350,12 +357,25 @@ class Worker:
         return found or next((s for s in self._sessions.values() if s.call.sip_call_id == call_id), None)
 
     def _hang_up(self, message: control.HangUp) -> None:
-        session = self._find(message.call)
+        session, guest = self._find(message.call), self.joining.find(message.call)
+        if guest is not None:
+            guest.hang_up("api")
+            self._answer_main(message.id, 200)
+            return
         if session is None:
             self._answer_main(message.id, 404, "no such call")
             return
         session.hang_up("api")
         self._answer_main(message.id, 200)
+
+    def _obey(self, command: control.Command) -> control.Done:
+        guest = self.joining.find(command.call)
+        if guest is None:
+            return obey(self._find(command.call), command)
+        if command.do != "hang-up":
+            return control.Done(command.id, 409, "joined", "who has joined a call has no model of his own")
+        guest.hang_up(command.value or "api")
+        return control.Done(command.id, 204)
 
     def _answer_main(self, number: int, status: int, reason: str = "", call: str = "") -> None:
         if number:
@@ -435,10 +455,13 @@ class Worker:
                 log.info("no RTP", call=session.name, seconds=patience_s, held=session.leg.held)
                 session.cause = session.cause or "no-rtp"
                 session.call.hang_up()  # a transfer that is pending goes on
+        self.joining.look_after(now_ns, self.options.rtp_timeout_s, self.options.hold_timeout_s)
         self._seconds += 1
         if self._seconds % TELL_S == 0:
             for session in self._sessions.values():
                 self.link.tell(control.Measured(session.name, self._figures(session)))
+            for guest in self.joining:
+                self.link.tell(control.Measured(guest.name, guest.figures()))
 
     # -- what the main process says, and is told
 
@@ -454,12 +477,16 @@ class Worker:
             case control.Refer():
                 self._refer(message)
             case control.Command():
-                self.link.tell(obey(self._find(message.call), message))
+                self.link.tell(self._obey(message))
+            case control.Leave():
+                self._answer_main(message.id, *self.joining.leave(self._find(message.call)))
+            case control.JoinRefused():
+                self.joining.refused(self._find(message.call), message.status)
 
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
-        return control.Report(counters, {"calls_live": float(len(self._sessions))})
+        return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
 
     def _ready(self) -> control.Ready:
         options = self.options
@@ -475,7 +502,10 @@ class Worker:
             options.endpoint.rate_hz,
             pj.version(),
             self.turns.is_attached,
-            [session.call.sip_call_id for session in self._sessions.values()],
+            [
+                *(session.call.sip_call_id for session in self._sessions.values()),
+                *(guest.name for guest in self.joining),
+            ],
         )
 
 

@@ -46,7 +46,7 @@ class TelephoneDoor:
 
     def placed(self, call_id: str, worker: str, wish: OutboundCall) -> None:
         """The switchboard: whom we called has answered."""
-        persona = wish.persona or self._persona
+        persona = "" if wish.joins else wish.persona or self._persona
         self._sessions.begin(
             name_of_telephone_call(call_id),
             "sip",
@@ -56,6 +56,7 @@ class TelephoneDoor:
             self._party_of(call_id),
             placed=True,
             inside=call_id,
+            joined=wish.joins,
         )
 
     def happened(self, event: CallEvent) -> None:

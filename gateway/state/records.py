@@ -50,6 +50,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """We called."""
     attestation: str = ""
     """See `Cdr`."""
+    joined: str = ""
+    """See `Cdr`."""
     resume: str = ""
     """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
@@ -173,9 +175,11 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     attestation: str = ""
     """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; empty where nobody
     looked."""
+    joined: str = ""
+    """Of a person's call: the call whose caller and model the person joined; it had no model of its own."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, limit, lost, drain,
-    safety, error."""
+    """Who or what ended it: caller, model, api, handed-over, left-alone, no-rtp, no-answer, timeout, limit, lost,
+    drain, safety, error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""

@@ -150,6 +150,11 @@ class Sessions:
         live = self._live.get(call)
         return live.session if live is not None else None
 
+    def tenant_of(self, call: str) -> str:
+        """Of one that lives; "" is nobody's."""
+        live = self._live.get(call)
+        return live.session.tenant if live is not None else ""
+
     def place_of(self, call: str) -> tuple[str, str] | None:
         """The worker that has it, and its name there; None when it does not live."""
         live = self._live.get(call)
@@ -166,14 +171,16 @@ class Sessions:
         resume: str = "",
         placed: bool = False,
         inside: str = "",
+        joined: str = "",
     ) -> None:
         """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, `inside`
-        is its name in its worker."""
+        is its name in its worker, `joined` the call whose caller and model it was made to join."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
             tenant=party.tenant, trunk=party.trunk, caller=party.caller, number=party.number, resume=resume,
             recording=party.recording, placed=placed, attestation=party.attestation,
+            joined=joined,
         )  # fmt: skip
         self.store.begin(call)
         self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session), inside))
@@ -391,6 +398,7 @@ def _cdr_of(session: Session) -> Cdr:
         recording=session.recording,
         placed=session.placed,
         attestation=session.attestation,
+        joined=session.joined,
     )
 
 

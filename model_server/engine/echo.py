@@ -18,7 +18,7 @@ from model_server.batch import Batch, Results, Said
 ECHOED = ("dtmf ",)
 DELEGATE, KEY = "delegate ", "dtmf "
 MOST_KEYS = 16
-ACTIONS: Mapping[str, str] = {"A": "transfer", "B": "dtmf 5", "D": "hangup"}
+ACTIONS: Mapping[str, str] = {"A": "transfer", "B": "dtmf 5", "C": "join", "D": "hangup"}
 
 
 class EchoEngine:

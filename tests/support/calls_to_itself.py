@@ -3,6 +3,7 @@ mistake here is a crash.
 
     python -m tests.support.calls_to_itself sound RATE_HZ CODEC PTIME_MS    what each end hears, as one JSON line
     python -m tests.support.calls_to_itself churn ROUNDS                    prints `survived`
+    python -m tests.support.calls_to_itself joined ROUNDS                   prints `survived`
     python -m tests.support.calls_to_itself broken                          prints `alone`
     python -m tests.support.calls_to_itself woken                           prints how often, as one JSON line
     python -m tests.support.calls_to_itself closed PAIRS                    how long it took, as one JSON line
@@ -13,7 +14,10 @@ is told 20 ms. Each says a tone of its own.
 `churn`: calls begin, are held and end under the clock that serves them, while a third thread keeps the interpreter
 busy, so that the clock waits for it in the middle of most pushes.
 
-`broken`: one end's ear raises; its session is told to end, and the other end is served as before.
+`joined`: the same, while the clock pulls what all ends get, as it does where a person has joined a caller.
+
+`broken`: work before the ears raises, and is done no more; one end's ear raises; its session is told to end, and
+the other end is served as before.
 
 `woken`: a call is set up and ended by somebody who polls only when the library's socket is readable.
 
@@ -91,6 +95,8 @@ class Line:
         self.called: list[SipCall] = []
         self.callers: list[SipCall] = []
         self.digits = ""
+        self.pulled = 0
+        """By the clock's thread."""
         self._presses = Presses()
 
     def incoming(self, call: SipCall) -> None:
@@ -200,9 +206,23 @@ def sound(rate_hz: int, codec: str, ptime_ms: int) -> None:
     print(json.dumps(told), flush=True)
 
 
-def churn(rounds: int) -> None:
+def joined(line: Line) -> Callable[[], None]:
+    """Pulls whatever waits at any end, in the clock's thread; counts it."""
+    reader = line.endpoint.clock_reader
+
+    def pull() -> None:
+        for call in (*line.callers, *line.called):
+            for _ in range((call.look(reader) or 0) // FRAME_MS):
+                line.pulled += call.next_frame(reader) is not None
+
+    return pull
+
+
+def churn(rounds: int, *, is_joined: bool = False) -> None:
     """Ends of all kinds, in turn."""
     line = Line(8000)
+    if is_joined:
+        line.endpoint.metronome.do_before(joined(line))
     sys.setswitchinterval(0.0005)
     threading.Thread(target=keep_busy, daemon=True).start()
     ends = (by_caller, by_called, after_hold, at_once, untold)
@@ -217,6 +237,7 @@ def churn(rounds: int) -> None:
         assert not line.callers and not line.called, "did not end"
         line.run(SOCKETS_S)
     assert not line.endpoint.metronome.served, "streams are left"
+    assert not is_joined or line.pulled > rounds, f"{line.pulled} frames were pulled"
     print("survived", flush=True)
 
 
@@ -287,12 +308,20 @@ def closed(pairs: int) -> None:
 
 
 def broken() -> None:
-    """A bug of ours in one ear."""
-    line = Line(8000)
+    """Bugs of ours: before the ears, and in one of them."""
+    line, times = Line(8000), 0
+
+    def wrong() -> None:
+        nonlocal times
+        times += 1
+        raise ZeroDivisionError
+
+    line.endpoint.metronome.do_before(wrong)
     line.dial("PCMU", 20)
     line.run(WAIT_S, until=line.heard_by_all)
     bad, good = line.callers[0], line.called[0]
     assert bad.ear is not None and good.ear is not None, "not connected"
+    assert times == 1, "it is done again and again"
     session = Session(bad, 8000, Counters())
     session.drain()
     bad.ear.pull = lambda: bytes(1 // 0)
@@ -315,8 +344,8 @@ def keep_busy() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "churn":
-        churn(int(sys.argv[2]))
+    if sys.argv[1] in ("churn", "joined"):
+        churn(int(sys.argv[2]), is_joined=sys.argv[1] == "joined")
     elif sys.argv[1] == "broken":
         broken()
     elif sys.argv[1] == "woken":

@@ -175,14 +175,13 @@ class Target:
 
     def _run(self) -> None:
         while not self._done.is_set():
-            for ready in select.select([self._udp, self._tcp, self._rtp, *self._peers], [], [], 0.05)[0]:
+            for ready in select.select(
+                [self._udp, self._tcp, *self._listening(), *self._peers], [], [], 0.05
+            )[0]:
                 if ready is self._tcp:
                     self._peers.append(self._tcp.accept()[0])
                 elif ready is self._rtp:
-                    data, source = self._rtp.recvfrom(2048)
-                    self._rtp.sendto(data, source)
-                    self.packets += 1
-                    self._note(data)
+                    self._hear(*self._rtp.recvfrom(2048))
                 elif ready is self._udp:
                     data, source = self._udp.recvfrom(65535)
                     self.transports.add("udp")
@@ -197,6 +196,16 @@ class Target:
                     else:
                         self._peers.remove(ready)
                         ready.close()
+
+    def _listening(self) -> list[socket.socket]:
+        """Where packets of sound are taken here."""
+        return [self._rtp]
+
+    def _hear(self, data: bytes, source: tuple[str, int]) -> None:
+        """A packet; it is sent back."""
+        self._rtp.sendto(data, source)
+        self.packets += 1
+        self._note(data)
 
     def _note(self, data: bytes) -> None:
         packet = parse_packet(data)

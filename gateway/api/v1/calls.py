@@ -184,9 +184,7 @@ class Calls:
     async def originate(self, asked: Asked) -> shapes.Placed:
         """By a trunk that the holder may use."""
         wish: shapes.CallWish = asked.body
-        trunk = self._trunks.get(wish.trunk)
-        if self._switchboard is None or trunk is None or not asked.sees(trunk.tenant):
-            raise Problem(404, "no-such-trunk", f"{wish.trunk!r} is not among the trunks")
+        switchboard, trunk = self._way_out(asked, wish.trunk)
         if wish.persona:
             try:
                 check_persona(wish.persona, "persona")
@@ -198,7 +196,7 @@ class Calls:
             float(wish.minutes),
         )  # fmt: skip
         try:
-            call = await self._switchboard.originate(out)
+            call = await switchboard.originate(out)
         except Refused as wrong:
             raise _refused(wrong) from None
         self._placing(call, asked.holder.tenant or trunk.tenant)
@@ -206,9 +204,7 @@ class Calls:
 
     async def transfer(self, asked: Asked) -> None:
         """A telephone's caller alone: a browser has nowhere to go."""
-        session = self._own(asked)
-        if session.door != "sip" or self._switchboard is None:
-            raise Problem(409, "no-telephone", "a browser's call cannot be handed to anybody")
+        switchboard = self._telephone(asked, "a browser's call cannot be handed to anybody")
         wish: shapes.TransferWish = asked.body
         if bool(wish.target) == bool(wish.call):
             raise Problem(422, "wrong-value", "the body: give target or call, one of the two")
@@ -217,9 +213,35 @@ class Calls:
             raise Problem(404, "no-such-target", "the other call is not there")
         try:
             if other is not None:
-                await self._switchboard.transfer_to_call(asked.call, other.call)
+                await switchboard.transfer_to_call(asked.call, other.call)
             else:
-                await self._switchboard.transfer(asked.call, wish.target)
+                await switchboard.transfer(asked.call, wish.target)
+        except Refused as wrong:
+            raise _refused(wrong) from None
+
+    async def join(self, asked: Asked) -> shapes.Placed:
+        """As `originate`, of a telephone's call alone: a browser's is in a process that calls nobody."""
+        self._telephone(asked, "nobody can join a browser's call")
+        wish: shapes.JoinWish = asked.body
+        switchboard, trunk = self._way_out(asked, wish.trunk)
+        tenant = self._own(asked).tenant or trunk.tenant  # the person's call is theirs whose call it joins
+        out = OutboundCall(
+            wish.to, wish.trunk, wish.caller_id, wish.caller_name, tenant=tenant,
+            ring_s=float(wish.ring_s), answer_s=float(wish.answer_s), minutes=float(wish.minutes),
+            model=wish.model,
+        )  # fmt: skip
+        try:
+            call = await switchboard.join(asked.call, out)
+        except Refused as wrong:
+            raise _refused(wrong) from None
+        self._placing(call, tenant)
+        return shapes.Placed(call, self._node)
+
+    async def leave(self, asked: Asked) -> None:
+        """The caller goes on with the model."""
+        switchboard = self._telephone(asked, "nobody can have joined a browser's call")
+        try:
+            await switchboard.leave(asked.call)
         except Refused as wrong:
             raise _refused(wrong) from None
 
@@ -241,6 +263,20 @@ class Calls:
         return await self.recording(asked)
 
     # -- inside
+
+    def _way_out(self, asked: Asked, name: str) -> tuple[Switchboard, Trunk]:
+        """Of calls of ours; `Problem` unless the holder may use that trunk."""
+        trunk = self._trunks.get(name)
+        if self._switchboard is None or trunk is None or not asked.sees(trunk.tenant):
+            raise Problem(404, "no-such-trunk", f"{name!r} is not among the trunks")
+        return self._switchboard, trunk
+
+    def _telephone(self, asked: Asked, told: str) -> Switchboard:
+        """`Problem` unless it lives here, is the holder's and a telephone's."""
+        session = self._own(asked)
+        if session.door != "sip" or self._switchboard is None:
+            raise Problem(409, "no-telephone", told)
+        return self._switchboard
 
     async def _tell(self, asked: Asked, do: control.Do, value: str = "") -> None:
         self._own(asked)
@@ -275,5 +311,5 @@ def _call(session: records.Session) -> shapes.Call:
     return shapes.Call(
         session.call, session.door, "over" if session.ended_ms else "live", session.node, session.began_ms,
         session.persona, session.called, session.tenant, session.trunk, session.caller, session.number,
-        session.recording, session.placed, session.ended_ms, session.attestation,
+        session.recording, session.placed, session.ended_ms, session.attestation, session.joined,
     )  # fmt: skip

@@ -93,6 +93,14 @@ OPERATIONS: Final[tuple[Operation, ...]] = (
         None, 202, takes=shapes.TransferWish, refuses=(404, *AWAY),
     ),
     Operation(
+        "join", "POST", f"{CALL}/join", "calls:write", "A person is called, and joins the caller and the model",
+        shapes.Placed, 202, takes=shapes.JoinWish, refuses=(402, 404, *AWAY),
+    ),
+    Operation(
+        "leave", "DELETE", f"{CALL}/join", "calls:write", "Who has joined, or is called for it, is hung up",
+        None, 204, refuses=(404, *AWAY),
+    ),
+    Operation(
         "get_recording", "GET", f"{CALL}/recording", "calls:read", "Whether a call is recorded now",
         shapes.Recording, refuses=(404,),
     ),

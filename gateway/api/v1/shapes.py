@@ -85,6 +85,8 @@ class Call(Given, frozen=True):
     attestation: str = ""
     """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
     looked."""
+    joined: str = ""
+    """Of a person's call: the call that the person joined."""
 
 
 class CallPage(Given, frozen=True):
@@ -177,6 +179,25 @@ class TransferWish(Shape, frozen=True):
     """whom we talk to in that call, which we made and which was answered."""
 
 
+class JoinWish(Shape, frozen=True):
+    """Whom we are to call, so that he joins the caller and the model. Events say what becomes of it."""
+
+    to: Annotated[str, Meta(min_length=1, max_length=128)]
+    """A number, or a name that the trunk knows."""
+    trunk: Name
+    model: Literal["speaks", "listens"] = "speaks"
+    """What the model does while the person is there; it hears both in either case."""
+    caller_id: Annotated[str, Meta(max_length=64)] = ""
+    """What the person sees; nothing is the trunk's."""
+    caller_name: Annotated[str, Meta(max_length=64)] = ""
+    ring_s: Annotated[float, Meta(ge=1, le=180)] = 20.0
+    """It is given up when nothing rings by then,"""
+    answer_s: Annotated[float, Meta(ge=1, le=180)] = 60.0
+    """or the person does not answer; both from the beginning. The caller goes on with the model meanwhile."""
+    minutes: Annotated[float, Meta(ge=0, le=1_440)] = 0.0
+    """The person's call is ended after so long, or what its trunk allows where that is less."""
+
+
 class RecordingWish(Shape, frozen=True):
     """What becomes of the recording."""
 
@@ -242,9 +263,11 @@ class CallRecord(Given, frozen=True):
     attestation: str = ""
     """Of the number that called (STIR/SHAKEN): `verified A`, B or C, `failed WHY`, `absent`; nothing where nobody
     looked."""
+    joined: str = ""
+    """Of a person's call: the call whose caller and model the person joined; it had no model of its own."""
     cause: str = ""
-    """Who or what ended it: caller, model, api, handed-over, no-rtp, no-answer, timeout, limit, lost, drain,
-    safety, error."""
+    """Who or what ended it: caller, model, api, handed-over, left-alone, no-rtp, no-answer, timeout, limit, lost,
+    drain, safety, error."""
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""

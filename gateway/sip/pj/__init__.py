@@ -5,8 +5,8 @@ The library's traps, met with both builds, that the shape of these files answers
 
 - every pj object lives and dies in one thread, the one that called `Endpoint.start` (`poll`, `close` too);
   the worker turns the collector off and collects there itself;
-- Python is called by two native threads only for `Metronome` (clock thread: pushes frames, nothing else) and for
-  RFC 4733 digits (`on_digit`: handed to the loop by the worker);
+- Python is called by two native threads only for `Metronome` (clock thread: pushes frames, and pulls those of
+  conferences) and for RFC 4733 digits (`on_digit`: handed to the loop by the worker);
 - a callback that raises is printed and forgotten by SWIG: each one here is `guarded`, which logs it;
 - members of a temporary dangle: parents (`getInfo()`, `getStreamStat()`, `rdata`) are bound to a local first;
 - a call object that outlives its call hangs up the next call of its number: `sweep` says when it dies;

@@ -19,6 +19,8 @@ from media.timebase import FRAME_MS, TURN_MS
 
 if TYPE_CHECKING:
     from gateway.sip.pj.endpoint import Endpoint
+    from gateway.sip.pj.pjmedia import Pjmedia
+    from media.chunk import PCM
 
 log = structlog.get_logger()
 
@@ -150,10 +152,11 @@ class SipCall(pj.Call):  # type: ignore[misc]
             return False
         return True
 
-    def place(self, uri: str) -> bool:
+    def place(self, uri: str, headers: Sequence[tuple[str, str]] = ()) -> bool:
         """Call `uri`; False when the library will not. Its Call-ID is known then."""
         op = pj.CallOpParam(True)
         one_audio(op.opt)
+        _add_headers(op, headers)
         try:
             self.makeCall(uri, op)
         except pj.Error as wrong:
@@ -164,10 +167,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
     def refer(self, uri: str, headers: Sequence[tuple[str, str]]) -> bool:
         """Ask the peer to call somebody else (RFC 3515); False when the library will not."""
         op = pj.CallOpParam()
-        for name, value in headers:
-            header = pj.SipHeader()
-            header.hName, header.hValue = name, value
-            op.txOption.headers.append(header)
+        _add_headers(op, headers)
         try:
             self.xfer(f"<{uri}>", op)
         except pj.Error as wrong:
@@ -224,15 +224,22 @@ class SipCall(pj.Call):  # type: ignore[misc]
             return False
         return True
 
-    def look(self) -> int | None:
-        """ms that wait to be pulled; None while there is no stream, or nobody is to hear it."""
-        if self.stream is None or self.held or (self.is_ours and not self.connected):
+    def look(self, reader: Pjmedia | None = None) -> int | None:
+        """ms that wait to be pulled; None while there is no stream, or nobody is to hear it. The clock's thread has
+        a `reader` of its own."""
+        stream = self.stream
+        if stream is None or self.held or (self.is_ours and not self.connected):
             return None
-        state = self.stream.state()
+        state = stream.state(reader)
         if state.troubles != self._troubles:
             self._troubles, self._cuts = state.troubles, CUTS_UNTROUBLED
-        self._waiting_ms = self.stream.waiting_ms(state)
+        self._waiting_ms = stream.waiting_ms(state)
         return self._waiting_ms
+
+    def next_frame(self, reader: Pjmedia | None = None) -> PCM | None:
+        """The oldest 20 ms, after `look` has found some; None where there should be some."""
+        stream = self.stream
+        return stream.pull(reader) if stream is not None else None
 
     def line(self) -> Line:
         """What the library has seen of the packets: told now, or, where just a turn waits, in the last second."""
@@ -413,6 +420,13 @@ class SipCall(pj.Call):  # type: ignore[misc]
     def onCallTransferStatus(self, prm: Any) -> None:  # noqa: N802
         prm.cont = not prm.finalNotify
         self._endpoint.events.referred(self, int(prm.statusCode), str(prm.reason), bool(prm.finalNotify))
+
+
+def _add_headers(op: Any, headers: Sequence[tuple[str, str]]) -> None:
+    for name, value in headers:
+        header = pj.SipHeader()
+        header.hName, header.hValue = name, value
+        op.txOption.headers.append(header)
 
 
 def one_audio(setting: Any) -> None:

@@ -58,6 +58,8 @@ class Endpoint:
         self.events = events
         self.rate_hz = options.rate_hz
         self.pjmedia = Pjmedia(library_path())
+        self.clock_reader = self.pjmedia.twin()
+        """For what the clock's thread pulls."""
         self.metronome: Any = None
         self.account: Any = None
         self._dialling: dict[tuple[int, int], Any] = {}

@@ -55,6 +55,7 @@ class Metronome(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
         super().__init__()
         self._lock = threading.Lock()
         self._streams: dict[Stream, Ear | None] = {}
+        self._before: tuple[Callable[[], None], ...] = ()
         self._is_pinned = False
         fmt = pj.MediaFormatAudio()
         fmt.type = pj.PJMEDIA_TYPE_AUDIO
@@ -76,10 +77,21 @@ class Metronome(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
         with self._lock:
             self._streams.pop(stream, None)
 
+    def do_before(self, work: Callable[[], None]) -> None:
+        """At each tick, before any ear, until `do_no_more`, or until it raises. It may pull from streams."""
+        with self._lock:
+            self._before = (*self._before, work)
+
+    def do_no_more(self, work: Callable[[], None]) -> None:
+        """When this returns, it is not being done."""
+        with self._lock:
+            self._before = tuple(other for other in self._before if other != work)
+
     def stop(self) -> None:
         """Serve nobody."""
         with self._lock:
             self._streams.clear()
+            self._before = ()
 
     def onFrameReceived(self, frame: Any) -> None:  # noqa: N802
         """A tick: the bridge has nothing for this port, and says so every 20 ms."""
@@ -88,6 +100,12 @@ class Metronome(pj.AudioMediaPort):  # type: ignore[misc]  # pjsua2 has no types
             self._is_pinned = True
             ctypes.pythonapi.PyGILState_Ensure()  # this thread's Python state stays between ticks: cheaper
         with self._lock:
+            for work in self._before:
+                try:
+                    work()
+                except Exception:  # the edge of a call: the others hear on
+                    self._before = tuple(other for other in self._before if other != work)
+                    log.exception("a conference stands still")
             for stream, ear in tuple(self._streams.items()):
                 try:
                     if ear is None:

@@ -11,6 +11,7 @@ sends RTCP, for which 2.15 takes the transport's lock, and holds that while it t
 
 from __future__ import annotations
 
+import copy
 import ctypes
 from typing import Any, Final, NamedTuple
 
@@ -75,17 +76,27 @@ class Pjmedia:
             given_away.pjmedia_null_port_create, address, number, number, number, number, address
         )
         self._pool: int | None = None
+        self._words = 0
+        self._make_room()
+        check_created_param(pj.OnStreamCreatedParam())
+
+    def _make_room(self) -> None:
         self._state = (ctypes.c_uint32 * 32)()
-        self._state_at, self._words = ctypes.addressof(self._state), 0
+        self._state_at = ctypes.addressof(self._state)
         self._room = ctypes.create_string_buffer(ROOM_BYTES)
         self._room_at = ctypes.addressof(self._room)
         self._in, self._out, self._nothing = Frame(), Frame(type=_AUDIO), Frame(type=_NONE)
         ctypes.c_void_p.from_buffer(self._in, Frame.buf.offset).value = self._room_at
         self._in_at, self._out_at = ctypes.addressof(self._in), ctypes.addressof(self._out)
         self._nothing_at = ctypes.addressof(self._nothing)
-        check_created_param(pj.OnStreamCreatedParam())
 
-    # -- in the thread that owns the library
+    def twin(self) -> Pjmedia:
+        """The same functions with room of their own, for another thread."""
+        other = copy.copy(self)
+        other._make_room()
+        return other
+
+    # -- in the thread that owns the library; of a `twin`, in the clock's
 
     def get(self, port: int, stream: int, size: int) -> bytes | None:
         """The oldest packet of the stream, int16 [`size` / 2]; None where there should be some.

@@ -4,6 +4,9 @@ What comes in is pulled when a chunk is cut. pjmedia's conference bridge would t
 jitter buffer gives delay back far too slowly (`gateway/sip/options.py` has the figures). So nobody listens to the
 stream on the bridge, and its jitter buffer is no more than an ordered store.
 
+While a person has joined a caller (`gateway/sip/joining.py`), both their streams are pulled by the clock instead,
+frame by frame.
+
 What goes out is pushed, every 20 ms, by the worker's `metronome`, in the clock's thread; all else here belongs to
 the thread that owns the library. There streams are made and destroyed, too, and one must not be destroyed while
 it is pushed to: see `metronome` for the rule.
@@ -67,25 +70,25 @@ class Stream:
         stored_ms = state.size * STORE_FRAME_MS
         return stored_ms - stored_ms % self._packet_ms + len(self._pieces) * STORE_FRAME_MS
 
-    def state(self) -> StoreState:
-        """How much waits in the library, and what has gone wrong."""
-        return self._pjmedia.state(self._stream)
+    def state(self, reader: Pjmedia | None = None) -> StoreState:
+        """How much waits in the library, and what has gone wrong. Another thread has a `reader` of its own."""
+        return (reader or self._pjmedia).state(self._stream)
 
-    def pull(self) -> PCM | None:
-        """The oldest 20 ms, int16; None where there should be some."""
+    def pull(self, reader: Pjmedia | None = None) -> PCM | None:
+        """The oldest 20 ms, int16; None where there should be some. One thread at a time."""
         if self._is_plain:
-            pcm = self._pjmedia.get(self._port, self._stream, self._bytes)
+            pcm = (reader or self._pjmedia).get(self._port, self._stream, self._bytes)
             return None if pcm is None else np.frombuffer(pcm, np.int16)
         while len(self._pieces) < FRAME_MS // STORE_FRAME_MS:
-            self._pieces.extend(self._get())
+            self._pieces.extend(self._get(reader or self._pjmedia))
         pieces = [self._pieces.popleft() for _ in range(FRAME_MS // STORE_FRAME_MS)]
         heard = [piece for piece in pieces if piece is not None]
         return np.concatenate(heard) if len(heard) == len(pieces) else None
 
-    def _get(self) -> list[PCM | None]:
+    def _get(self, reader: Pjmedia) -> list[PCM | None]:
         """A packet, in the store's frames."""
         count = self._packet_ms // STORE_FRAME_MS
-        packet = self._pjmedia.get(self._port, self._stream, self._bytes)
+        packet = reader.get(self._port, self._stream, self._bytes)
         if packet is None:
             return [None] * count
         return list(self._up.push(np.frombuffer(packet, np.int16)).reshape(count, -1))

@@ -59,6 +59,13 @@ def test_streams_begin_and_end_under_the_clock_that_serves_them() -> None:
     assert ended.stdout.splitlines()[-1] == "survived"
 
 
+def test_streams_begin_and_end_under_the_clock_that_pulls_from_them() -> None:
+    """The same ends, in conferences."""
+    ended = run("joined", CHURN_ROUNDS)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.splitlines()[-1] == "survived"
+
+
 def test_an_ear_that_breaks_ends_its_call_alone() -> None:
     ended = run("broken")
     assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == "alone", ended.stderr

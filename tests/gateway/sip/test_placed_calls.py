@@ -75,6 +75,17 @@ def test_a_ticket_is_good_once_for_one_worker_and_not_for_ever() -> None:
     assert len(router.tickets) == 0
 
 
+def test_a_ticket_may_be_for_one_worker_alone() -> None:
+    router = edge(2, capacity=1)
+    assert router.workers.room_at("w1") == 1 and router.workers.room_at("gone") == 0
+    ticket = router.issue(TARGET, CALLER, "carrier", 0, "w1")
+    assert ticket is not None and ticket.worker == "w1"
+    assert router.issue(TARGET, CALLER, "carrier", 0, "w1") is None, "the other one has room"
+    assert router.issue(TARGET, CALLER, "carrier", 0, "gone") is None
+    other = router.issue(TARGET, CALLER, "carrier", 0, "w0")
+    assert other is not None and other.worker == "w0"
+
+
 def test_no_more_tickets_than_places() -> None:
     router = edge(1, capacity=2)
     establish(router)

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from gateway.config import GatewaySettings
 from gateway.sip.digest import Login
 from gateway.sip.sdp_policy import Policy
-from gateway.sip.trunks import Trunk, caller_uri, check_targets, destination
+from gateway.sip.trunks import Person, Trunk, caller_uri, check_persons, check_targets, destination
 
 CARRIER = Trunk.model_validate(
     {
@@ -84,6 +84,22 @@ def test_what_cannot_be_called(number: str) -> None:
 def test_what_cannot_call(caller: str, name: str) -> None:
     with pytest.raises(ValueError, match="caller_"):
         caller_uri(CARRIER, caller, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "person", "match"),
+    [
+        ("sales team", {"to": "+491", "trunk": "carrier"}, "'sales team': a name has"),
+        ("sales", {"to": "+491", "trunk": "none"}, "joins.sales: trunk = 'none': .*: carrier"),
+        ("sales", {"to": "911", "trunk": "carrier"}, "may not call '911': add it to the trunk's dial"),
+        ("sales", {"to": "+49 1", "trunk": "carrier"}, "joins.sales: '.49 1' cannot be called"),
+        ("sales", {"to": "+491", "trunk": "carrier", "caller_id": "a b"}, "joins.sales: caller_id = 'a b'"),
+    ],
+)
+def test_who_may_join_can_be_called(name: str, person: dict[str, str], match: str) -> None:
+    check_persons({"sales": Person(to="+491", trunk="carrier")}, {"carrier": CARRIER})
+    with pytest.raises(ValueError, match=match):
+        check_persons({name: Person.model_validate(person)}, {"carrier": CARRIER})
 
 
 def test_transfers_are_addresses() -> None:

@@ -229,6 +229,9 @@ def test_what_cannot_be_done_says_so(server: StateServer, folder: Path) -> None:
                 "id": name, "allowed": False, "state": "off",
             }  # fmt: skip
             told(await here.v1("POST", f"/calls/{name}/transfer", {"target": "anna"}), 409, "no-telephone")
+            wanted = {"to": "1", "trunk": "none"}
+            told(await here.v1("POST", f"/calls/{name}/join", wanted), 409, "no-telephone")
+            told(await here.v1("DELETE", f"/calls/{name}/join"), 409, "no-telephone")
             told(await here.v1("POST", "/calls", {"to": "1", "trunk": "none"}), 404, "no-such-trunk")
 
     play(story())
