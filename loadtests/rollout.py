@@ -305,12 +305,15 @@ def run(plan: Plan, command: str, results: Path = report.RESULTS) -> dict[str, A
     result: dict[str, Any] = {"calls": plan.calls, "gateways": plan.gateways, **figures}
     result |= {"setup_ms": report.percentiles(np.array(setups)), **audio(reports)}
     result["calls_with_gaps"] = sum(one.gap_ms > 0 for one in reports)
+    starts = [at_ns / 1e9 for times in report.gap_starts(reports) for at_ns in times]
+    result["missing_by_phase"] = dict(Counter(watch.phase_at(at_s) for at_s in sorted(starts)))
     result["machine"] = stalls.figures(span, report.gap_starts(reports))
     row = report.surroundings(command) | report.flatten(result)
     row["new_calls"] = " | ".join(f"{phase}: {counted}" for phase, counted in figures["new_calls"].items())
-    report.append_row(
-        results / "rollout.csv", {k: v for k, v in row.items() if not k.startswith("new_calls.")}
-    )
+    row["missing_by_phase"] = str(result["missing_by_phase"])
+    apart = ("new_calls.", "missing_by_phase.")
+    row = {name: value for name, value in row.items() if not name.startswith(apart)}
+    report.append_row(results / "rollout.csv", row)
     _draw(results / "rollout.png", watch, f"rolling restart under {plan.calls} calls, {row['date'][:10]}")
     return result
 

@@ -83,13 +83,17 @@ class Release:
         with contextlib.ExitStack() as stack:
             stack.enter_context(redis_server(redis_folder, self.objects, self._redis_port, OTHERS))
             self.pods = [self.make(ordinal) for ordinal in range(len(self._ports))]
-            stack.callback(lambda: [pod.kill() for pod in self.pods])
+            stack.callback(self._kill)
             for pod in self.pods:
                 pod.begin()
             for pod in self.pods:
                 pod.wait_until_ready()
             self.edge_log = stack.enter_context(self._edge(edge_folder))
             yield self
+
+    def _kill(self) -> None:
+        for pod in self.pods:
+            pod.kill()
 
     @contextlib.contextmanager
     def _edge(self, folder: Path) -> Iterator[Path]:
