@@ -71,7 +71,7 @@ def _settings(**flags: Any) -> GatewaySettings:
 
 
 def _run(process: str, settings: GatewaySettings, work: Any) -> None:
-    set_up_logging(process, settings.log_level)
+    set_up_logging(process, settings.log_level, settings.log_format)
     try:
         status = work()
     except (ValueError, OSError) as wrong:
@@ -216,6 +216,7 @@ def _model_flags(settings: GatewaySettings) -> list[str]:
         f"--socket={settings.model_socket}",
         f"--slots={settings.slots}",
         f"--log-level={settings.log_level}",
+        f"--log-format={settings.log_format}",
         # an engine that computes must not run before everything else; echo only keeps time
         *(["--realtime-priority"] if settings.realtime and engine == "echo" else []),
     ]

@@ -149,6 +149,9 @@ class GatewaySettings(
 
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of the log: text for people, json one object a line"
+    )
 
     @field_validator("sip_host", "rtp_host", "http_host", "webrtc_host")
     @classmethod

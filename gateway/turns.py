@@ -27,6 +27,7 @@ from gateway.control import CallNotes
 from gateway.cut_time import CutTime
 from gateway.departure import Departure
 from gateway.servers import Servers
+from gateway.state.keys import kept_name
 from gateway.turn_notes import TurnNotes
 from media.chunk import Reply, VideoFrame
 from media.leases import Lease, Leased, Refused
@@ -196,7 +197,7 @@ class Turns:
         """A slot for a call, which takes part in turns from now on; False when there is none."""
         wish = self.wish_of(call)
         turns = self._logs.get(call) or TurnLog()
-        answer: Leased | Refused = Refused(call.name, "no model server", 2)
+        answer: Leased | Refused = Refused(wish.call, "no model server", 2)
         asked: list[Attachment] = []
         while others := [server for server in self._departure.by_choice if server not in asked]:
             asked.append(server := others[0])  # while we wait for it another one may come
@@ -204,10 +205,10 @@ class Turns:
             if isinstance(answer, Leased):
                 break
         if not isinstance(answer, Leased):
-            log.info("no slot", call=call.name, reason=answer.reason)
+            log.info("no slot", call=wish.call, reason=answer.reason)
             return False
         if call.is_over or server.table is None:
-            server.release(call.name, answer.slot, answer.generation)
+            server.release(wish.call, answer.slot, answer.generation)
             return False
         self._logs[call] = turns
         self._sums.setdefault(call, CallSums(notes=TurnNotes() if self._takes_notes else None))
@@ -313,7 +314,7 @@ class Turns:
         server, tenancy = self._server_of.pop(call, None), call.leg.tenancy
         if server is not None and tenancy is not None:
             self._tenants.pop((server, tenancy.slot), None)
-            server.release(call.name, tenancy.slot, tenancy.generation)
+            server.release(kept_name(call.name), tenancy.slot, tenancy.generation)
 
     def _lease_soon(self, call: Call) -> None:
         task = self._start(self._lease_again(call))
@@ -334,7 +335,7 @@ class Turns:
     def wish_of(self, call: Call) -> Lease:
         """For its next lease; if it has a slot, with the group and the budget that it has."""
         leg, tenancy = call.leg, call.leg.tenancy
-        wish = Lease(call.name, self._calls.get(call, 0), leg.turn, call.persona)
+        wish = Lease(kept_name(call.name), self._calls.get(call, 0), leg.turn, call.persona)
         if tenancy is None:
             return wish
         return replace(wish, group=tenancy.group, budget_ns=tenancy.budget_ns)

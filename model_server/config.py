@@ -65,6 +65,8 @@ class ModelServerConfig(BaseSettings):
     checkpoint: Path | None = None
     """Of `digits` and `sglang`; None is the one that ships with the tree."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    """For people, or one JSON object a line."""
     realtime_priority: bool = False
     """Ask for SCHED_FIFO, or else nice -10."""
 

@@ -108,6 +108,10 @@ class Leases:
         self.budget_S[slot] = budget_ns = wish.budget_ns or self._budget_ns()
         return Leased(wish.call, slot, generation, group, budget_ns)
 
+    def name_of(self, slot: int) -> str:
+        """The call that has it; empty when none has."""
+        return self._call_of.get(slot, (0, ""))[1]
+
     def release(self, worker: int, notice: Release, now_ns: int) -> bool:
         """Begin the slot's rest; False when `worker` does not hold that slot in that generation."""
         slot = notice.slot

@@ -141,7 +141,8 @@ class ModelServer:
             late = LateTurn(slot, int(meta["turn"]), batch.tick_ns, captured_ns, *stamps_ns, budget_ns)
             self.late_turns.add(late)
             if b == late_B[0]:
-                log.info("late turns", rows=len(late_B), of=len(batch), slot=slot, **late.spans_ms)
+                call = self.leases.name_of(slot)
+                log.info("late turns", call=call, rows=len(late_B), of=len(batch), slot=slot, **late.spans_ms)
 
     def _ask_for_pictures(self, slots: Iterable[int]) -> None:
         """What is not looked at need not be decoded."""
@@ -187,7 +188,9 @@ class ModelServer:
         if self.leases.release(worker, notice, self._clock_ns()):
             self._close(notice.slot)
         else:
-            log.warning("release of a slot that is not held", worker=worker, slot=notice.slot)
+            log.warning(
+                "release of a slot that is not held", call=notice.call, worker=worker, slot=notice.slot
+            )
 
     def gone(self, worker: int) -> None:
         """The worker's connection is closed: all of its calls are over."""

@@ -226,7 +226,7 @@ class Worker:
             async with asyncio.timeout(LAST_WORD_S):
                 await publication.tell("failed", note=note)
         except (TimeoutError, NotOurs):
-            log.info("failure of a task not told", reason=note)
+            log.info("failure of a task not told", task=publication.task, reason=note)
 
     async def _give_back(self, taken: Taken) -> None:
         try:
@@ -240,6 +240,7 @@ class Publication:
     """What one attempt says of its task, in order; each piece once, however often it has to be sent."""
 
     def __init__(self, line: TaskLine, taken: Taken, worker: str) -> None:
+        self.task = taken.order.key
         self.said_bytes = len(taken.said.encode())
         self.has_words = bool(taken.said.strip())
         self.pieces = 0

@@ -283,7 +283,7 @@ class Joining:
         else:
             self._counters.placed_failed += 1
             self._counters.joins_failed += 1
-            log.info("not joined", call=session.name, status=status, reason=reason)
+            log.info("not joined", call=session.name, status=status)
             if guest.asked.by_model:
                 session.leg.receive_event(f"join failed {status}")
             self._progress(guest.name, "failed", status, reason)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.log import Format
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
 from gateway.safety.options import SafetyOptions
 
@@ -49,6 +50,7 @@ class WorkerOptions:
     retry_after_s: int
     realtime: bool = True
     log_level: str = "info"
+    log_format: Format = "text"
     transfer_words: bool = True
     """The end of the conversation goes with a caller who is handed over."""
     hears_tones: bool = False

@@ -98,6 +98,7 @@ def plan_workers(
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             recording=recording,
             traces=bool(settings.traces_endpoint),
             announcements=settings.announcements(settings.rtp_host),

@@ -160,6 +160,8 @@ class Worker:
                 session.recording.end()
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
+            if figures is not None:
+                log.info("call over", call=session.name, reason=cause)
             self.link.tell(control.CallEnded(call.sip_call_id, cause, figures, notes))
 
     def _figures(self, session: Session) -> Figures:
@@ -269,6 +271,7 @@ class Worker:
     def _placed_answered(self, session: Session) -> None:
         self.counters.calls_answered += 1
         self.counters.placed_answered += 1
+        log.info("call", call=session.name, placed=True)
         session.call.resume_media()
         session.leg.hold(session.call.held)
         session.heard_at_ns = time.monotonic_ns()
@@ -312,7 +315,7 @@ class Worker:
             session.leg.receive_event("transfer failed 500")
             self._answer_main(message.id, 409, "the library does not refer")
             return
-        log.info("handing over", call=session.name, to=message.uri)
+        log.info("handing over", call=session.name)
         self._answer_main(message.id, 200)
 
     def _begin_referring(self, session: Session, seconds: float, status: int) -> None:
@@ -345,7 +348,7 @@ class Worker:
                 )  # after the library's answer to the NOTIFY
             return
         self.counters.handovers_failed += 1
-        log.info("not handed over", call=session.name, status=status, reason=reason)
+        log.info("not handed over", call=session.name, status=status)
         session.leg.receive_event(f"transfer failed {status}")
         self._tell_progress(session, "transfer-failed", status, reason)
 
@@ -433,6 +436,7 @@ class Worker:
                 return
         if call.answer_with(200):
             self.counters.calls_answered += 1
+            log.info("call", call=call.sip_call_id)
 
     def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)

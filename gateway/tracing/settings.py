@@ -33,8 +33,15 @@ class TraceSettings(BaseSettings):
                 "traces_endpoint with redis = 'off': what becomes of calls is not known there. Name a server, or "
                 "leave traces_endpoint empty"
             )
-        if importlib.util.find_spec("opentelemetry.sdk") is None:
+        if not _is_installed():
             raise ValueError(
                 "traces_endpoint needs OpenTelemetry, which is not installed: pip install 'microturn[traces]', or "
                 "leave it empty"
             )
+
+
+def _is_installed() -> bool:
+    try:
+        return importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # of a package above it
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.log import Format
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
 from gateway.safety.options import SafetyOptions
 
@@ -35,6 +36,7 @@ class WebrtcOptions:
     """A call whose browser is away may be resumed for so long."""
     realtime: bool = True
     log_level: str = "info"
+    log_format: Format = "text"
     tcp_only: bool = False
     """No UDP at all: media over TURN's TCP or our TCP port."""
     bitrate: int = 48_000

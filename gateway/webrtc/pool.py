@@ -358,6 +358,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             resume_s=settings.resume_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         for index in range(workers)
     ]

@@ -105,7 +105,7 @@ class Worker:
     def _hear(self, message: control.MainMessage) -> None:
         match message:
             case control.Offer():
-                self.process.spawn(self._reply(message.id, self._take_offer(message)))
+                self.process.spawn(self._reply(message.id, message.call, self._take_offer(message)))
             case control.IceRestart():
                 self.link.tell(self._restart_ice(message))
             case control.Candidates():
@@ -135,11 +135,11 @@ class Worker:
             jpeg, reason = b"", "the gateway failed on it"
         self.link.tell(control.Still(message.call, message.task, message.number, jpeg, reason))
 
-    async def _reply(self, number: int, work: Coroutine[Any, Any, control.Answered]) -> None:
+    async def _reply(self, number: int, call: str, work: Coroutine[Any, Any, control.Answered]) -> None:
         try:
             answered = await work
         except Exception as wrong:  # the edge of a call: its browser is told, the others go on
-            log.error("offer broken", exc_info=wrong)
+            log.error("offer broken", call=call, exc_info=wrong)
             self.counters.calls_broken += 1
             answered = control.Answered(number, 500, reason="the gateway failed on this offer")
         self.link.tell(answered)

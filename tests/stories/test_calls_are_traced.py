@@ -1,8 +1,10 @@
-"""One trace a call, at a collector that reads what OpenTelemetry's exporter sends it. Real processes."""
+"""What is seen of calls: one trace each, at a collector that reads what OpenTelemetry's exporter sends it, and
+lines of the log. None of it has a number, a name or a word of a caller. Real processes."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import time
@@ -15,15 +17,17 @@ pytest.importorskip("opentelemetry.sdk", reason="pip install 'microturn[traces]'
 
 from gateway.caller.calls import CallPlan, place_call
 from gateway.caller.signals import numbered_tones
+from gateway.state.keys import is_name, name_of_telephone_call
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.support.otlp_collector import Collector, Seen
+from tests.support.raw_call import RawCall
 from tests.support.webrtc_caller import HZ, calling
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
 
 TONE = (3_000 * np.sin(2 * np.pi * 440 * np.arange(60 * HZ) / HZ)).astype(np.int16)
 TRACE, ASKED = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-NUMBER, SECRET_WORD = "4915112345678", "xylophone"
+NUMBER, CALLED, TARGET, SECRET_WORD = "4915112345678", "493098765432", "493055555555", "xylophone"
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def collector() -> Iterator[Collector]:
 @pytest.fixture(scope="module")
 def gateway(collector: Collector) -> Iterator[GatewayUnderTest]:
     settings = {"webrtc_calls": "2", "redis": "auto", "background_workers": "1"}
-    settings["traces_endpoint"] = collector.url
+    settings |= {"traces_endpoint": collector.url, "log_format": "json"}
     with GatewayUnderTest.start(GatewayWish(calls=2, settings=settings, ready_timeout_s=60.0)) as found:
         yield found
 
@@ -99,6 +103,29 @@ def test_a_browser_call_goes_on_in_the_trace_of_who_asked_for_it(
     assert only(spans, "set-up").parent == call.span
     assert call.attributes["microturn.tasks"] == 1 and call.attributes["microturn.codec"] == "OPUS"
     assert SECRET_WORD.encode() not in b"".join(collector.bodies)
+
+
+def test_lines_of_the_log_are_json_and_say_nothing_of_callers(gateway: GatewayUnderTest) -> None:
+    """Of the calls above, and of one that is odd: held, transferred to nobody, without a word."""
+    with RawCall(gateway.uri.replace("sip:", f"sip:{CALLED}@"), user=NUMBER) as call:
+        call.talk(1.0)
+        call.press("7")
+        assert call.refer(f"sip:{TARGET}@127.0.0.1") >= 400
+        assert call.info("text/plain", SECRET_WORD.encode()) >= 200
+        call.talk(0.5)
+        call_id = call.call_id
+    gateway.wait_for(lambda m: m["microturn_calls_live"] == 0)
+    text = "".join(gateway.lines)
+    for private in (NUMBER, CALLED, TARGET, SECRET_WORD, call_id):
+        assert private not in text, private
+    lines = [json.loads(line) for line in gateway.lines if not line.startswith("ready ")]
+    assert len(lines) > 10 and all(
+        {"event", "level", "timestamp", "process"} <= line.keys() for line in lines
+    )
+    of_calls = [line for line in lines if "call" in line]
+    assert all(is_name(line["call"]) for line in of_calls)
+    told = [line["event"] for line in of_calls if line["call"] == name_of_telephone_call(call_id)]
+    assert [event for event in told if event != "late turns"] == ["call", "transfer refused", "call over"]
 
 
 @pytest.mark.long

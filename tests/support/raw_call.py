@@ -29,14 +29,16 @@ _HEADER = struct.Struct("!BBHII")
 class RawCall:
     """One call to `uri` over UDP, PCMU with telephone events. A context manager: INVITE, and BYE at the end."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, user: str = "raw") -> None:
+        """`user` is who calls."""
+        self._user = user
         self._target = parse_uri(uri)
         self._sip = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sip.bind(("127.0.0.1", 0))
         self._rtp = open_rtp_socket("127.0.0.1")
         self._local: Address = self._sip.getsockname()[:2]
         self._rng = random.SystemRandom()
-        self._tag, self._call_id = self._token(), f"{self._token()}@127.0.0.1"
+        self._tag, self.call_id = self._token(), f"{self._token()}@127.0.0.1"
         self._to = f"<{self._target.text}>"
         self._remote_uri = self._target.text
         self._routes: list[str] = []
@@ -195,11 +197,11 @@ class RawCall:
             ("via", f"SIP/2.0/UDP {host}:{port};rport;branch=z9hG4bK{self._token()}"),
             ("max-forwards", "70"),
             *(("route", route) for route in self._routes),
-            ("from", f"<sip:raw@{host}>;tag={self._tag}"),
+            ("from", f"<sip:{self._user}@{host}>;tag={self._tag}"),
             ("to", self._to),
-            ("call-id", self._call_id),
+            ("call-id", self.call_id),
             ("cseq", f"{cseq or self._cseq} {method}"),
-            ("contact", f"<sip:raw@{host}:{port}>"),
+            ("contact", f"<sip:{self._user}@{host}:{port}>"),
         ]
         if extra:
             headers.append(extra)
