@@ -54,6 +54,8 @@ class Edge(NamedTuple):
     log: Path
     tls: int = 0
     """Its port for TLS; 0 where Kamailio's module is not installed."""
+    homer: socket.socket | None = None
+    """Where it sends copies of messages."""
 
     def say(self, message: bytes, wait_s: float = 1.0, source: str = "127.0.0.1") -> bytes:
         """One datagram, and its final answer; nothing when it is not heard."""
@@ -144,8 +146,12 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     folder = tmp_path_factory.mktemp("edge")
     port, health, tls = free_port(), free_port(), free_port() if (MODULES / "tls.so").exists() else 0
     certify(folder)
+    homer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    homer.bind(("127.0.0.1", 0))
+    homer.settimeout(3.0)
     values = (
         f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1,edge.requestsPerSecond=5,"
+        f"edge.hep.endpoint=127.0.0.1:{homer.getsockname()[1]},edge.hep.captureId=7,"
         f"edge.tls.enabled={json.dumps(tls > 0)},edge.tls.existingSecret=e,"
         "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net},drain.seconds=20,drain.gracePeriodSeconds=40"
     )
@@ -165,9 +171,10 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
             here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
         )
         with kamailio(folder, config, port, health, tls=tls) as log:
-            found = Edge(pod, port, health, log, tls)
+            found = Edge(pod, port, health, log, tls, homer)
             pod.wait_for(lambda: status_of(health, "/readyz") == 200, 15.0, "the edge is ready")
-            yield found
+            with homer:
+                yield found
 
 
 def place_calls(pod: ChartPod, *arguments: str, **more: str) -> tuple[int, dict[str, object]]:
@@ -280,6 +287,46 @@ def test_gateways_are_told_who_called_and_callers_cannot_say_it(edge: Edge) -> N
     assert edge.say(bye, 3.0, "127.0.0.9").startswith(b"SIP/2.0 200")
 
 
+def hep3(packet: bytes) -> dict[int, bytes]:
+    """Chunks of HEP3 by their types (https://github.com/sipcapture/HEP, revision 12)."""
+    assert packet[:4] == b"HEP3" and int.from_bytes(packet[4:6], "big") == len(packet)
+    found, rest = {}, packet[6:]
+    while rest:
+        vendor, kind, length = (int.from_bytes(rest[at : at + 2], "big") for at in (0, 2, 4))
+        assert vendor == 0 and 6 <= length <= len(rest)
+        found[kind], rest = rest[6:length], rest[length:]
+    return found
+
+
+@needs_kamailio
+def test_homer_gets_every_message_of_a_call(edge: Edge) -> None:
+    assert edge.homer is not None
+    edge.homer.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while edge.homer.recv(65_535):
+            pass
+    edge.homer.settimeout(3.0)
+    other = invite(sdp(), "ladder").replace(b"sip:bot@127.0.0.1 SIP", b"sip:other@127.0.0.1 SIP")
+    assert edge.say(other, 3.0, "127.0.0.1").startswith(b"SIP/2.0 404")
+    seen: list[dict[int, bytes]] = []
+    while not seen or not (seen[-1][15].startswith(b"SIP/2.0 404") and port_of(seen[-1][7]) == edge.port):
+        seen.append(hep3(edge.homer.recv(65_535)))
+    of_call = [chunks for chunks in seen if b"Call-ID: ladder@test" in chunks[15]]
+    came, went = of_call[0], next(c for c in of_call[1:] if c[15].startswith(b"INVITE"))
+    assert came[15].startswith(b"INVITE sip:other@") and came[11] == b"\x01", "SIP"
+    assert came[2] == bytes([17]) and came[3] == came[4] == bytes([127, 0, 0, 1]), "UDP, from here to here"
+    assert port_of(came[8]) == edge.port and port_of(went[8]) == edge.pod.sip_port
+    assert abs(int.from_bytes(came[9], "big") - time.time()) < 60
+    assert int.from_bytes(came[12], "big") == 7
+    assert b"X-Edge-Source" not in came[15] and b"X-Edge-Source" in went[15], "as it came, and as it went"
+    assert not any(chunks[15].startswith(b"OPTIONS") for chunks in seen), "probes are not copied"
+
+
+def port_of(chunk: bytes) -> int:
+    """Network order."""
+    return int.from_bytes(chunk, "big")
+
+
 @needs_kamailio
 def test_the_edge_shows_figures(edge: Edge) -> None:
     assert [status_of(edge.health, path) for path in ("/healthz", "/metrics", "/x")] == [200, 200, 404]
@@ -380,7 +427,7 @@ def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
         "--seconds=5",
     ]
     with subprocess.Popen(command, env=pod.gateway_environment, stdout=subprocess.PIPE, text=True) as caller:
-        pod.wait_for(lambda: pod.figure("calls_live") == 1, 5.0, "a call")
+        pod.wait_for(lambda: pod.figure("calls_live") == 1, 20.0, "a call")
         os.kill(first := pod.main_pid(), signal.SIGKILL)
         pod.wait_for(
             lambda: pod.main_pid() not in (0, first) and pod.status("/readyz") == 200, 10.0, "another one"

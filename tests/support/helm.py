@@ -48,7 +48,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "everything": (
         "-f", "values-browser.yaml", "--set",
         "edge.enabled=true,edge.tls.enabled=true,edge.tls.existingSecret=e,edge.advertise=sip.example.net,"
-        "edge.serviceType=LoadBalancer,edge.hostNetwork=false,gateway.sip.tls.port=5061,"
+        "edge.serviceType=LoadBalancer,edge.hostNetwork=false,edge.hep.endpoint=homer.example.net:9060,"
+        "gateway.sip.tls.port=5061,"
         "gateway.sip.tls.existingSecret=s,gateway.http.tls.existingSecret=h,redis.tls.enabled=true,"
         "redis.tls.existingSecret=r,worker.keda.enabled=true,worker.url=http://b:30000/v1,worker.model=m,"
         "worker.existingSecret=k,autoscaling.enabled=true,autoscaling.kind=keda,"
