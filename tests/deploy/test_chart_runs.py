@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -24,6 +26,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from gateway.caller.calls import CallPlan, place_call
+from gateway.caller.signals import numbered_tones
 from loadtests.chart.helm import NAME
 from loadtests.chart.pod import DOCKER, ChartPod
 from loadtests.chart.programs import (
@@ -177,11 +181,11 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
                 yield found
 
 
-def place_calls(pod: ChartPod, *arguments: str, **more: str) -> tuple[int, dict[str, object]]:
-    """What the pod of `helm test` runs; `more` is of its environment."""
+def place_calls(pod: ChartPod, *arguments: str) -> tuple[int, dict[str, object]]:
+    """What the pod of `helm test` runs."""
     done = subprocess.run(
         [sys.executable, str(DOCKER / "place_calls.py"), *arguments],
-        env=pod.gateway_environment | more, capture_output=True, text=True, timeout=60, check=False,
+        env=pod.gateway_environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
@@ -201,19 +205,22 @@ def test_helm_test_places_a_telephone_call_by_the_edge_and_a_browser_call(edge: 
 
 @needs_kamailio
 @pytest.mark.skipif(not (MODULES / "tls.so").exists(), reason="apt-get install kamailio-tls-modules")
-def test_a_call_by_tls_goes_to_a_gateway_that_has_none(edge: Edge, tmp_path: Path) -> None:
+def test_a_call_by_tls_goes_to_a_gateway_that_has_none(
+    edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert "MICROTURN_SIP_TLS_PORT" not in edge.pod.gateway_environment
     answered = edge.pod.figure("edge_calls_answered_total")
-    uri = f"--sip=sip:bot@127.0.0.1:{edge.tls};transport=tls"
-    certificate = str(edge.log.with_name("tls.crt"))
-    status, told = place_calls(edge.pod, uri, "--seconds=2", SSL_CERT_FILE=certificate)
-    assert (status, told["sip"]) == (0, True)
+    uri = f"sip:bot@127.0.0.1:{edge.tls};transport=tls"
+    plan = CallPlan(uri, "PCMU", numbered_tones(1.5, 8000, 1), 8000, seconds=1.5)
+    monkeypatch.setenv("SSL_CERT_FILE", str(edge.log.with_name("tls.crt")))
+    report = asyncio.run(place_call(plan))
+    assert report.answered and report.media_came_back and report.ended_by == "us"
     edge.pod.wait_for(lambda: edge.pod.figure("calls_live") == 0, 5.0, "its BYE came by TLS, too")
     assert edge.pod.figure("edge_calls_answered_total") == answered + 1
-    other = tmp_path / "other"
-    other.mkdir()
-    certify(other)
-    assert place_calls(edge.pod, uri, "--seconds=1", SSL_CERT_FILE=str(other / "tls.crt"))[0] == 1
+    certify(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.crt"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        asyncio.run(place_call(plan))
 
 
 @needs_kamailio
@@ -424,7 +431,7 @@ def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
         sys.executable,
         str(DOCKER / "place_calls.py"),
         f"--sip=sip:bot@127.0.0.1:{edge.port}",
-        "--seconds=5",
+        "--seconds=8",
     ]
     with subprocess.Popen(command, env=pod.gateway_environment, stdout=subprocess.PIPE, text=True) as caller:
         pod.wait_for(lambda: pod.figure("calls_live") == 1, 20.0, "a call")
