@@ -143,7 +143,7 @@ class GatewaySettings(
 
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
-    rtp_ports: int = Field(16_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
+    rtp_ports: int = Field(12_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
 
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"

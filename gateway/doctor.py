@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
+from gateway.sip.edge import RECEIVE_BUFFER_BYTES
 from gateway.sip.pool import ask_library
 from gateway.state import embedded
 from gateway.webrtc.pool import plan_webrtc
@@ -44,6 +45,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         *(browser_calls(settings) if settings.webrtc_calls else []),
         _shared_memory(settings),
         _descriptors(settings),
+        socket_buffers(RECEIVE_BUFFER_BYTES),
         _run_dir(settings),
         inbound_rules(settings),
         *([safety_policy(settings)] if settings.safety_policy or settings.moderation_url else []),
@@ -174,6 +176,17 @@ def _descriptors(settings: GatewaySettings) -> Finding:
     found = f"{soft} allowed (at most {hard}), a worker needs up to {needed}"
     return Finding(
         "file descriptors", soft >= needed, found, f"ulimit -n {needed}, or LimitNOFILE= in its unit"
+    )
+
+
+def socket_buffers(asked: int) -> Finding:
+    """Whether a UDP socket may wait for us with so many octets: bursts of INVITEs, packets while a loop is away."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
+        given = tried.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    found = f"{given >> 10} KiB given, {asked >> 10} KiB asked for"
+    return Finding(
+        "socket buffers", given >= asked, found, f"sysctl -w net.core.rmem_max={asked}", fatal=False
     )
 
 

@@ -14,6 +14,7 @@ KINDS = {
     "faults": "the fault matrix",
     "recording": "what recording adds to a call, in the same minutes",
     "safety": "what a policy of rules adds to a reply",
+    "sizing": "what so many calls take, from the rows of the others",
     "flood": "scanners at the SIP port beside live calls",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
