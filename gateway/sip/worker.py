@@ -435,6 +435,8 @@ class Worker:
 
     def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)
+        if self.joining.key(call, digit, timestamp_ms, duration_ms):
+            return
         if session is not None and call is session.call:
             session.hear_key(digit, timestamp_ms, duration_ms)
 

@@ -130,7 +130,7 @@ class Target:
         """BYE (RFC 3261 section 12.2), answered or not."""
         self.ask("BYE", 2)
 
-    def ask(self, method: str, cseq: int, *more: tuple[str, str]) -> None:
+    def ask(self, method: str, cseq: int, *more: tuple[str, str], body: bytes = b"") -> None:
         """A request within the call, answered or not."""
         invite, way = self.seen("INVITE")[-1], "TCP" if "tcp" in self.transports else "UDP"
         headers = [
@@ -145,7 +145,7 @@ class Target:
             *more,
         ]
         contact = invite.header("contact").strip("<>").split(">")[0]
-        self._send(Message(method=method, uri=contact, headers=tuple(headers)).serialise())
+        self._send(Message(method=method, uri=contact, headers=tuple(headers), body=body).serialise())
 
     def __enter__(self) -> Target:
         self._thread.start()
