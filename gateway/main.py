@@ -349,6 +349,7 @@ class Gateway:
             registrations={
                 name: registree(name, trunk) for name, trunk in settings.trunks.items() if trunk.register_
             },
+            sound6=bool(settings.rtp_host6),
         )
 
     def _inside_port(self) -> int:

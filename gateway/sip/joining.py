@@ -196,7 +196,9 @@ class Joining:
             return
         assert session is not None
         try:
-            account = self._endpoint.dialling_account(asked.srtp, asked.session_expires_s)
+            account = self._endpoint.dialling_account(
+                asked.srtp, asked.session_expires_s, sound6=asked.sound6
+            )
         except ValueError as wrong:
             self._answer(asked.id, 503, str(wrong))
             return

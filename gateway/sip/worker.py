@@ -226,7 +226,7 @@ class Worker:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
-            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s)
+            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s, sound6=dial.sound6)
         except ValueError as wrong:
             self._answer_main(dial.id, 503, str(wrong))
             return
