@@ -67,7 +67,8 @@ class Begun:
         flow = Flow("udp", target.host, target.port) if numeric else None
         call = Call(
             request.call_id, worker, flow, CallState.PENDING, request.cseq, b"", b"", request, now_ns,
-            now_ns + PENDING_NS, target=target, dialled=request.uri, own_tag=request.from_tag, sound6=family_of(request.body) == 6,
+            now_ns + PENDING_NS, target=target, dialled=request.uri, own_tag=request.from_tag,
+            sound6=family_of(request.body) == 6,
         )  # fmt: skip
         self._calls.add(call)
         if flow is None:
