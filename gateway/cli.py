@@ -363,6 +363,9 @@ def forget(
         raise typer.Exit(2) from None
     told = f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}"
     typer.echo(f"{told}; recordings deleted here: {done.recordings}")
+    typer.echo(
+        "gateways take who called and what was said out of the events that wait for webhooks, within seconds"
+    )
     raise typer.Exit(0 if done.forgotten + done.live + done.recordings else 1)
 
 

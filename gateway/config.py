@@ -142,6 +142,11 @@ class GatewaySettings(
     )
 
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
+    rtp_host6: str = Field(
+        "",
+        description="IPv6 address that RTP is received on, where callers offer IPv6; empty refuses them; needs the "
+        "pjsua2 of `make pjsip`",
+    )
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
     rtp_ports: int = Field(12_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
 
@@ -164,9 +169,18 @@ class GatewaySettings(
     def _is_what_the_library_has(cls, value: str) -> str:
         if ":" in value:
             raise ValueError(
-                f"{value!r}: telephones' sound is IPv4 alone, since pjsua2's builds have no IPv6: give an IPv4 "
-                "address. sip_host may be IPv6"
+                f"{value!r} is no IPv4 address: give one here, and this one as rtp_host6. sip_host may be IPv6"
             )
+        return value
+
+    @field_validator("rtp_host6")
+    @classmethod
+    def _is_ipv6(cls, value: str) -> str:
+        try:
+            if value:
+                ipaddress.IPv6Address(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no IPv6 address: give one of this machine, or nothing") from None
         return value
 
     @model_validator(mode="after")
@@ -276,6 +290,11 @@ class GatewaySettings(
                 "sip_tls_port, such as 5061, with sip_tls_cert and sip_tls_key"
             )
         for name, trunk in self.trunks.items():
+            if trunk.rtp_family == "ipv6" and not self.rtp_host6:
+                raise ValueError(
+                    f"trunks.{name}: rtp_family = 'ipv6' without rtp_host6: give the IPv6 address of this machine "
+                    "that sound is received on, such as 2001:db8::1, or rtp_family = 'ipv4'"
+                )
             if trunk.inbound_user and (other := users.setdefault(trunk.inbound_user, name)) != name:
                 raise ValueError(
                     f"trunks.{name} and trunks.{other} have the same inbound_user {trunk.inbound_user!r}: "

@@ -191,6 +191,8 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """What it does while the person is there."""
     by_model: bool = False
     """The model wanted it, and is told if it fails."""
+    sound6: bool = False
+    """Sound is offered over IPv6."""
 
 
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -181,6 +181,7 @@ class Gateway:
             self.telephones, self.sessions, self.settings.persona,
             lambda call_id: self.cluster.desk.party_of_telephone(call_id),
             lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
+            lambda wish: self.settings.trunks[wish.trunk].price_of(wish.to) or 0.0,
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed
@@ -349,6 +350,7 @@ class Gateway:
             registrations={
                 name: registree(name, trunk) for name, trunk in settings.trunks.items() if trunk.register_
             },
+            sound6=bool(settings.rtp_host6),
         )
 
     def _inside_port(self) -> int:

@@ -13,6 +13,7 @@ from gateway.cluster.spend import Reached
 from gateway.config import GatewaySettings
 from gateway.events.desk import EventDesk, make_outboxes
 from gateway.events.feed import Feed
+from gateway.events.forgetting import Forgetting
 from gateway.events.open_calls import OpenCalls
 from gateway.events.records import WITHOUT_WORDS, Event, Kind
 from gateway.events.spool import Spool
@@ -51,6 +52,7 @@ class EventOffice:
         outboxes = make_outboxes(webhooks, spool, settings.events_give_up_s) if spool is not None else []
         self.desk = EventDesk(settings.node_name, spool, open_calls, outboxes)
         self.feed = self._make_feed(settings, sessions)
+        self._forgetting = Forgetting(self.desk, sessions.store.script, settings.redis_namespace)
         self._sessions, self._has_words = sessions, settings.events_words == "on"
         self._node, self._born, self._number = settings.node_name, secrets.token_hex(4), 0
         self._placed: dict[str, str] = {}
@@ -126,6 +128,7 @@ class EventOffice:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.desk.run())
+            group.create_task(self._forgetting.run())
             group.create_task(self.desk.settle_former(self._sessions))
             if self.feed is not None:
                 group.create_task(self.feed.run())

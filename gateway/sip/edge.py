@@ -71,6 +71,8 @@ class EdgeSettings:
     """Who may begin something."""
     registrations: Mapping[str, Registree] = field(default_factory=dict)
     """Where we register, by trunk."""
+    sound6: bool = False
+    """Workers have sound over IPv6, too."""
 
     def __post_init__(self) -> None:
         for port in (self.port, self.inside_port, self.tls_port):
@@ -142,6 +144,7 @@ class Edge:
             marks=lambda request: self.marks(request),
             policy=lambda request: self.policy(request),
             policy_of=lambda trunk: self.policy_of(trunk),
+            sound6=self._settings.sound6,
         )
         self._guard = Guard(self._settings.rules, self)
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)

@@ -27,6 +27,7 @@ from gateway.sip.session import Counters, Session
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.records import Figures
 from media.conference import Conference
+from media.keys import Presses
 from media.timebase import NS_PER_S
 
 if TYPE_CHECKING:
@@ -65,24 +66,20 @@ class Guest:
         self.line_sums = LineSums()
         self.wrong: Exception | None = None
         """What went wrong in a tick, a bug of ours."""
-        self._packets, self._was_held, self._was_muted = 0, False, False
+        self._presses = Presses()
+        self._packets, self._was_held = 0, False
 
     def begin(self, rate_hz: int) -> None:
         """It was answered: the three are on one line from the next tick on."""
         session = self.session
-        playout = session.leg.playout
-        self._was_muted = playout.muted
-        if self.asked.model == "listens":
-            playout.muted = True
+        session.leg.playout.only_listens = self.asked.model == "listens"
         self.conference = session.join(rate_hz)
         session.leg.receive_event("joined")
 
     def end(self) -> None:
         """Nobody ticks any more: there are two again."""
         self.session.part()
-        playout = self.session.leg.playout
-        if self.asked.model == "listens":
-            playout.muted = self._was_muted
+        self.session.leg.playout.only_listens = False
         self.session.leg.receive_event("left")
 
     def tick(self) -> None:
@@ -103,6 +100,15 @@ class Guest:
         """The next 20 ms for the person's ear, in the clock's thread."""
         conference = self.conference
         return conference.for_person() if conference is not None else b""
+
+    def hear_key(self, digit: str, timestamp_ms: int | None, duration_ms: int) -> bool:
+        """The person has pressed a key, as `Session.hear_key` has it: the model is told whose it was. False while
+        he has not joined, and of a press that is known."""
+        heard = digit if timestamp_ms is None else self._presses.receive(digit, timestamp_ms, duration_ms)
+        if heard is None or self.conference is None:
+            return False
+        self.session.leg.receive_event(f"person-dtmf {heard}")
+        return True
 
     def hang_up(self, cause: str) -> None:
         """From our side."""
@@ -190,7 +196,9 @@ class Joining:
             return
         assert session is not None
         try:
-            account = self._endpoint.dialling_account(asked.srtp, asked.session_expires_s)
+            account = self._endpoint.dialling_account(
+                asked.srtp, asked.session_expires_s, sound6=asked.sound6
+            )
         except ValueError as wrong:
             self._answer(asked.id, 503, str(wrong))
             return
@@ -238,6 +246,13 @@ class Joining:
             guest.hang_up("no-answer")
 
     # -- what becomes of the person's call; each says whether it was one
+
+    def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> bool:
+        """A telephone event, or INFO, as `CallEvents.key` has it."""
+        guest = self._guests.get(call)
+        if guest is not None:
+            self._counters.keys_heard += guest.hear_key(digit, timestamp_ms, duration_ms)
+        return guest is not None
 
     def ringing(self, call: SipCall, status: int) -> bool:
         """Somebody is being called."""

@@ -80,14 +80,16 @@ class Router:
         marks: Marks = lambda request: (),
         policy: Callable[[Request], Policy] = lambda request: OPEN,
         policy_of: PolicyOf = lambda trunk: OPEN,
+        sound6: bool = False,
     ) -> None:
-        """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk."""
+        """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk; `sound6`
+        that workers have sound over IPv6, too."""
         self.counters = Counters()
         self.workers = Workers()
         self._answered = answered
         self._path = Path(key, inside, outside, tls)
         self._calls = Calls(max_calls)
-        self._outbox = Outbox(self._path, self.counters, retry_after_s, marks)
+        self._outbox = Outbox(self._path, self.counters, retry_after_s, marks, sound6)
         self._admission = Admission(
             self.workers, self._calls, self._outbox, self.counters, admit, queue_length, queue_wait_ns, policy
         )
@@ -414,7 +416,7 @@ class Router:
         if call.sips:
             headers = (headers_for_worker if back.kind == "worker" else headers_for_peer)(headers)
         body = response.body
-        if source.kind != "worker" and (screen := self._outbox.screened(response)) is not None:
+        if source.kind != "worker" and (screen := self._outbox.screened(response, call)) is not None:
             if call.target is None or response.method != b"INVITE" or not 200 <= response.status < 300:
                 raise screen
             body = b""  # the worker hangs up what is answered without SDP: dropped, it would ring on

@@ -226,7 +226,7 @@ class Worker:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
-            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s)
+            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s, sound6=dial.sound6)
         except ValueError as wrong:
             self._answer_main(dial.id, 503, str(wrong))
             return
@@ -435,6 +435,8 @@ class Worker:
 
     def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)
+        if self.joining.key(call, digit, timestamp_ms, duration_ms):
+            return
         if session is not None and call is session.call:
             session.hear_key(digit, timestamp_ms, duration_ms)
 

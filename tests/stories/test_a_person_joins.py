@@ -103,6 +103,10 @@ def test_all_hear_each_other_and_nobody_himself(gateway: OwnGateway, person: Spe
         assert max(person.voice.levels(PERSON_HZ, began_ns)) < LOUD / 20, "the person hears himself"
         assert person.seen("INVITE")[-1].header("x-microturn-call") == call
 
+        person.ask("INFO", 1, ("content-type", "application/dtmf"), body=b"5")
+        assert watch.look_until(lambda seen: "person-dtmf 5" in seen.heard, lambda: None, 2.0)
+        assert "dtmf 5" not in watch.heard, "whose key it was is told"
+
         person.hang_up()
         gateway.wait_for(lambda: "left" in gateway.kinds(call))
         soon(lambda: caller.voice.hears(CALLER_HZ), "the model speaks again")
