@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.histogram import DELAY, JITTER, MOS, SHARE, Histogram
 from gateway.state.records import Figures
 from gateway.turns import CallSums
 from media.leg import Leg
@@ -54,6 +55,37 @@ class LineSums:
     def round_trip_ms(self) -> float:
         """Mean; 0 where nobody told of one."""
         return self._round_trip_ms / max(1, self._told)
+
+
+class Quality:
+    """Of all calls of a worker, for metrics: each one's figures whenever they are told, and at its end."""
+
+    def __init__(self, door: str) -> None:
+        """`door`: telephone or browser."""
+        self._mos = Histogram(f"call_mos_{door}", MOS)
+        self._jitter = Histogram(f"call_jitter_{door}", JITTER)
+        self._delay = Histogram(f"call_delay_{door}", DELAY)
+        self._loss = Histogram(f"call_loss_{door}", SHARE)
+        self._concealed = Histogram(f"call_concealed_{door}", SHARE)
+
+    def note(self, figures: Figures) -> None:
+        """Of a call that has had a turn; others say nothing of a line."""
+        if not figures.turns:
+            return
+        self._concealed.observe(round(1e6 * figures.concealed_ms / (figures.turns * TURN_MS)))
+        self._delay.observe(round(1e3 * figures.delay_ms))
+        if figures.packets + figures.lost_packets:
+            self._loss.observe(round(1e6 * figures.loss))
+            self._jitter.observe(round(1e3 * figures.jitter_ms))
+        if figures.mos:
+            self._mos.observe(round(1e3 * figures.mos))
+
+    def report(self) -> dict[str, int]:
+        """As counters."""
+        told: dict[str, int] = {}
+        for histogram in (self._mos, self._jitter, self._delay, self._loss, self._concealed):
+            told |= histogram.report()
+        return told
 
 
 def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Figures:

@@ -101,6 +101,7 @@ def serve(
         except (ValueError, OSError) as wrong:
             raise CannotServe(str(wrong)) from wrong
         held.callback(control.close)
+        server.began_s = int(time.time())
         log.info("serving", socket=str(path), engine=engine.name, slots=config.slots)
         print(f"ready {path}", flush=True)
         _keep_time(server, control, config.groups, _over(stopping, is_alone, lambda: control.workers))

@@ -57,7 +57,7 @@ ONE_PLACE = {
         "gateway/recording/finish.py",
         "loadtests/",
     ),
-    "cryptography": ("gateway/recording/", "gateway/sip/stir/", "gateway/webrtc/"),
+    "cryptography": ("gateway/recording/", "gateway/sip/stir/", "gateway/sip/tls.py", "gateway/webrtc/"),
     "aiohttp": (
         "gateway/http.py",
         "gateway/api/",

@@ -17,7 +17,9 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
@@ -35,6 +37,7 @@ from gateway.background.threads import Threads
 from gateway.background.tools import Toolbox, load, of_function
 from gateway.background.work import Answerer, Doing, NoAnswer, Step
 from gateway.config import GatewaySettings
+from gateway.histogram import TASK, Histogram
 from gateway.state.client import Away
 
 log = structlog.get_logger()
@@ -53,15 +56,44 @@ class NotOurs(Exception):
     """The task was cancelled, or another worker has it."""
 
 
+@dataclass(slots=True)
+class WorkerCounters:
+    """Tasks that are over here, since the start of this process, by what became of them."""
+
+    done: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    withdrawn: int = 0
+    """Cancelled, or another worker's by now."""
+    broken: int = 0
+    """By a bug of ours."""
+    given_back: int = 0
+    """This process stopped."""
+    taken_over: int = 0
+    """Of all that were begun: from a worker that gave no sign of life."""
+
+
 class Worker:
     """Of one process."""
 
     def __init__(self, line: TaskLine, answerer: Answerer, most_tasks: int, name: str = "") -> None:
         self.name = name or f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.finished = 0
+        self.counters = WorkerCounters()
+        self.task_time = Histogram("task_time", TASK)
+        """From when it was taken, us."""
+        self.is_connected = False
         self._line, self._answerer, self._most = line, answerer, most_tasks
         self._running: dict[str, asyncio.Task[None]] = {}
         self._looked_s = 0.0
+
+    def gauges(self) -> dict[str, float]:
+        """Of now."""
+        return {
+            "worker_connected": float(self.is_connected),
+            "worker_tasks_running": float(len(self._running)),
+            "worker_tasks_limit": float(self._most),
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what is not done then is given back."""
@@ -87,12 +119,13 @@ class Worker:
                     met = await self._line.ping()
                     await self._line.make_group()
                     log.info("tasks are taken", server=met, worker=self.name)
+                    self.is_connected = True
                 await self._take()
                 pause_s = 0.05
             except Away as wrong:
                 if met is not None:
                     log.warning("Redis is away", reason=str(wrong))
-                met = None
+                met, self.is_connected = None, False
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MOST_PAUSE_S)
 
@@ -107,6 +140,7 @@ class Worker:
         if now_s - self._looked_s >= RENEW_S:
             self._looked_s = now_s
             found = await self._line.take_over(self.name, room, IDLE_MS)
+            self.counters.taken_over += len(found)
         if not found:
             found = await self._line.take(self.name, room)
         for entry, key in found:
@@ -125,25 +159,33 @@ class Worker:
     async def _work(self, taken: Taken) -> None:
         """To its end, whatever comes between; the edge of a task."""
         publication = Publication(self._line, taken, self.name)
+        counters, began_ns = self.counters, time.monotonic_ns()
         try:
             await self._answer_in_time(taken, publication)
         except NotOurs:
+            counters.withdrawn += 1
             log.debug("task dropped", task=taken.order.key)
         except asyncio.CancelledError:  # this process stops
+            counters.given_back += 1
             await asyncio.shield(self._give_back(taken))
             raise
         except Exception as wrong:  # the edge of a task: the others go on
+            counters.broken += 1
             log.error("task broken", task=taken.order.key, exc_info=wrong)
             await self._fail(publication, "the worker failed on this task")
         self.finished += 1
+        self.task_time.observe((time.monotonic_ns() - began_ns) // 1_000)
 
     async def _answer_in_time(self, taken: Taken, publication: Publication) -> None:
         try:
             async with asyncio.timeout(taken.left_ms / 1e3):
                 await self._while_ours(taken, self._answer(taken, publication))
+            self.counters.done += 1
         except TimeoutError:
+            self.counters.timed_out += 1
             await self._fail(publication, "out of time")
         except NoAnswer as wrong:
+            self.counters.failed += 1
             await self._fail(publication, str(wrong))
 
     async def _while_ours(self, taken: Taken, work: Awaitable[None]) -> None:
@@ -325,7 +367,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     threads = Threads()
     worker = Worker(line, make_answerer(settings, line, servers, threads), settings.background_tasks)
     try:
-        with _metrics(settings, threads):
+        with _metrics(settings, threads, worker):
             await worker.run(stop)
     finally:
         if threads.counters.left:
@@ -335,13 +377,21 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         await asyncio.gather(*keeping, return_exceptions=True)
 
 
-def _metrics(settings: GatewaySettings, threads: Threads) -> contextlib.AbstractContextManager[None]:
+def _metrics(
+    settings: GatewaySettings, threads: Threads, worker: Worker
+) -> contextlib.AbstractContextManager[None]:
     if not settings.background_metrics_port:
         return contextlib.nullcontext()
     from gateway.metrics import Metrics
 
-    metrics = Metrics()
-    metrics.parts = {"tools": threads.counters}
+    metrics = Metrics(of_gateway=False)
+    metrics.parts = {"worker": worker.counters, "tools": threads.counters}
+    metrics.histograms = (worker.task_time,)
+
+    def look() -> None:
+        metrics.gauges = worker.gauges()
+
+    metrics.ask = look
     return metrics.served(settings.http_host, settings.background_metrics_port)
 
 

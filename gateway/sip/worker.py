@@ -17,7 +17,7 @@ import structlog
 from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
-from gateway.figures import TELL_S, figures_of
+from gateway.figures import TELL_S, Quality, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.sip import pj
@@ -49,6 +49,7 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.counters = Counters()
+        self.quality = Quality("telephone")
         self.endpoint = Endpoint(options.endpoint, self)
         self.process = WorkerProcess(
             options.name, options.control, options.model,
@@ -157,6 +158,8 @@ class Worker:
             session.conversation.end()
             if session.recording is not None:
                 session.recording.end()
+        if figures is not None:
+            self.quality.note(figures)
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
             self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
@@ -461,7 +464,8 @@ class Worker:
         self._seconds += 1
         if self._seconds % TELL_S == 0:
             for session in self._sessions.values():
-                self.link.tell(control.Measured(session.name, self._figures(session)))
+                self.quality.note(figures := self._figures(session))
+                self.link.tell(control.Measured(session.name, figures))
             for guest in self.joining:
                 self.link.tell(control.Measured(guest.name, guest.figures()))
 
@@ -488,6 +492,7 @@ class Worker:
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
+        counters |= self.quality.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
 
     def _ready(self) -> control.Ready:
