@@ -200,6 +200,10 @@ class GatewaySettings(
                 f"rtp_ports = {self.rtp_ports} are too few for sip_calls = {self.sip_calls}: "
                 "give four a call (RTP, RTCP, and a released pair that rests)"
             )
+        if self.drain_least_s > self.drain_s:
+            raise ValueError(
+                f"drain_least_s = {self.drain_least_s} is more than drain_s = {self.drain_s}: give it or less"
+            )
         self.check_http()
         personas.check(self.personas)
         self.check_cluster()

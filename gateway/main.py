@@ -322,12 +322,16 @@ class Gateway:
             self.pool.draining = True
 
     async def _let_calls_end(self, at_once: asyncio.Event | None) -> None:
-        """For `drain_s` at most; who still talks then is told goodbye by its worker."""
-        if at_once is None or not self.live:
+        """For `drain_s` at most; who still talks then is told goodbye by its worker. Not before `drain_least_s`."""
+        if at_once is None or not (self.live or self.settings.drain_least_s):
             return
         log.info("draining: no new calls, live ones may end", calls=self.live, seconds=self.settings.drain_s)
-        deadline_s = asyncio.get_running_loop().time() + self.settings.drain_s
-        while self.live and not at_once.is_set() and asyncio.get_running_loop().time() < deadline_s:
+        clock = asyncio.get_running_loop().time
+        begun_s = clock()
+        while not at_once.is_set():
+            gone_s = clock() - begun_s
+            if gone_s >= (self.settings.drain_s if self.live else self.settings.drain_least_s):
+                break
             await asyncio.sleep(DRAIN_POLL_S)
         log.info("drained", calls_left=self.live)
 

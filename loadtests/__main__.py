@@ -16,6 +16,7 @@ KINDS = {
     "safety": "what a policy of rules adds to a reply",
     "sizing": "what so many calls take, from the rows of the others",
     "flood": "scanners at the SIP port beside live calls",
+    "rollout": "a rolling restart of the chart's gateways under live calls",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
 

@@ -93,6 +93,7 @@ class CallLog:
     invited_ns: int = 0
     ringing_ns: int | None = None
     answered_ns: int | None = None
+    media_at: Address | None = None  # where the peer listened
     listened_until_ns: int = 0
     received_type: int = -1  # RTP payload type of the codec
     send_errors: int = 0
@@ -214,6 +215,7 @@ class Caller:
     def _make_stream(self, rtp: socket.socket, audio: RemoteAudio, payload: bytes, log: CallLog) -> RtpStream:
         number = audio.payload_type(log.codec.name)
         assert number is not None
+        log.media_at = (audio.host, audio.port)
         log.received_type = log.codec.payload_type  # the peer uses our offer's numbers (RFC 3264 section 5.1)
         return RtpStream(
             rtp,

@@ -307,6 +307,9 @@ class Router:
         required = find(request.headers, b"require")
         if required:
             raise BadMessage(420, "Bad Extension", (Header.make(b"Unsupported", required),))
+        if self._admission.draining:  # what an INVITE would be told (RFC 3261 section 11.2)
+            self._outbox.refuse(request, source, 503, "Draining", self._outbox.retry_after)
+            return
         self._outbox.refuse(request, source, 200, "OK", _OPTIONS_ANSWER)
 
     def _ack(self, request: Request, source: Flow, call: Call | None, now_ns: int) -> None:

@@ -17,12 +17,13 @@ from gateway.config import GatewaySettings, load
 from gateway.rules import Inbound
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
+from loadtests.chart.helm import NAME
+from loadtests.chart.pod import environment
 from media import slots
 from media.timebase import TURN_NS
 from model_server.config import ModelServerConfig
 from model_server.config import load as load_model
 from model_server.leases import STEP_SHARE
-from tests.support.chart_pod import NAME, environment
 from tests.support.helm import (
     CHART,
     NAMESPACE,
