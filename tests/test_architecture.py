@@ -48,7 +48,7 @@ ONE_PLACE = {
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
     "jwt": ("gateway/api/tokens.py", "gateway/sip/stir/", "loadtests/hostile/"),
-    "redis": ("gateway/state/", "gateway/background/", "loadtests/state_server.py"),
+    "redis": ("gateway/state/", "gateway/background/", "loadtests/"),
     "sglang": ("model_server/engine/sglang",),
     "av": (
         "gateway/webrtc/video.py",
