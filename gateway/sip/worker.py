@@ -61,7 +61,9 @@ class Worker:
         self.screens = (
             Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
         )
-        self.joining = Joining(self.endpoint, self.counters, self.link.tell, options.transfer_words)
+        self.joining = Joining(
+            self.endpoint, self.counters, self.link.tell, options.transfer_words, self.recorder.consent
+        )
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
