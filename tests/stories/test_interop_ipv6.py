@@ -15,6 +15,7 @@ import pytest
 
 from gateway.sip.pool import Library, ask_library
 from gateway.sip.switchboard import OutboundCall
+from tests.stories.test_who_is_heard import attack
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
 from tests.support.sipp import Scenario, needs_sipp, sdp
@@ -44,8 +45,12 @@ def gateway(target: SpeakingTarget) -> Iterator[OwnGateway]:
     trunks = {
         "six": {"server": server, "dial": "+", "rtp_family": "ipv6"},
         "four": {"server": server, "dial": "+"},
+        "lock": {"hosts": ["192.0.2.1"], "rtp_source": "lock"},
+        "sdp": {"hosts": ["192.0.2.2"], "rtp_source": "sdp"},
     }
-    with OwnGateway.start(calls=3, rtp_port=50_000, rtp_host6="::1", trunks=trunks) as started:
+    rules = [{"called": name, "trunk": name} for name in ("lock", "sdp")]
+    settings = {"rtp_host6": "::1", "trunks": trunks, "rules": [*rules, {}], "srtp": "optional"}
+    with OwnGateway.start(calls=3, rtp_port=50_000, **settings) as started:
         yield started
 
 
@@ -100,6 +105,15 @@ def test_addresses_that_lead_nowhere_cost_their_own_call_alone(gateway: OwnGatew
             other.bye()
         six.voice.heard.clear()
         soon(lambda: six.voice.hears(CALLER_HZ), "the call beside it")
+    gateway.wait_for(lambda: gateway.is_idle, 5.0)
+
+
+@pytest.mark.parametrize("policy", ["lock", "sdp", "learn"])
+def test_a_stranger_by_ipv6_is_heard_where_sources_are_learned_alone(
+    gateway: OwnGateway, policy: str
+) -> None:
+    caller, stranger = attack(gateway, policy, "::1")
+    assert (caller > 15, stranger > 15) == ((False, True) if policy == "learn" else (True, False))
     gateway.wait_for(lambda: gateway.is_idle, 5.0)
 
 
