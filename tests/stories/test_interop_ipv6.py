@@ -15,6 +15,7 @@ import pytest
 
 from gateway.sip.pool import Library, ask_library
 from gateway.sip.switchboard import OutboundCall
+from tests.stories.test_interop_trunks import placed
 from tests.stories.test_who_is_heard import attack
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
@@ -163,4 +164,6 @@ def test_sipp_calls_by_ipv6_altogether(tmp_path: Path, target: SpeakingTarget) -
         four = offer.replace("IN IP6 ::1", "IN IP4 127.0.0.1")
         old = Scenario().invite(four).expect(200, "c=IN IP4 127.0.0.1").ack().pause(200)
         old.say("BYE").expect(200).run(tmp_path, own.port, host="::1")
+        log = placed(f"sip:[::1]:{own.port}")
+        assert log.status == 200 and len(log.datagrams) > 40
         own.wait_for(lambda: own.is_idle, 5.0)
