@@ -231,7 +231,7 @@ class Joining:
             self._answer(asked.id, 503, str(wrong))
             return
         call = SipCall(self._endpoint, account=account)
-        call.rtp_source = asked.rtp_source
+        call.rtp_source, call.sound6 = asked.rtp_source, asked.sound6
         if not call.place(asked.uri, headers_of(session, name_of_telephone_call(session.name), self._words)):
             self._endpoint.bury(call)
             self._answer(asked.id, 500, "the library does not call")
