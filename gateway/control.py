@@ -47,6 +47,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     library: str
     attached: bool
     calls: list[str]
+    sound6: list[str] = []
+    """Of these, those whose sound is IPv6."""
 
 
 class WebrtcReady(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -14,7 +14,7 @@ import msgspec
 Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
     "call.transferred", "call.transfer-failed", "call.joined", "call.left", "call.join-failed",
-    "call.safety", "call.transcript", "task.asked", "task.done",
+    "call.safety", "call.transcript", "call.handover", "task.asked", "task.done",
     "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
     "recording.ended", "spend.reached",
 ]  # fmt: skip

@@ -234,12 +234,15 @@ class Edge:
         self._running.call_ended(call_id.encode(), time.monotonic_ns())
         self._drive()
 
-    def adopt_call(self, worker_name: str, call_id: str, flow: Flow | None = None) -> bool:
+    def adopt_call(
+        self, worker_name: str, call_id: str, flow: Flow | None = None, *, sound6: bool | None = None
+    ) -> bool:
         """Take over a call that a worker still has after our restart; False if known already or no room.
 
-        Raises KeyError for an unknown worker.
+        `sound6` as in `load.Call`. Raises KeyError for an unknown worker.
         """
-        return self._running.adopt_call(worker_name, call_id.encode(), flow, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        return self._running.adopt_call(worker_name, call_id.encode(), flow, now_ns, sound6=sound6)
 
     def room_at(self, worker: str) -> int:
         """Calls that this one would take now."""

@@ -222,7 +222,9 @@ class Router:
         if call is not None and self._calls.end(call, now_ns):
             self.counters.calls_ended += 1
 
-    def adopt_call(self, worker: str, call_id: bytes, flow: Flow | None, now_ns: int) -> bool:
+    def adopt_call(
+        self, worker: str, call_id: bytes, flow: Flow | None, now_ns: int, *, sound6: bool | None = None
+    ) -> bool:
         """Take over a live call that a worker reports after our restart; False if known already or no room
         in the table.
 
@@ -233,7 +235,7 @@ class Router:
         known = self._calls.get(call_id)
         if self._calls.full or (known is not None and known.state is not CallState.ENDED):
             return False
-        call = Call(call_id, owner, flow, CallState.CONFIRMED, 0, b"", b"", None, now_ns)
+        call = Call(call_id, owner, flow, CallState.CONFIRMED, 0, b"", b"", None, now_ns, sound6=sound6)
         self._calls.add(call)
         self.counters.calls_adopted += 1
         return True

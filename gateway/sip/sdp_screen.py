@@ -100,7 +100,8 @@ def family_of(body: bytes) -> int:
         elif line.startswith(b"c="):
             found = line if in_audio else found
             session = line if not in_media else session
-    return 0 if not in_audio else 6 if b" IP6 " in (found or session).upper() else 4
+    address = (found or session)[2:].upper().split()
+    return 0 if not in_audio else 6 if address[1:2] == [b"IP6"] else 4
 
 
 def _screen_attribute(line: bytes, ilbc: set[bytes]) -> None:

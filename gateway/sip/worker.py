@@ -62,7 +62,9 @@ class Worker:
         self.screens = (
             Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
         )
-        self.joining = Joining(self.endpoint, self.counters, self.link.tell, options.transfer_words)
+        self.joining = Joining(
+            self.endpoint, self.counters, self.link.tell, options.transfer_words, self.recorder.consent
+        )
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -175,6 +177,7 @@ class Worker:
         if session is None or call is not session.call or session.child is not None or not call.connected:
             return None
         child = session.child = SipCall(self.endpoint)
+        child.sound6 = call.sound6  # the library calls by the same account
         self._by_call[child] = session
         self._loop.call_soon(self._check_dialled, child)
         self._loop.call_later(RING_S, self._stop_ringing, child)
@@ -234,7 +237,7 @@ class Worker:
             self._answer_main(dial.id, 503, str(wrong))
             return
         call = SipCall(self.endpoint, account=account)
-        call.rtp_source = dial.rtp_source
+        call.rtp_source, call.sound6 = dial.rtp_source, dial.sound6
         if not call.place(dial.uri):
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
@@ -495,6 +498,9 @@ class Worker:
         counters |= self.quality.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
 
+    def _calls(self) -> list[SipCall]:
+        return [session.call for session in self._sessions.values()] + [guest.call for guest in self.joining]
+
     def _ready(self) -> control.Ready:
         options = self.options
         for session in self._sessions.values():
@@ -513,6 +519,7 @@ class Worker:
                 *(session.call.sip_call_id for session in self._sessions.values()),
                 *(guest.name for guest in self.joining),
             ],
+            [call.sip_call_id for call in self._calls() if call.sound6],
         )
 
 

@@ -15,6 +15,8 @@ import pytest
 
 from gateway.sip.pool import Library, ask_library
 from gateway.sip.switchboard import OutboundCall
+from tests.stories.test_interop_trunks import placed
+from tests.stories.test_who_is_heard import attack
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
 from tests.support.sipp import Scenario, needs_sipp, sdp
@@ -44,8 +46,12 @@ def gateway(target: SpeakingTarget) -> Iterator[OwnGateway]:
     trunks = {
         "six": {"server": server, "dial": "+", "rtp_family": "ipv6"},
         "four": {"server": server, "dial": "+"},
+        "lock": {"hosts": ["192.0.2.1"], "rtp_source": "lock"},
+        "sdp": {"hosts": ["192.0.2.2"], "rtp_source": "sdp"},
     }
-    with OwnGateway.start(calls=3, rtp_port=50_000, rtp_host6="::1", trunks=trunks) as started:
+    rules = [{"called": name, "trunk": name} for name in ("lock", "sdp")]
+    settings = {"rtp_host6": "::1", "trunks": trunks, "rules": [*rules, {}], "srtp": "optional"}
+    with OwnGateway.start(calls=3, rtp_port=50_000, **settings) as started:
         yield started
 
 
@@ -103,6 +109,15 @@ def test_addresses_that_lead_nowhere_cost_their_own_call_alone(gateway: OwnGatew
     gateway.wait_for(lambda: gateway.is_idle, 5.0)
 
 
+@pytest.mark.parametrize("policy", ["lock", "sdp", "learn"])
+def test_a_stranger_by_ipv6_is_heard_where_sources_are_learned_alone(
+    gateway: OwnGateway, policy: str
+) -> None:
+    caller, stranger = attack(gateway, policy, "::1")
+    assert (caller > 15, stranger > 15) == ((False, True) if policy == "learn" else (True, False))
+    gateway.wait_for(lambda: gateway.is_idle, 5.0)
+
+
 def test_we_call_by_ipv6_where_the_trunk_says_so(gateway: OwnGateway, target: SpeakingTarget) -> None:
     name = gateway.do(gateway.switchboard.originate(OutboundCall("+1", "six")))
     gateway.wait_for(lambda: "answered" in gateway.kinds(name))
@@ -149,4 +164,6 @@ def test_sipp_calls_by_ipv6_altogether(tmp_path: Path, target: SpeakingTarget) -
         four = offer.replace("IN IP6 ::1", "IN IP4 127.0.0.1")
         old = Scenario().invite(four).expect(200, "c=IN IP4 127.0.0.1").ack().pause(200)
         old.say("BYE").expect(200).run(tmp_path, own.port, host="::1")
+        log = placed(f"sip:[::1]:{own.port}")
+        assert log.status == 200 and len(log.datagrams) > 40
         own.wait_for(lambda: own.is_idle, 5.0)

@@ -32,8 +32,7 @@ class Stranger:
     def __init__(self, at: tuple[str, int], first: int = 0) -> None:
         self._at, self._first = at, first
         self.got = 0
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = open_rtp_socket(at[0])
         self._socket.setblocking(False)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -75,9 +74,9 @@ def gateway() -> Iterator[OwnGateway]:
         yield own
 
 
-def attack(own: OwnGateway, number: str) -> tuple[int, int]:
+def attack(own: OwnGateway, number: str, sound_host: str = "127.0.0.1") -> tuple[int, int]:
     """Packets that caller and stranger got in the last half second of the attack."""
-    with RawCall(own.uri.replace("sip:", f"sip:{number}@")) as call:
+    with RawCall(own.uri.replace("sip:", f"sip:{number}@"), sound_host) as call:
         call.talk(1.4)
         assert call.audio is not None
         with Stranger((call.audio.host, call.audio.port)).sending() as stranger:

@@ -42,6 +42,7 @@ class _Account(pj.Account):  # type: ignore[misc]
         message = str(rdata.wholeMsg)
         call.persona, call.may_be_recorded = persona_of(message), may_be_recorded(message)
         call.tenant, call.rtp_source = tenant_of(message), source_of(message)
+        call.sound6 = has_sound6(message)
         call.sip_call_id, call.remote = str(info.callIdString), str(info.remoteUri)
         try:
             self._endpoint.events.incoming(call)
