@@ -15,6 +15,7 @@ KINDS = {
     "recording": "what recording adds to a call, in the same minutes",
     "safety": "what a policy of rules adds to a reply",
     "flood": "scanners at the SIP port beside live calls",
+    "scrape": "what a look at the metrics costs, and whether calls make it longer",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
 
