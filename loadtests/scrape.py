@@ -3,8 +3,8 @@
     a gateway of our own -> looks at it without a call, with half of the real ones, with all of them
     in this process      -> the same object, fed as the workers of so many calls feed it: none, a tenth, all
 
-`live_...` is of real calls through a real gateway, over HTTP, the question to the model server included: as many as
-this machine takes (`--live`); who looks paces the calls, too. `fed_...` is of no calls: counters, lines' figures and
+`live_...` is of real calls through a real gateway, over HTTP, the question to the model server included: as many
+as this machine takes (`--live`); who looks paces the calls, too. `fed_...` is of no calls: counters, lines' figures and
 every part that a gateway can have are as large as so many calls make them, and what is timed is making the text of
 it. Last on standard output is one line of JSON; a row is kept in `loadtests/results/scrape.csv`, a plot beside it.
 """
