@@ -4,9 +4,9 @@
     in this process      -> the same object, fed as the workers of so many calls feed it: none, a tenth, all
 
 `live_...` is of real calls through a real gateway, over HTTP, the question to the model server included: as many
-as this machine takes (`--live`); who looks paces the calls, too. `fed_...` is of no calls: counters, lines' figures and
-every part that a gateway can have are as large as so many calls make them, and what is timed is making the text of
-it. Last on standard output is one line of JSON; a row is kept in `loadtests/results/scrape.csv`, a plot beside it.
+as this machine takes (`--live`); who looks paces the calls, too. `fed_...` is of no calls: counters, lines' figures
+and every part that a gateway can have are as large as so many calls make them, and what is timed is making the text
+of it. Last on standard output is one line of JSON; a row is kept in `loadtests/results/scrape.csv`, with a plot.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 
 from gateway import catalogue
 from gateway.figures import Quality
+from gateway.histogram import ROUND_TRIP, Histogram
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.state.records import Figures
@@ -175,9 +176,12 @@ def fed(calls: int, stats: Mapping[str, Any]) -> Metrics:
     for told in reports(calls):
         metrics.count({}, told)
     metrics.model = dict(stats)
+    metrics.histograms = (Histogram("state.round_trip", ROUND_TRIP),)
     parts: dict[str, list[str]] = {}
     for family in catalogue.families("gateway"):
         for source in family.sources:
+            if source == "predicted_free_calls":  # what the others make
+                continue
             if family.kind == "gauge":
                 metrics.gauges[f"{source}:crm" if family.listed else source] = 3.0 * calls
             elif family.kind == "counter" and "." in source and not source.startswith("model."):
