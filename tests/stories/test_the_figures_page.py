@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.long, pytest.mark.browser, pytest.mark.processes, pyte
 
 SHOTS = os.environ.get("MICROTURN_SHOTS", "")
 RATE_HZ, CALLS = 8_000, 12
-SECONDS = 42.0 if SHOTS else 14.0
+SECONDS = 38.0 if SHOTS else 14.0
 
 
 class LossyStream(RtpStream):
@@ -115,6 +115,6 @@ def look(gateway: GatewayUnderTest, chromium: Chromium) -> None:
     page.locator("#all summary").click()
     if SHOTS:
         page.locator("#span").select_option("1")
-        page.wait_for_timeout(1_000 * (SECONDS - 12))
+        page.wait_for_timeout(1_000 * (SECONDS - 10))
         page.screenshot(path=Path(SHOTS) / "console-figures.png", full_page=True)
     assert chromium.complaints == []
