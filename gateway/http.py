@@ -143,7 +143,7 @@ def _logger(counters: GuardCounters) -> logging.Logger:
 
 
 async def _no_page(request: web.Request) -> web.Response:
-    told = "browser calls are off (webrtc_calls = 0); see /healthz, /readyz and /metrics"
+    told = "browser calls are off (webrtc_calls = 0); see /console/figures, /healthz, /readyz and /metrics"
     return Problem(404, "no-such-page", told).response()
 
 
@@ -174,12 +174,13 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
         surface = make_v1(gateway)
         counters["v1"] = surface.counters
         app.add_routes(surface.routes())
+    pages = console.read_pages()
     if gateway.pool is None:
-        app.add_routes([web.get("/", _no_page)])
+        app.add_routes([web.get("/", _no_page), *console.routes(console.of_operators(pages))])
     else:
         whip = make_whip(gateway.settings, gateway.pool, gateway.cluster)
         counters["http"] = whip.counters
-        app.add_routes([*whip.routes(), *console.routes(console.read_pages())])
+        app.add_routes([*whip.routes(), *console.routes(pages)])
     return app
 
 

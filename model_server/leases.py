@@ -53,9 +53,18 @@ class Leases:
     is_shedding = False
     """New calls are refused, whatever is predicted."""
 
-    def __init__(self, table: SlotTable, predict_ns: Callable[[int], int], *, rest_ns: int = REST_NS) -> None:
+    def __init__(
+        self,
+        table: SlotTable,
+        predict_ns: Callable[[int], int],
+        *,
+        rest_ns: int = REST_NS,
+        predict_up_to_ns: Callable[[int], list[int]] | None = None,
+    ) -> None:
+        """`predict_up_to_ns` gives the same for 0 (nothing) to so many rows, at once."""
         self._table = table
         self._predict_ns = predict_ns
+        self._predict_up_to_ns = predict_up_to_ns or self._predict_each
         self._rest_ns = rest_ns
         self._free = deque(range(table.slots))
         self._resting: deque[tuple[int, int]] = deque()
@@ -183,26 +192,22 @@ class Leases:
         if self.is_shedding and self.leased:
             return 0
         rows = len(self._free) + len(self._resting)  # what rests is free in a moment
-        predicted: dict[int, int] = {0: 0}
-
-        def step_ns(calls: int) -> int:
-            if calls not in predicted:
-                predicted[calls] = self._predict_ns(calls)
-            return predicted[calls]
-
-        in_group = list(self.in_group)
-        turn_ns = sum(step_ns(calls) for calls in in_group)
-        open_groups = [(calls, group) for group, calls in enumerate(in_group)]
+        step_ns = self._predict_up_to_ns(max(self.in_group) + rows)
+        turn_ns = sum(step_ns[calls] for calls in self.in_group)
+        open_groups = [(calls, group) for group, calls in enumerate(self.in_group)]
         heapq.heapify(open_groups)  # a group that is full stays so: what all take only grows
         free, is_first = 0, not self.leased
         while open_groups and free < rows:
             calls, group = heapq.heappop(open_groups)
-            with_one_ns = step_ns(calls + 1)
-            grown_ns = turn_ns - step_ns(calls) + with_one_ns
+            with_one_ns = step_ns[calls + 1]
+            grown_ns = turn_ns - step_ns[calls] + with_one_ns
             if is_first or (with_one_ns <= self.step_limit_ns and grown_ns <= self.turn_limit_ns):
                 free, turn_ns, is_first = free + 1, grown_ns, False
                 heapq.heappush(open_groups, (calls + 1, group))
         return free
+
+    def _predict_each(self, most_rows: int) -> list[int]:
+        return [0, *(self._predict_ns(rows) for rows in range(1, most_rows + 1))]
 
     def _why_full(self) -> str:
         group = min(range(len(self.in_group)), key=self.in_group.__getitem__)

@@ -46,7 +46,9 @@ class ModelServer:
         self._step_time = step_time or StepTime(engine.most_positions)
         self.shedding, self.late_turns = Shedding(), LateTurns()
         self._states = SlotStates.of(table.slots)
-        self.leases = Leases(table, self._step_time.predict_ns)
+        self.leases = Leases(
+            table, self._step_time.predict_ns, predict_up_to_ns=self._step_time.predict_up_to_ns
+        )
         self.slack = Slack(table, engine, self._states, self.leases, self._step_time, self.metrics, clock_ns)
         self.is_leaving = False
         self.began_s = 0

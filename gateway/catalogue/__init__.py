@@ -60,8 +60,8 @@ SECTIONS: Final = (
             "are for NVIDIA's DCGM exporter to show.", MODEL, OF_GPU),
     Section("Background worker", "worker", "Of `microturn worker`, at `background_metrics_port`.", WORK,
        OF_WORKER),
-    Section("Telephone edge", "edge", "Of Kamailio, at `edge.healthPort`; its own statistics are beside them as "
-            "`kamailio_...`.", STRANGERS, OF_EDGE),
+    Section("Telephone edge", "edge", "Of Kamailio, at `edge.healthPort`; Kamailio's own statistics are beside "
+            "them, by its own names (`microturn_proxy_core_...` and the like).", STRANGERS, OF_EDGE),
     Section("Process", "process", "Of the gateway's main process, and of a background worker.", LATE, OF_PROCESS),
 )  # fmt: skip
 FAMILIES: Final = tuple(family for section in SECTIONS for family in section.families)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import re
+import shutil
 import ssl
 import subprocess
 import time
@@ -101,6 +102,11 @@ def test_a_gateway_shows_what_the_table_has_and_nothing_else(state: StateServer,
     assert set(ends) == {"http", "sip"}
     assert all(29 * 86_400 < float(end) - time.time() < 31 * 86_400 for end in ends.values())
     assert 'microturn_webhook_waiting_bytes{endpoint="crm"} 0.0' in text
+    if shutil.which("promtool"):  # Debian's package prometheus; without it the names alone are checked, above
+        done = subprocess.run(
+            ["promtool", "check", "metrics"], input=text.encode(), capture_output=True, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()
     for family in catalogue.families("gateway", "model"):
         for labels in re.findall(rf"^{family.name}(?:_bucket)?\{{(.*)\}} ", text, re.M):
             found = [label for label in re.findall(r'(\w+)="', labels) if label != "le"]
