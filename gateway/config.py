@@ -41,6 +41,7 @@ from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP
 from gateway.state.prices import PriceSettings
 from gateway.state.settings import StateSettings
+from gateway.tracing.settings import TraceSettings
 from gateway.webrtc.settings import WebrtcSettings
 
 Engine = Literal["auto", "echo", "digits", "sglang"]
@@ -67,6 +68,7 @@ class GatewaySettings(
     SourceSettings,
     StateSettings,
     StirSettings,
+    TraceSettings,
     TransferSettings,
     WebrtcSettings,
 ):
@@ -211,6 +213,7 @@ class GatewaySettings(
         self.make_rules()
         self.check_state()
         self.check_background()
+        self.check_traces(self.redis != "off")
         self.check_transfers(self.trunks)
         self.check_stir(self.trunks, self.rules)
         if 0 < self.sip_session_expires_s < LEAST_SESSION_S:

@@ -35,6 +35,7 @@ from loadtests.chart.helm import NAME
 from loadtests.chart.pod import ChartPod, Ending
 from loadtests.chart.release import Release, lacks
 from loadtests.state_cases import PLACED_PER_S, RATE_HZ, Callers, audio, callers
+from loadtests.state_server import ends_of_calls
 
 LOOK_S = 0.5
 SETTLE_S = 2.0
@@ -227,7 +228,7 @@ async def measure(plan: Plan, folder: Path) -> tuple[dict[str, Any], Watch, list
             await asyncio.sleep(2 * LOOK_S)
             background[0].cancel()
             await asyncio.gather(*background, return_exceptions=True)
-        kept = _records(release)
+        kept = ends_of_calls(**release.redis_arguments())
     figures: dict[str, Any] = {
         "live_at_begin": int(live),
         "took_s": round(took_s, 1),
@@ -270,23 +271,6 @@ def _new_calls(watch: Watch, logs: list[CallLog]) -> dict[str, dict[str, int]]:
         where = watch.names.get(log.media_at[0], "unknown") if log.media_at else "nowhere"
         found[watch.phase_at(log.invited_ns / 1e9)][where] += 1
     return {phase: dict(sorted(counted.items())) for phase, counted in found.items()}
-
-
-def _records(release: Release) -> dict[str, int]:
-    """How the gateways wrote down that calls ended, by reason; `open` are those without an end."""
-    import redis
-
-    from gateway.state.records import Cdr, decode
-
-    server = redis.Redis(**release.redis_arguments())
-    counted: Counter[str] = Counter()
-    for name in server.scan_iter(match="microturn:*:cdr", count=1000):
-        rows: Any = server.hvals(name)
-        for row in rows:
-            cdr = decode(Cdr, row)
-            counted[cdr.reason if cdr.ended_ms else "open"] += 1
-    server.close()
-    return dict(sorted(counted.items()))
 
 
 # -- command line

@@ -70,6 +70,7 @@ ONE_PLACE = {
     ),
     "mcp": ("gateway/background/mcp_tools.py",),
     "re2": ("gateway/safety/policy.py",),
+    "opentelemetry": ("gateway/tracing/export.py",),
     "yaml": ("gateway/safety/policy_file.py", "loadtests/chart/helm.py"),
     "prometheus_client": ("gateway/metrics.py",),
     "triton": ("kernels/",),

@@ -55,7 +55,7 @@ class Worker:
             options.name, options.control, options.model,
             CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
-            report=self._report, hear=self._hear,
+            report=self._report, hear=self._hear, takes_notes=options.traces,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
@@ -136,6 +136,7 @@ class Worker:
         figures = (
             self._figures(session) if call is session.call and session.name == call.sip_call_id else None
         )
+        notes = self.turns.notes_of(session) if figures is not None else None
         if call is session.child:
             session.child = None
             self.counters.transfers_failed += 1
@@ -164,7 +165,7 @@ class Worker:
             self.quality.note(figures)
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
-            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
+            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures, notes))
 
     def _figures(self, session: Session) -> Figures:
         tasks = session.conversation.tasks_begun

@@ -122,6 +122,9 @@ def test_the_gateway_accepts_itsenvironment(
     assert settings.make_guard_rules() and settings.make_rules()
     pod = dict(pods(objects))[NAME]
     assert pod["terminationGracePeriodSeconds"] > settings.drain_s + 10
+    probes_s = 11 if any(each["metadata"]["name"] == f"{NAME}-edge" for each in objects) else 0
+    assert settings.drain_least_s == probes_s, "two probes of the edge"
+    assert one(objects, "StatefulSet", NAME)["spec"]["minReadySeconds"] == 35
     ports = {port["containerPort"] for port in container(objects, "gateway")["ports"]}
     assert {settings.http_port, settings.sip_port, settings.webrtc_udp_port} <= ports
     assert settings.webrtc_udp_port + settings.webrtc_workers - 1 in ports

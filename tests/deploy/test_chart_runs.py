@@ -53,6 +53,8 @@ class Edge(NamedTuple):
     port: int
     health: int
     log: Path
+    tls: int = 0
+    """Its port for TLS; 0 where Kamailio's module is not installed."""
 
     def say(self, message: bytes, wait_s: float = 1.0, source: str = "127.0.0.1") -> bytes:
         """One datagram, and its final answer; nothing when it is not heard."""
@@ -111,10 +113,12 @@ def sdp(*lines: bytes, address: bytes = b"c=IN IP4 127.0.0.1") -> bytes:
     return b"".join(line + b"\r\n" for line in first if line)
 
 
-def certify(folder: Path, name: str = "x") -> None:
-    """tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted; signed by itself."""
-    make = f"openssl req -x509 -newkey rsa:2048 -nodes -subj /CN={name} -keyout tls.key -out tls.crt"
-    subprocess.run(make.split(), cwd=folder, check=True, capture_output=True)
+def certify(folder: Path) -> None:
+    """tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted; signed by itself, for loopback."""
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        f"{make} -keyout tls.key -out tls.crt".split(), cwd=folder, check=True, capture_output=True
+    )
 
 
 @needs_kamailio
@@ -139,9 +143,11 @@ def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> Non
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """In front of a pod that takes who calls `bot`, or comes from 127.0.0.9 by the edge's word."""
     folder = tmp_path_factory.mktemp("edge")
-    port, health = free_port(), free_port()
+    port, health, tls = free_port(), free_port(), free_port() if (MODULES / "tls.so").exists() else 0
+    certify(folder)
     values = (
         f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1,edge.requestsPerSecond=5,"
+        f"edge.tls.enabled={json.dumps(tls > 0)},edge.tls.existingSecret=e,"
         "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net},drain.seconds=20,drain.gracePeriodSeconds=40"
     )
     rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}}, {"called": "bot"}]
@@ -159,17 +165,17 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         (folder / "dispatcher.list").write_text(
             here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
         )
-        with kamailio(folder, config, port, health) as log:
-            found = Edge(pod, port, health, log)
+        with kamailio(folder, config, port, health, tls=tls) as log:
+            found = Edge(pod, port, health, log, tls)
             pod.wait_for(lambda: status_of(health, "/readyz") == 200, 15.0, "the edge is ready")
             yield found
 
 
-def place_calls(pod: ChartPod, *arguments: str) -> tuple[int, dict[str, object]]:
-    """What the pod of `helm test` runs."""
+def place_calls(pod: ChartPod, *arguments: str, **more: str) -> tuple[int, dict[str, object]]:
+    """What the pod of `helm test` runs; `more` is of its environment."""
     done = subprocess.run(
         [sys.executable, str(DOCKER / "place_calls.py"), *arguments],
-        env=pod.gateway_environment, capture_output=True, text=True, timeout=60, check=False,
+        env=pod.gateway_environment | more, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.stdout.strip(), done.stderr
     return done.returncode, json.loads(done.stdout.splitlines()[-1])
@@ -185,6 +191,23 @@ def test_helm_test_places_a_telephone_call_by_the_edge_and_a_browser_call(edge: 
         lambda: edge.pod.figure("calls_live") == 0, 5.0, "the BYE went by the edge, to its gateway"
     )
     assert edge.pod.figure("edge_calls_answered_total") == 1
+
+
+@needs_kamailio
+@pytest.mark.skipif(not (MODULES / "tls.so").exists(), reason="apt-get install kamailio-tls-modules")
+def test_a_call_by_tls_goes_to_a_gateway_that_has_none(edge: Edge, tmp_path: Path) -> None:
+    assert "MICROTURN_SIP_TLS_PORT" not in edge.pod.gateway_environment
+    answered = edge.pod.figure("edge_calls_answered_total")
+    uri = f"--sip=sip:bot@127.0.0.1:{edge.tls};transport=tls"
+    certificate = str(edge.log.with_name("tls.crt"))
+    status, told = place_calls(edge.pod, uri, "--seconds=2", SSL_CERT_FILE=certificate)
+    assert (status, told["sip"]) == (0, True)
+    edge.pod.wait_for(lambda: edge.pod.figure("calls_live") == 0, 5.0, "its BYE came by TLS, too")
+    assert edge.pod.figure("edge_calls_answered_total") == answered + 1
+    other = tmp_path / "other"
+    other.mkdir()
+    certify(other)
+    assert place_calls(edge.pod, uri, "--seconds=1", SSL_CERT_FILE=str(other / "tls.crt"))[0] == 1
 
 
 @needs_kamailio
