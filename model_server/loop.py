@@ -25,6 +25,7 @@ from model_server.calibration import calibrate
 from model_server.config import ModelServerConfig
 from model_server.control import Control
 from model_server.engine import LOST_STATUS, EngineLost
+from model_server.engine.moshi.weights import device
 from model_server.engine.registry import make_engine
 from model_server.priority import ask_for_priority, make_way
 from model_server.server import LOOKS_NS, ModelServer
@@ -84,7 +85,9 @@ def serve(
     if config.realtime_priority and wanted is None:
         ask_for_priority()  # before steps are measured: they are to take what they will take in calls
     # in CPU time of this thread, but for what other ranks, SGLang's scheduler and a GPU do
-    is_elsewhere = config.ranks > 1 or config.engine in ("sglang", "moshi")
+    is_elsewhere = (
+        config.ranks > 1 or config.engine == "sglang" or (config.engine == "moshi" and device().is_gpu)
+    )
     clock_ns = time.monotonic_ns if is_elsewhere else time.thread_time_ns
     step_time = calibrate(engine, config.groups, config.slots, clock_ns)
     server = ModelServer(table, engine, time.monotonic_ns, step_time)

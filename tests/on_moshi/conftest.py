@@ -13,6 +13,7 @@ import pytest
 from media.chunk import PCM
 from media.resample import Resampler
 from media.timebase import MODEL_HZ, TURN_SAMPLES
+from model_server.config import set_environment
 from model_server.engine.moshi.frames import FRAME_HZ, FRAME_SAMPLES
 from tests.on_moshi import tiny
 
@@ -20,11 +21,9 @@ SLOTS = 8
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    set_environment(NO_TORCH_COMPILE="1")  # the package asks when it is imported
     pytest.importorskip("moshi", reason="the package moshi is not in this environment: make test-moshi")
-    from model_server.config import set_environment
-
-    set_environment(NO_TORCH_COMPILE="1")
     return tiny.write(tmp_path_factory.mktemp("moshi"))
 
 
@@ -59,11 +58,11 @@ class Recorder:
 
 
 @pytest.fixture
-def engine(folder: Path) -> Any:
+def engine(model_folder: Path) -> Any:
     from model_server.engine.moshi.engine import MoshiEngine
     from model_server.engine.moshi.weights import find
 
-    return MoshiEngine(find(str(folder)), calls=SLOTS)
+    return MoshiEngine(find(str(model_folder)), calls=SLOTS)
 
 
 @pytest.fixture
@@ -79,13 +78,13 @@ def frames_of(turns: Sequence[PCM]) -> Iterator[PCM]:
         yield sound[begin : begin + FRAME_SAMPLES]
 
 
-def packages_own(folder: Path, turns: Sequence[PCM]) -> Answered:
+def packages_own(model_folder: Path, turns: Sequence[PCM]) -> Answered:
     """The loop of the package's `server.py`, without its socket and Opus: one session from its first frame on."""
     import torch
     from moshi.models import LMGen, loaders
 
-    mimi = loaders.get_mimi(folder / "mimi.safetensors", tiny.MIMI, num_codebooks=tiny.CODEBOOKS)
-    lm = loaders.get_moshi_lm(folder / "model.safetensors", dict(tiny.LM), dtype=torch.float32)
+    mimi = loaders.get_mimi(model_folder / "mimi.safetensors", tiny.MIMI, num_codebooks=tiny.CODEBOOKS)
+    lm = loaders.get_moshi_lm(model_folder / "model.safetensors", dict(tiny.LM), dtype=torch.float32)
     lm_gen = LMGen(lm, use_sampling=False)
     kept, skip_frames = Answered(), 1
     with torch.no_grad(), mimi.streaming(1), lm_gen.streaming(1):

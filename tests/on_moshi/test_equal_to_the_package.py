@@ -22,11 +22,11 @@ TURNS = 25
 """5 s: the rings of 1.92 s (language model) and 0.8 s (codec) come round."""
 
 
-def test_one_call(folder: Path, engine: Any, recorded: Recorder) -> None:
+def test_one_call(model_folder: Path, engine: Any, recorded: Recorder) -> None:
     pcm = speech(1, TURNS)
     engine.open(3, "")
     replies = [engine.step(batch_of({3: turn}, {3: pcm[turn]})) for turn in range(TURNS)]
-    theirs = packages_own(folder, list(pcm))
+    theirs = packages_own(model_folder, list(pcm))
     assert len(theirs.text) == TURNS * 5 // 2 - 1 > 2 * tiny.CONTEXT
     assert len(set(theirs.text)) > 5 and len(set(theirs.codes)) > len(theirs.codes) // 2
     assert_equal(recorded.of[3], theirs)
@@ -38,7 +38,7 @@ def test_one_call(folder: Path, engine: Any, recorded: Recorder) -> None:
     assert words and words == "".join(map(engine._pieces.begun().read, recorded.of[3].text))
 
 
-def test_eight_calls_that_begin_pause_and_end_at_different_times(folder: Path, engine: Any) -> None:
+def test_eight_calls_that_begin_pause_and_end_at_different_times(model_folder: Path, engine: Any) -> None:
     """A slot is used twice, turns come late or not at all; each call is as if it were alone."""
     recorded = Recorder(engine)
     begins = {0: 0, 1: 0, 2: 1, 3: 2, 4: 5, 5: 6, 6: 9, 7: 12}
@@ -80,16 +80,16 @@ def test_eight_calls_that_begin_pause_and_end_at_different_times(folder: Path, e
     assert len(whole) == SLOTS + len(again) and engine.check() == []
     assert engine.gauges["moshi_turns_unheard_total"] == sum(map(len, absent.values()))
     for ours, turns_of_call in whole:
-        assert_equal(ours, packages_own(folder, turns_of_call))
+        assert_equal(ours, packages_own(model_folder, turns_of_call))
 
 
-def test_a_turn_that_never_comes_is_silence(folder: Path, engine: Any, recorded: Recorder) -> None:
+def test_a_turn_that_never_comes_is_silence(model_folder: Path, engine: Any, recorded: Recorder) -> None:
     pcm = speech(5, 12)
     engine.open(0, "")
     for turn in (0, 1, 2, 5, 6, 7, 8, 9, 10, 11):
         engine.step(batch_of({0: turn}, {0: pcm[turn]}))
     pcm[3:5] = 0
-    assert_equal(recorded.of[0], packages_own(folder, list(pcm)))
+    assert_equal(recorded.of[0], packages_own(model_folder, list(pcm)))
 
 
 def test_a_row_that_does_not_take_part_is_left_as_it_is(engine: Any) -> None:
@@ -129,7 +129,7 @@ def test_a_row_that_does_not_take_part_is_left_as_it_is(engine: Any) -> None:
 
 @pytest.mark.parametrize("poison", (float("nan"), 1e30))
 def test_nothing_of_a_call_is_left_for_the_next_in_its_slot(
-    folder: Path, engine: Any, recorded: Recorder, poison: float
+    model_folder: Path, engine: Any, recorded: Recorder, poison: float
 ) -> None:
     engine.open(2, "")
     pcm = speech(7, 15)
@@ -148,7 +148,7 @@ def test_nothing_of_a_call_is_left_for_the_next_in_its_slot(
     engine.open(2, "")
     for turn in range(15):
         engine.step(batch_of({2: turn}, {2: pcm[turn]}))
-    assert_equal(recorded.of[2], packages_own(folder, list(pcm)))
+    assert_equal(recorded.of[2], packages_own(model_folder, list(pcm)))
 
 
 def test_a_call_is_told_once_that_the_model_forgets(engine: Any) -> None:
@@ -159,7 +159,7 @@ def test_a_call_is_told_once_that_the_model_forgets(engine: Any) -> None:
         results = engine.step(batch_of({0: turn}, {0: pcm[turn]}))
         if 0 in results.said and results.said[0].events:
             told[turn] = results.said[0].events
-    assert told == {-(-(tiny.CONTEXT + 1) * 2 // 5) - 1: ("context 1",)}
+    assert told == {-(-(tiny.CONTEXT + 1) * 2 // 5) - 1: ("memory rolling 1",)}
     assert engine.gauges["moshi_calls_beyond_context"] == 1
 
 

@@ -8,7 +8,7 @@ one and gets no reply; turns that never come are appended as silence, up to `GAP
 
 The language model looks back `context` frames: its rings come round, the oldest frame is forgotten with every new
 one, and positions are told by their distance. Nothing begins anew, so nothing is heard of it. The reply in which
-that begins says so, once, in the event `context N`: the model's memory is N seconds long, and full.
+that begins says so, once, for the call's record: `memory rolling N`, N seconds are what it remembers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from media import heap
-from media.chunk import PCM, Chunk, Flags
+from media.chunk import MEMORY, PCM, Chunk, Flags
 from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch, Results, Said
 from model_server.engine.moshi.captions import Captions
@@ -30,7 +30,6 @@ from model_server.engine.moshi.weights import Weights, check_fits, device
 
 GAP_TURNS = 5
 """One second. What is missing beyond it is not told to the model."""
-CONTEXT = "context"
 
 
 @dataclass(slots=True)
@@ -180,7 +179,7 @@ class MoshiEngine:
                 call, due = self._calls[slot], by_slot[slot]
                 call.steps += 1
                 if call.steps == self.weights.context + 1:
-                    due.events.append(f"{CONTEXT} {self.weights.context * FRAME_SAMPLES // FRAME_HZ}")
+                    due.events.append(f"{MEMORY}rolling {self.weights.context * FRAME_SAMPLES // FRAME_HZ}")
                 if frame.spoken_R[slot]:
                     call.frames.speak(frame.pcm_RS[slot])
                     due.text += call.captions.read(int(frame.text_R[slot]))

@@ -29,8 +29,6 @@ from model_server.engine.moshi.frames import FRAME_SAMPLES
 from model_server.engine.moshi.weights import Weights
 
 FULL_SCALE = 32_768.0
-VERSION = "0.2.13"
-"""Of the package: what this leans on was read in it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -236,5 +236,15 @@ def check_fits(weights: Weights, where: Device, element_bytes: int, slots: int) 
         )
 
 
+def told(weights: Weights, where: Device, element_bytes: int) -> str:
+    """For people: what it takes, and what there is."""
+    each = weights.bytes_a_call(element_bytes)
+    seconds = weights.context * 80 // 1000
+    return (
+        f"{weights.kind}, weights {_gb(weights.bytes)}, {_gb(each)} a call for the newest {seconds} s; "
+        f"{where.name}, {_gb(where.free_bytes)} of {_gb(where.memory_bytes)} free"
+    )
+
+
 def _gb(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
