@@ -70,7 +70,7 @@ def write(folder: Path, **more: Any) -> Path:
     (folder / "config.json").write_text(json.dumps(config | names))
     (folder / "mimi.json").write_text(json.dumps(MIMI))
     torch.manual_seed(SEED)
-    lm_config = {name: value for name, value in config.items() if name not in ("lm_gen_config", "model_type")}
+    lm_config = {name: config[name] for name in LM}
     lm = loaders.get_moshi_lm(None, lm_config, dtype=torch.float32)
     mimi = loaders.get_mimi(None, MIMI, num_codebooks=CODEBOOKS)
     with torch.no_grad():
@@ -85,6 +85,42 @@ def write(folder: Path, **more: Any) -> Path:
     )
     (folder / names["tokenizer_name"]).write_bytes(tokenizer())
     return folder
+
+
+def write_personaplex(folder: Path, context: int) -> Path:
+    """The same as PersonaPlex comes: twice the networks over codebooks, packed; its voices beside it.
+
+    `voices/ann.wav` is noise; who needs a `.pt` makes one.
+    """
+    import numpy as np
+    import soundfile
+    import torch
+    from moshi.models import loaders
+    from safetensors.torch import save_file
+
+    tokens = {"silence_tokens": [5, 9, 1, 30], "tone_tokens": [17, 2, 22, 8]}
+    write(folder, model_type="personaplex", context=context, **tokens)
+    (folder / "voices").mkdir()
+    noise = np.random.default_rng(5).normal(0, 3000, 6 * 1920 - 700).astype(np.int16)
+    soundfile.write(folder / "voices" / "ann.wav", noise, 24_000, subtype="PCM_16")
+    torch.manual_seed(SEED + 1)
+    lm = loaders.get_moshi_lm(None, whole_config(context), dtype=torch.float32)
+    state: dict[str, Any] = {}
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            parameter.mul_(1.5)
+    for name, value in lm.state_dict().items():
+        layer, found, rest = name.partition("in_projs.")
+        layer, found, rest = (layer, found, rest) if found else name.partition("out_projs.")
+        packed = layer + ("in_proj_weight" if found == "in_projs." else "out_proj.weight") if found else name
+        state[packed] = torch.cat([state[packed], value]) if packed in state else value
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors")
+    return folder
+
+
+def whole_config(context: int) -> dict[str, Any]:
+    """As NVIDIA runs it: what the caller says is generated, too, and put aside."""
+    return LM | {"dep_q": 2 * CODEBOOKS, "context": context}
 
 
 def _liven(mimi: Any) -> None:

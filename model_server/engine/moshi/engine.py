@@ -6,17 +6,21 @@ have a frame then (sequences.py). What the text stream says goes out as captions
 A turn without a chunk leaves a sequence as it is. When its chunk comes after all, it is appended before the next
 one and gets no reply; turns that never come are appended as silence, up to `GAP_TURNS` of them.
 
-The language model looks back `context` frames: its rings come round, the oldest frame is forgotten with every new
-one, and positions are told by their distance. Nothing begins anew, so nothing is heard of it. The reply in which
-that begins says so, once, for the call's record: `memory rolling N`, N seconds are what it remembers.
+The language model looks back `context` frames. Of Moshi the rings come round: the oldest frame is forgotten with
+every new one, and positions are told by their distance. Nothing begins anew, so nothing is heard of it. PersonaPlex
+would forget who it is: before that, its prompt and the newest half of what is left are put in place of all that it
+remembers, in one pass; the codec and what is said next stay as they are, so nothing is heard of that either. The
+reply in which it happens says so for the call's record: `memory rolling N` once, `memory anew N` each time.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict, deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from media import heap
@@ -25,11 +29,14 @@ from media.timebase import TURN_SAMPLES
 from model_server.batch import Batch, Results, Said
 from model_server.engine.moshi.captions import Captions
 from model_server.engine.moshi.frames import FRAME_HZ, FRAME_SAMPLES, MOST_FRAMES, Frames
-from model_server.engine.moshi.sequences import Sequences, dtype_of, silence
-from model_server.engine.moshi.weights import Weights, check_fits, device
+from model_server.engine.moshi.prompts import Prompt, Prompts
+from model_server.engine.moshi.sequences import Beginning, Frame, Sequences, dtype_of, silence
+from model_server.engine.moshi.weights import PERSONAPLEX, Weights, check_fits, device
 
 GAP_TURNS = 5
 """One second. What is missing beyond it is not told to the model."""
+MOST_PROMPTS = 16
+"""That are kept as they begin a call; of the published size 100 MB each."""
 
 
 @dataclass(slots=True)
@@ -39,8 +46,11 @@ class Call:
     frames: Frames
     captions: Captions
     next_turn: int = -1
-    steps: int = 0
-    """Of its sequence."""
+    positions: int = 0
+    """That the language model has had since it began, or began anew."""
+    prompt: Prompt | None = None
+    newest: deque[npt.NDArray[np.int64]] = field(default_factory=deque)
+    """Frames [Q] that it keeps when it begins anew."""
 
 
 @dataclass(slots=True, eq=False)
@@ -79,9 +89,10 @@ class MoshiEngine:
         check_fits(weights, device(), dtype.itemsize, calls)
         self.weights = weights
         self.sequences = Sequences(weights, calls, dtype, where)
-        self._default = persona
-        self._check_persona(persona)
         self._pieces = Captions.of(weights.tokenizer, self.sequences.silent_tokens)
+        self._default, self._prompts = persona, self._prompts_of(weights)
+        self._begun: OrderedDict[tuple[str, str], tuple[Prompt, Beginning]] = OrderedDict()
+        self._beginning("")
         self._calls: dict[int, Call] = {}
         self._heard_RS = silence(calls)
         self._unread = self._unheard = self._rolling = 0
@@ -93,7 +104,7 @@ class MoshiEngine:
             "moshi_row_bytes": self.sequences.bytes_a_row,
             "moshi_context_frames": self.weights.context,
             "moshi_calls_beyond_context": sum(
-                call.steps > self.weights.context for call in self._calls.values()
+                call.positions > self.weights.context for call in self._calls.values()
             ),
             "moshi_turns_unheard_total": self._unheard,
             "moshi_lines_unread_total": self._unread,
@@ -106,9 +117,17 @@ class MoshiEngine:
     def open(self, slot: int, persona: str) -> None:
         """A new sequence; `ValueError` says which personas there are."""
         assert slot not in self._calls, f"slot {slot} is open"
-        self._check_persona(persona)
-        self.sequences.clear(slot)
-        self._calls[slot] = Call(Frames(self.sequences.owed_frames), self._pieces.begun())
+        found = self._beginning(persona)
+        if found is None:
+            self.sequences.clear(slot)
+            self._calls[slot] = Call(Frames(self.sequences.owed_frames), self._pieces.begun())
+            return
+        prompt, beginning = found
+        self.sequences.begin(slot, beginning)
+        newest = deque[npt.NDArray[np.int64]](maxlen=(self.weights.context - prompt.n) // 2)
+        self._calls[slot] = Call(
+            Frames(0), self._pieces.begun(), positions=prompt.n, prompt=prompt, newest=newest
+        )
 
     def close(self, slot: int) -> None:
         """Forget it, in the rings, too."""
@@ -177,18 +196,58 @@ class MoshiEngine:
             frame = self.sequences.step(self._heard_RS, takes_part_R)
             for slot in having:
                 call, due = self._calls[slot], by_slot[slot]
-                call.steps += 1
-                if call.steps == self.weights.context + 1:
-                    due.events.append(f"{MEMORY}rolling {self.weights.context * FRAME_SAMPLES // FRAME_HZ}")
                 if frame.spoken_R[slot]:
                     call.frames.speak(frame.pcm_RS[slot])
                     due.text += call.captions.read(int(frame.text_R[slot]))
+                self._remember(slot, frame, due)
             steps += 1
         return steps
 
-    def _check_persona(self, persona: str) -> None:
-        if persona:
-            raise ValueError(f"persona = {persona!r}: these weights have none; expected none")
+    def _remember(self, slot: int, frame: Frame, due: Due) -> None:
+        """One more position; what is done where there is no room for the next."""
+        call, context = self._calls[slot], self.weights.context
+        call.positions += 1
+        if call.prompt is None:
+            if call.positions == context + 1:
+                due.events.append(f"{MEMORY}rolling {_seconds(context)}")
+            return
+        call.newest.append(
+            np.concatenate([frame.text_R[slot : slot + 1], frame.codes_RK[slot], frame.heard_RK[slot]])
+        )
+        if call.positions == context:
+            newest_QF = torch.from_numpy(np.stack(call.newest, axis=1))
+            self.sequences.shorten(slot, call.prompt, newest_QF)
+            call.positions = call.prompt.n + len(call.newest)
+            due.events.append(f"{MEMORY}anew {_seconds(len(call.newest))}")
+
+    # -- personas
+
+    def _prompts_of(self, weights: Weights) -> Prompts | None:
+        if weights.kind != PERSONAPLEX:
+            return None
+        padding = int(self.sequences.lm.text_padding_token_id)
+        return Prompts(weights, self._pieces.tokenizer, self.sequences.delays, padding)
+
+    def _beginning(self, persona: str) -> tuple[Prompt, Beginning] | None:
+        """Of a persona, empty is the server's own; `ValueError` says which there are."""
+        persona = persona or self._default
+        if self._prompts is None:
+            if persona:
+                raise ValueError(f"persona = {persona!r}: these weights have none; expected none")
+            return None
+        file, role = self._prompts.read(persona)
+        key = str(file), role
+        if key not in self._begun:
+            prompt = self._prompts.prompt(self.sequences.voice(file), role)
+            self._begun[key] = prompt, self.sequences.prepare(prompt)
+            if len(self._begun) > MOST_PROMPTS:
+                self._begun.popitem(last=False)
+        self._begun.move_to_end(key)
+        return self._begun[key]
+
+
+def _seconds(frames: int) -> int:
+    return frames * FRAME_SAMPLES // FRAME_HZ
 
 
 def _rounds(of_calls: list[list[Due]]) -> Iterator[list[Due]]:

@@ -30,7 +30,7 @@ LM_NAME, MIMI_NAME = "model.safetensors", "tokenizer-e351c8d8-checkpoint125.safe
 TOKENIZER_NAME = "tokenizer_spm_32k_3.model"
 NOT_OF_LM = (
     "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "model_type", "lm_gen_config",
-    "tts_config", "stt_config", "model_id", "version",
+    "tts_config", "stt_config", "model_id", "version", "silence_tokens", "tone_tokens",
 )  # fmt: skip
 MOSHI_7B: Mapping[str, Any] = {
     "dim": 4096, "text_card": 32_000, "existing_text_padding_id": 3, "n_q": 16, "dep_q": 8, "card": 2048,
@@ -46,7 +46,9 @@ MOSHI_7B: Mapping[str, Any] = {
 MIMI_LAYERS, MIMI_WIDTH, MIMI_CONTEXT = 8, 512, 250
 """Of the codec, unless the folder says otherwise; each way."""
 PERSONAPLEX = "personaplex"
-USER_CODEBOOKS = 8
+SILENCE = (948, 243, 1178, 546, 1736, 1030, 1978, 2008)
+TONE = (430, 1268, 381, 1611, 1095, 1495, 56, 472)
+"""Codes of the published codec for a frame of nothing and one of 440 Hz, as NVIDIA's prompts have them."""
 MOST_CALLS = 64
 """Unless more are asked for: a step takes longer with every row, used or not."""
 SPARE_SHARE = 0.08
@@ -72,6 +74,8 @@ class Weights:
     """How tokens are chosen, for the package's `LMGen`."""
     voices: Path | None = None
     """Folder of voice prompts (PersonaPlex)."""
+    silence: tuple[int, ...] = SILENCE
+    tone: tuple[int, ...] = TONE
 
     @property
     def bytes(self) -> int:
@@ -173,6 +177,7 @@ def _read(folder: Path) -> Weights:
         folder, kind, files["language model"], files["codec"], files["tokenizer"], lm_config,
         json.loads((folder / mimi_name).read_text()) if mimi_name else None,
         dict(config.get("lm_gen_config", {})), voices if voices.is_dir() else None,
+        tuple(config.get("silence_tokens", SILENCE)), tuple(config.get("tone_tokens", TONE)),
     )  # fmt: skip
 
 
