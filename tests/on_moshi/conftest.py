@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,14 +79,17 @@ def frames_of(turns: Sequence[PCM]) -> Iterator[PCM]:
         yield sound[begin : begin + FRAME_SAMPLES]
 
 
-def packages_own(model_folder: Path, turns: Sequence[PCM]) -> Answered:
-    """The loop of the package's `server.py`, without its socket and Opus: one session from its first frame on."""
+def packages_own(model_folder: Path, turns: Sequence[PCM], noise: Any = None, **how: Any) -> Answered:
+    """The loop of the package's `server.py`, without its socket and Opus: one session from its first frame on.
+
+    Without `noise` the likeliest token is taken; else tokens are drawn with it, `how` as `LMGen` has it.
+    """
     import torch
     from moshi.models import LMGen, loaders
 
     mimi = loaders.get_mimi(model_folder / "mimi.safetensors", tiny.MIMI, num_codebooks=tiny.CODEBOOKS)
     lm = loaders.get_moshi_lm(model_folder / "model.safetensors", dict(tiny.LM), dtype=torch.float32)
-    lm_gen = LMGen(lm, use_sampling=False)
+    lm_gen = LMGen(lm, use_sampling=noise is not None, **how)
     kept, skip_frames = Answered(), 1
     with torch.no_grad(), mimi.streaming(1), lm_gen.streaming(1):
         for frame in frames_of(turns):
@@ -94,7 +98,8 @@ def packages_own(model_folder: Path, turns: Sequence[PCM]) -> Answered:
                 mimi.reset_streaming()
                 skip_frames -= 1
             for c in range(codes.shape[-1]):
-                tokens = lm_gen.step(codes[:, :, c : c + 1])
+                with noise.at(lm_gen._streaming_state.offsets) if noise else nullcontext():
+                    tokens = lm_gen.step(codes[:, :, c : c + 1])
                 if tokens is None:
                     continue
                 main_pcm = mimi.decode(tokens[:, 1:])[0, 0].numpy()

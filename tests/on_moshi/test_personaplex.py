@@ -30,7 +30,10 @@ PERSONA = "voice=ann you work for a company"
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     set_environment(NO_TORCH_COMPILE="1")
-    return tiny.write_personaplex(tmp_path_factory.mktemp("personaplex"), CONTEXT)
+    folder = tiny.write_personaplex(tmp_path_factory.mktemp("personaplex"), CONTEXT)
+    (folder / "roles").mkdir()
+    (folder / "roles" / "teacher.txt").write_text("you work\nfor a company\n")
+    return folder
 
 
 class Reference:
@@ -223,6 +226,8 @@ def test_before_its_memory_ends_it_begins_anew_with_prompt_and_newest_frames(
     "persona, told",
     (
         ("voice=nobody hello", "voice = 'nobody'; expected one of ann"),
+        ("voice=ann role=../../etc/passwd", "role = '../../etc/passwd'; expected one of teacher"),
+        ("role=clerk", "role = 'clerk'; expected one of teacher"),
         ("voice=ann " + "you work for a company " * 20, "expected at most 55"),
     ),
 )
@@ -230,6 +235,15 @@ def test_a_persona_that_cannot_be_had_is_refused(engine: Any, persona: str, told
     with pytest.raises(ValueError, match=told):
         engine.open(0, persona)
     engine.open(0, "")
+
+
+def test_a_role_may_lie_in_a_file(engine: Any, recorded: Recorder) -> None:
+    pcm = speech(74, 3)
+    engine.open(0, "voice=ann role=teacher")
+    engine.open(1, PERSONA)
+    for turn in range(3):
+        engine.step(batch_of({0: turn, 1: turn}, {0: pcm[turn], 1: pcm[turn]}))
+    assert_equal(recorded.of[0], recorded.of[1])
 
 
 def test_without_voices_the_start_says_what_to_unpack(model_folder: Path, tmp_path: Path) -> None:

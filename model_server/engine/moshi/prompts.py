@@ -7,8 +7,11 @@ stream the voice or silence: the shape that NVIDIA's weights were trained with (
 `step_system_prompts`). All of it is known, so it goes through the language model in one pass, once for each
 persona; a call begins with a copy of what that left in the rings.
 
-    persona = ["voice=" NAME] [role]     such as: voice=NATF2 You work for CitySan Services and your name is Ayelen.
+    persona = ["voice=" NAME] ["role=" NAME | role]
+              such as: voice=NATF2 You work for CitySan Services and your name is Ayelen.
 
+A role that is longer than a persona of the gateway may be lies in the folder `roles` beside the weights, as
+`NAME.txt`.
 A voice is a file in the folder `voices` beside the weights: `NAME.pt`, embeddings as NVIDIA gives them, or
 `NAME.wav`, mono, some seconds of it, at -24 LUFS: its loudness is not changed here.
 
@@ -35,7 +38,7 @@ SILENCE_FRAMES = 6
 USUAL_ROLE = "You enjoy having a good conversation."
 """Of calls that say none: the one that the weights were trained with for talk about anything."""
 USUAL_VOICE = "NATF2"
-VOICE = "voice="
+VOICE, ROLE = "voice=", "role="
 TAG = "<system>"
 UNGENERATED = -2
 """What stands in a column for tokens that are still to be made."""
@@ -95,6 +98,8 @@ class Prompts:
         """A voice's file and the role; `ValueError` says which voices there are, and how much a role may say."""
         first, _, rest = persona.strip().partition(" ")
         name, role = (first.removeprefix(VOICE), rest) if first.startswith(VOICE) else ("", persona)
+        if role.strip().startswith(ROLE):
+            role = self._kept_role(role.strip().removeprefix(ROLE))
         if name and name not in self._voices:
             raise ValueError(f"persona: voice = {name!r}; expected one of {', '.join(sorted(self._voices))}")
         usual = USUAL_VOICE if USUAL_VOICE in self._voices else min(self._voices)
@@ -102,6 +107,14 @@ class Prompts:
         if (tokens := len(self._tokens(role))) > self.most_tokens:
             raise ValueError(f"persona: a role of {tokens} tokens; expected at most {self.most_tokens}")
         return self._voices[name or usual], role
+
+    def _kept_role(self, name: str) -> str:
+        folder = self._weights.folder / "roles"
+        kept = {file.stem: file for file in folder.glob("*.txt")}
+        if name not in kept:
+            names = ", ".join(sorted(kept)) or f"a file NAME.txt in {folder}, where there is none"
+            raise ValueError(f"persona: role = {name!r}; expected one of {names}")
+        return " ".join(kept[name].read_text().split())
 
     @property
     def most_tokens(self) -> int:

@@ -28,6 +28,7 @@ from torch import Tensor
 from media.chunk import PCM
 from model_server.config import set_environment
 from model_server.engine.moshi.frames import FRAME_SAMPLES
+from model_server.engine.moshi.noise import Noise
 from model_server.engine.moshi.prompts import (
     UNGENERATED,
     Prompt,
@@ -86,6 +87,7 @@ class Sequences:
             module.eval().requires_grad_(False)
         self._how = dict(weights.generation) | {"support_out_of_sync": True}
         self._generation = LMGen(self.lm, **self._how)
+        self._noise, self._noise_alone = (self._noise_for(count) for count in (rows, 1))
         self._initial_Q = torch.tensor(
             [self.lm.text_initial_token_id, *[self.lm.initial_token_id] * self.lm.n_q]
         )
@@ -94,6 +96,13 @@ class Sequences:
         self.mimi.streaming_forever(rows)
         self._generation.streaming_forever(rows)
         self._is_fresh_R = np.ones(rows, np.bool_)
+
+    def _noise_for(self, rows: int) -> Noise:
+        """`ValueError` for a way of drawing that it has no numbers for."""
+        most = {name: int(getattr(self._generation, name)) for name in ("top_k", "top_k_text")}
+        if wrong := [name for name, count in most.items() if count < 1]:
+            raise ValueError(f"weights: lm_gen_config: {wrong[0]} = {most[wrong[0]]}; expected 1 or more")
+        return Noise(rows, 1 + self.lm.dep_q, max(most.values()), self.device)
 
     @property
     def silent_tokens(self) -> frozenset[int]:
@@ -132,7 +141,8 @@ class Sequences:
             self.mimi.reset_streaming(torch.from_numpy(fresh_R).to(self.device))
             self._is_fresh_R &= ~takes_part_R
         self._generation.set_exec_mask(takes_part)
-        tokens = self._generation.step(codes)
+        with self._noise.at(self._generation._streaming_state.offsets):
+            tokens = self._generation.step(codes)
         spoken = takes_part & (tokens[:, 0, 0] != self.lm.ungenerated_token_id)
         self.mimi.set_exec_mask(spoken)
         said = self.mimi.decode(tokens[:, 1:].clamp(min=0))
@@ -180,7 +190,8 @@ class Sequences:
                     state.cache[0, :, position % places] = made[:, position - first].to(self.device)
                 state.offsets.fill_(prompt.n - 1)
                 heard_K = prompt.frames_QF[self.lm.dep_q + 1 :, -1]
-                alone.step(heard_K[None, :, None].to(self.device))
+                with self._noise_alone.at(state.offsets):
+                    alone.step(heard_K[None, :, None].to(self.device))
                 return self._left(prompt.n, state.cache[0, :, prompt.n % places].clone())
 
     @torch.inference_mode()
