@@ -166,4 +166,29 @@ def test_a_call_is_told_once_that_the_model_forgets(engine: Any) -> None:
 def test_what_is_kept_of_a_call_is_what_was_reckoned(engine: Any) -> None:
     reckoned = engine.weights.bytes_a_call(4)
     assert 0 < reckoned - engine.sequences.bytes_a_row < 1.1 * 2**20
+    networks = (engine.sequences.lm, engine.sequences.mimi)
+    whole = sum(value.numel() * 4 for network in networks for value in network.state_dict().values())
+    assert abs(engine.weights.bytes_of_both(4) - whole) < 20_000  # the codec's header
     assert engine._heard_RS.shape == (SLOTS, TURN_SAMPLES * 3 // 5)
+
+
+def test_the_published_size_is_the_packages_and_so_is_its_memory(tmp_path: Path) -> None:
+    """On the device `meta`, where nothing takes memory: one call of the package's own networks."""
+    import torch
+    from moshi.models import loaders
+
+    from model_server.engine.moshi import weights
+    from model_server.engine.moshi.sequences import _tensors
+
+    assert loaders._lm_kwargs == weights.MOSHI_7B
+    lm = loaders.get_moshi_lm(None, dict(weights.MOSHI_7B), device="meta", dtype=torch.bfloat16)
+    mimi = loaders.get_mimi(None, None, device="meta")
+    with lm.streaming(1), mimi.streaming(1):
+        states = [*lm.get_streaming_state().values(), *mimi.get_streaming_state().values()]
+        kept = sum(tensor.numel() * tensor.element_size() for state in states for tensor in _tensors(state))
+    for name in (weights.LM_NAME, weights.MIMI_NAME, weights.TOKENIZER_NAME):
+        (tmp_path / name).touch()
+    reckoned = weights.find(str(tmp_path)).bytes_a_call(2)
+    assert 0 <= reckoned - kept < 2**20, (reckoned, kept)
+    parameters = sum(parameter.numel() for parameter in lm.parameters())
+    assert 15.3e9 < 2 * parameters < 15.5e9

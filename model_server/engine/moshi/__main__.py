@@ -33,7 +33,7 @@ def look(path_or_repo: str, products: str, slots: int | None) -> dict[str, Any]:
     advice = []
     if (version := importlib.metadata.version("moshi")) != VERSION:
         advice.append(f"moshi {version}: the engine was tried with {VERSION}; make setup-moshi")
-    if not where.is_gpu and model.bytes > LARGE_BYTES:
+    if not where.is_gpu and model.bytes_of_both(each) > LARGE_BYTES:
         advice.append("without a GPU a step of this model takes seconds, and every reply is late")
     found = f"{told}: {calls} calls fit" if slots is None else f"{told}: {slots} calls asked for, {calls} fit"
     return {"can_start": True, "good": not advice, "found": found, "advice": "; ".join(advice)}

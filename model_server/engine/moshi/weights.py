@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -53,6 +54,7 @@ MOST_CALLS = 64
 """Unless more are asked for: a step takes longer with every row, used or not."""
 SPARE_SHARE = 0.08
 """Of a device's memory, for what a step needs beside weights and rings."""
+MOST_HEADER_BYTES = 100_000_000
 CONVOLUTIONS_BYTES = 1 << 20
 """What the codec's convolutions keep of a call, and room."""
 
@@ -77,10 +79,9 @@ class Weights:
     silence: tuple[int, ...] = SILENCE
     tone: tuple[int, ...] = TONE
 
-    @property
-    def bytes(self) -> int:
-        """Of both networks, as they lie on disk: as much as they take in the same numbers."""
-        return self.lm.stat().st_size + self.mimi.stat().st_size
+    def bytes_of_both(self, element_bytes: int) -> int:
+        """Of the networks in memory: the language model in these numbers, the codec as it lies on disk."""
+        return _elements(self.lm) * element_bytes + self.mimi.stat().st_size
 
     @property
     def context(self) -> int:
@@ -96,6 +97,17 @@ class Weights:
         layers, context = mimi.get("num_layers", MIMI_LAYERS), mimi.get("context", MIMI_CONTEXT)
         codec = 2 * 2 * layers * context * mimi.get("d_model", MIMI_WIDTH) * 4
         return int(rings + codec + CONVOLUTIONS_BYTES)
+
+
+def _elements(file: Path) -> int:
+    """Numbers in a safetensors file, by its header; of another one, as if they were bfloat16."""
+    with open(file, "rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        if file.suffix == ".safetensors" and 0 < length < MOST_HEADER_BYTES:
+            header = json.loads(opened.read(length))
+            tensors = (told for name, told in header.items() if name != "__metadata__")
+            return sum(math.prod(told["shape"]) for told in tensors)
+    return file.stat().st_size // 2
 
 
 def find(path_or_repo: str) -> Weights:
@@ -215,7 +227,7 @@ def device() -> Device:
 
 def fitting(weights: Weights, where: Device, element_bytes: int) -> int:
     """Calls that this device has memory for; 0 where it does not even hold the model."""
-    left = where.free_bytes - SPARE_SHARE * where.memory_bytes - weights.bytes
+    left = where.free_bytes - SPARE_SHARE * where.memory_bytes - weights.bytes_of_both(element_bytes)
     return max(0, int(left // weights.bytes_a_call(element_bytes)))
 
 
@@ -234,9 +246,9 @@ def check_fits(weights: Weights, where: Device, element_bytes: int, slots: int) 
     fits = fitting(weights, where, element_bytes)
     if slots > fits:
         each = weights.bytes_a_call(element_bytes)
+        both = _gb(weights.bytes_of_both(element_bytes))
         raise ValueError(
-            f"slots = {slots}: the weights take {_gb(weights.bytes)} and each call {_gb(each)}; {where.name}: "
-            f"{_gb(where.free_bytes)} free; expected "
+            f"slots = {slots}: the weights take {both} and each call {_gb(each)}; {where.name}: {_gb(where.free_bytes)} free; expected "
             + (f"at most {fits}: start it with --slots {fits}" if fits else "a device with more memory")
         )
 
@@ -245,8 +257,9 @@ def told(weights: Weights, where: Device, element_bytes: int) -> str:
     """For people: what it takes, and what there is."""
     each = weights.bytes_a_call(element_bytes)
     seconds = weights.context * 80 // 1000
+    both = _gb(weights.bytes_of_both(element_bytes))
     return (
-        f"{weights.kind}, weights {_gb(weights.bytes)}, {_gb(each)} a call for the newest {seconds} s; "
+        f"{weights.kind}, weights {both}, {_gb(each)} a call for the newest {seconds} s; "
         f"{where.name}, {_gb(where.free_bytes)} of {_gb(where.memory_bytes)} free"
     )
 
