@@ -44,7 +44,7 @@ from gateway.state.settings import StateSettings
 from gateway.tracing.settings import TraceSettings
 from gateway.webrtc.settings import WebrtcSettings
 
-Engine = Literal["auto", "echo", "digits", "sglang"]
+Engine = Literal["auto", "echo", "digits", "sglang", "moshi"]
 DEFAULT_ENGINE: Engine = "auto"
 LEAST_PASSWORD = 12
 """Of a trunk that calls from anywhere: digest can be guessed offline by who has heard it."""
@@ -80,8 +80,12 @@ class GatewaySettings(
     engine: Engine = Field(
         DEFAULT_ENGINE,
         description="what answers: digits is the trained model, sglang the same under SGLang (make setup-sglang), "
+        "moshi one of the weights that can be downloaded (make setup-moshi, setting weights), "
         "echo returns each chunk one turn later, "
         "auto takes the model where it can run",
+    )
+    weights: str = Field(
+        "", description="of moshi: their folder, or a repository that was downloaded (hf download REPOSITORY)"
     )
     persona: str = Field(
         "", description="what the model is to do, such as: correct 482913; empty is everything"
@@ -92,12 +96,16 @@ class GatewaySettings(
         '100 = "correct 482913", ...',
     )
     slots: int = Field(
-        256, ge=1, le=4096, description="rows of the slot table: calls the model server can hold"
+        256,
+        ge=1,
+        le=4096,
+        description="rows of the slot table: calls the model server can hold; of moshi, where this is not set, as "
+        "many as its device has memory for",
     )
     spare_model_server: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether `microturn up` keeps a second model server warm, for when the first one dies; "
-        "it takes the memory of a whole one, auto is on",
+        "it takes the memory of a whole one, auto is on, but off with moshi",
     )
 
     sip_host: str = Field("127.0.0.1", description="address that SIP listens on")

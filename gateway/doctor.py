@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
+from gateway.engines import ask_moshi
 from gateway.sip.edge import RECEIVE_BUFFER_BYTES
 from gateway.sip.pool import ask_library
 from gateway.state import embedded
@@ -54,6 +55,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         *([waiting_events(settings)] if settings.webhooks else []),
         _compiler(),
         _gpu(),
+        *([open_weights(settings)] if settings.engine == "moshi" or settings.weights else []),
     ]
 
 
@@ -232,6 +234,12 @@ def kept_state(settings: GatewaySettings) -> Finding:
         advice = "calls go on without it, and their state waits: start it, or mend redis and redis_password"
         return Finding("Redis", False, f"{address}: {wrong}", advice, fatal=False)
     return Finding("Redis", True, found)
+
+
+def open_weights(settings: GatewaySettings) -> Finding:
+    """Whether the weights of `moshi` are here, and how many calls there is memory for."""
+    held = ask_moshi(settings.weights, settings.slots if "slots" in settings.model_fields_set else None)
+    return Finding("moshi", held.good, held.found, held.advice, fatal=not held.can_start)
 
 
 def _compiler() -> Finding:

@@ -121,4 +121,5 @@ def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Fig
         mos=mos,
         tasks=tasks,
         engine_ms=sums.engine_us // 1_000,
+        memory=sums.memory,
     )

@@ -29,6 +29,7 @@ MODEL_SERVER_MAY_USE = {
     "media.slots",
     "media.leases",
     "media.heap",
+    "media.resample",
 }
 MEDIA_MAY_USE = {"numpy", "soxr"}
 KERNELS_MAY_USE = {"torch", "triton"}
@@ -50,6 +51,9 @@ ONE_PLACE = {
     "jwt": ("gateway/api/tokens.py", "gateway/sip/stir/", "loadtests/hostile/"),
     "redis": ("gateway/state/", "gateway/background/", "loadtests/"),
     "sglang": ("model_server/engine/sglang",),
+    "moshi": ("model_server/engine/moshi",),
+    "sentencepiece": ("model_server/engine/moshi",),
+    "huggingface_hub": ("model_server/engine/moshi",),
     "av": (
         "gateway/webrtc/video.py",
         "gateway/webrtc/still.py",
