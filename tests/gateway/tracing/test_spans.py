@@ -44,7 +44,7 @@ def test_ids_come_from_names_and_differ() -> None:
 
 
 def test_where_it_is_off_nothing_is_loaded() -> None:
-    """The state server's library takes the SDK by itself where it is installed: of its users ours alone is asked."""
+    """The library of the state server takes the SDK where it is installed: of its users only ours is asked."""
 
     def loaded(*modules: str) -> set[str]:
         asked = f"import sys, {', '.join(modules)}; print(list(sys.modules))"
