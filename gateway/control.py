@@ -47,6 +47,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     library: str
     attached: bool
     calls: list[str]
+    sound6: list[str] = []
+    """Of these, those whose sound is IPv6."""
 
 
 class WebrtcReady(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -212,6 +214,8 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """What it does while the person is there."""
     by_model: bool = False
     """The model wanted it, and is told if it fails."""
+    sound6: bool = False
+    """Sound is offered over IPv6."""
 
 
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -24,17 +24,18 @@ from gateway.background.office import Office
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet, Kind
+from gateway.histogram import Histogram
 from gateway.http import serve_http
 from gateway.intercom import Intercom
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk, RecordingEvent
-from gateway.recording.keeper import read_counters
+from gateway.recording.keeper import backlog, read_counters
 from gateway.safety.desk import SafetyDesk
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.switchboard import Switchboard
-from gateway.sip.tls import server_context
+from gateway.sip.tls import expiry_of, server_context
 from gateway.sip.trunks import SRTP, registree
 from gateway.state.keys import name_of_telephone_call
 from gateway.supervise import Child, command
@@ -68,6 +69,7 @@ class Gateway:
         self.metrics = Metrics()
         self._tasks = Tasks(self._broken)
         self._recording = settings.recording_options()
+        self._certificates: dict[str, float] = {}
         self.recordings = RecordingDesk()
         """Which calls may be recorded, and are."""
         self._keeper = self._keep_recordings()
@@ -214,6 +216,7 @@ class Gateway:
             self.telephones, self.sessions, self.settings.persona,
             lambda call_id: self.cluster.desk.party_of_telephone(call_id),
             lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
+            lambda wish: self.settings.trunks[wish.trunk].price_of(wish.to) or 0.0,
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed
@@ -226,6 +229,19 @@ class Gateway:
         return not self.draining and self.telephones.is_ready and self._web_ready
 
     @property
+    def _room(self) -> int:
+        return 0 if self.draining else self.telephones.edge.room
+
+    def _read_certificates(self) -> dict[str, float]:
+        """When what is loaded now ends, Unix time."""
+        settings, told = self.settings, {}
+        if settings.http_tls_cert:
+            told["certificate_expiry:http"] = expiry_of(Path(settings.http_tls_cert))
+        if settings.sip_tls_port:
+            told["certificate_expiry:sip"] = expiry_of(Path(settings.sip_tls_cert))
+        return told
+
+    @property
     def _web_ready(self) -> bool:
         return self.pool is None or self.pool.is_ready
 
@@ -233,6 +249,7 @@ class Gateway:
         """Of now, summed over the workers that are there."""
         ready = self.fleet.ready
         gauges = {"calls_live": 0.0, "workers_ready": float(len(ready)), "ready": float(self.is_ready)}
+        gauges["places_free:telephone"] = float(self._room if self.telephones.is_ready else 0)
         gauges["guard_sources"] = float(self.telephones.edge.sources)
         registered, wanted = self.telephones.edge.registered
         gauges |= {"trunks_registered": float(registered), "trunks_to_register": float(wanted)}
@@ -240,12 +257,24 @@ class Gateway:
             for name, value in member.gauges.items():
                 gauges[name] = gauges.get(name, 0.0) + value
         if self.pool is not None:
+            gauges.setdefault("browsers_away", 0.0)
             gauges["webrtc_calls_live"] = float(self.pool.live)
+            gauges["places_free:browser"] = float(
+                self.pool.room if self.pool.is_ready and not self.draining else 0
+            )
         if self.sessions is not None:
             gauges |= self.sessions.store.gauges()
         if self.events is not None:
             gauges |= self.events.gauges()
-        return gauges | self.office.gauges() | self.cluster.gauges()
+        if self._keeper is not None:
+            folder, uploads = Path(self.settings.recording_dir), bool(self.settings.recording_s3_url)
+            gauges |= backlog(folder, uploads=uploads, unix_s=time.time())
+        return gauges | self._certificates | self.office.gauges() | self.cluster.gauges()
+
+    def histograms(self) -> tuple[Histogram, ...]:
+        """Of this process's own parts."""
+        setup = self.telephones.edge.setup
+        return (setup,) if self.sessions is None else (setup, self.sessions.store.round_trip)
 
     def counters(self) -> dict[str, Any]:
         """Of this process's own parts."""
@@ -288,6 +317,7 @@ class Gateway:
         if self.events is not None:
             self._tasks.spawn(self.events.run())
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
+            self._certificates = self._read_certificates()
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
             self._tasks.spawn(self._announce())
@@ -388,6 +418,7 @@ class Gateway:
             registrations={
                 name: registree(name, trunk) for name, trunk in settings.trunks.items() if trunk.register_
             },
+            sound6=bool(settings.rtp_host6),
         )
 
     def _inside_port(self) -> int:

@@ -29,7 +29,7 @@ from gateway.departure import Departure
 from gateway.servers import Servers
 from gateway.state.keys import kept_name
 from gateway.turn_notes import TurnNotes
-from media.chunk import Reply, VideoFrame
+from media.chunk import MEMORY, Reply, VideoFrame
 from media.leases import Lease, Leased, Refused
 from media.leg import Leg, Tenancy
 from media.slots import SlotTable
@@ -39,6 +39,7 @@ from media.turn_log import TurnLog
 log = structlog.get_logger()
 
 LEASE_AGAIN_S = 0.1
+MOST_MEMORY_LETTERS = 40
 
 
 @dataclass(slots=True)
@@ -71,6 +72,8 @@ class CallSums:
     engine_us: int = 0
     notes: TurnNotes | None = None
     """Where traces are taken."""
+    memory: str = ""
+    """What the model has told of its own (`media.chunk.MEMORY`)."""
 
 
 class Pulls(NamedTuple):
@@ -437,6 +440,8 @@ class Turns:
                 continue
             self._logs[call].answer(reply.turn)
             self._sums[call].engine_us += reply.engine_us
+            if reply.events:
+                reply = self._noted(call, reply)
             try:
                 heard = call.leg.screened(reply)
                 call.replied(heard, call.leg.receive_reply(heard))
@@ -444,6 +449,13 @@ class Turns:
                 call.fail(wrong)
             self._departure.answered(server, call, reply.pcm)
         self._between()
+
+    def _noted(self, call: Call, reply: Reply) -> Reply:
+        """Without what is for the call's record alone."""
+        for event in reply.events:
+            if event.startswith(MEMORY):
+                self._sums[call].memory = event.removeprefix(MEMORY)[:MOST_MEMORY_LETTERS]
+        return replace(reply, events=tuple(event for event in reply.events if not event.startswith(MEMORY)))
 
 
 def _tenancy(leased: Leased) -> Tenancy:

@@ -410,16 +410,19 @@ async def _read_tcp(
 
 
 async def _resolve(target: SipUri) -> SipUri:
-    """The target with an IPv4 address for its host. Raises OSError when the name is not known."""
+    """The target with an address for its host: IPv4, unless it is an IPv6 address. Raises OSError when the name is
+    not known."""
+    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     found = await asyncio.get_running_loop().getaddrinfo(
-        target.host, target.port, family=socket.AF_INET, type=socket.SOCK_DGRAM
+        target.host, target.port, family=family, type=socket.SOCK_DGRAM
     )
     return replace(target, host=str(found[0][4][0]))
 
 
 def _local_host(remote: Address) -> str:
     """Our address as that peer sees it. Connecting a UDP socket sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(remote)
         host: str = probe.getsockname()[0]
     return host

@@ -387,7 +387,7 @@ class Dialog:
             hop = parse_uri(self._routes[0] if self._routes else self._remote_uri)
         except ValueError:
             return self._target.address
-        literal = hop.host.replace(".", "").isdigit() or is_loopback(hop.host)
+        literal = hop.host.replace(".", "").isdigit() or ":" in hop.host or is_loopback(hop.host)
         return hop.address if literal else self._target.address
 
     # -- ends

@@ -34,6 +34,8 @@ class EndpointOptions:
     """Session timer (RFC 4028) where the peer can have one; 0 is none."""
     dtmf_out: str = "auto"
     """How keys are pressed: auto, info or inband."""
+    rtp_host6: str = ""
+    """The address of calls whose sound is IPv6; empty is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ import structlog
 from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
-from gateway.figures import TELL_S, figures_of
+from gateway.figures import TELL_S, Quality, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.sip import pj
@@ -49,6 +49,7 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.counters = Counters()
+        self.quality = Quality("telephone")
         self.endpoint = Endpoint(options.endpoint, self)
         self.process = WorkerProcess(
             options.name, options.control, options.model,
@@ -61,7 +62,9 @@ class Worker:
         self.screens = (
             Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
         )
-        self.joining = Joining(self.endpoint, self.counters, self.link.tell, options.transfer_words)
+        self.joining = Joining(
+            self.endpoint, self.counters, self.link.tell, options.transfer_words, self.recorder.consent
+        )
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -158,6 +161,8 @@ class Worker:
             session.conversation.end()
             if session.recording is not None:
                 session.recording.end()
+        if figures is not None:
+            self.quality.note(figures)
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
             if figures is not None:
@@ -175,6 +180,7 @@ class Worker:
         if session is None or call is not session.call or session.child is not None or not call.connected:
             return None
         child = session.child = SipCall(self.endpoint)
+        child.sound6 = call.sound6  # the library calls by the same account
         self._by_call[child] = session
         self._loop.call_soon(self._check_dialled, child)
         self._loop.call_later(RING_S, self._stop_ringing, child)
@@ -229,12 +235,12 @@ class Worker:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
-            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s)
+            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s, sound6=dial.sound6)
         except ValueError as wrong:
             self._answer_main(dial.id, 503, str(wrong))
             return
         call = SipCall(self.endpoint, account=account)
-        call.rtp_source = dial.rtp_source
+        call.rtp_source, call.sound6 = dial.rtp_source, dial.sound6
         if not call.place(dial.uri):
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
@@ -440,6 +446,8 @@ class Worker:
 
     def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)
+        if self.joining.key(call, digit, timestamp_ms, duration_ms):
+            return
         if session is not None and call is session.call:
             session.hear_key(digit, timestamp_ms, duration_ms)
 
@@ -464,7 +472,8 @@ class Worker:
         self._seconds += 1
         if self._seconds % TELL_S == 0:
             for session in self._sessions.values():
-                self.link.tell(control.Measured(session.name, self._figures(session)))
+                self.quality.note(figures := self._figures(session))
+                self.link.tell(control.Measured(session.name, figures))
             for guest in self.joining:
                 self.link.tell(control.Measured(guest.name, guest.figures()))
 
@@ -491,7 +500,11 @@ class Worker:
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
+        counters |= self.quality.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
+
+    def _calls(self) -> list[SipCall]:
+        return [session.call for session in self._sessions.values()] + [guest.call for guest in self.joining]
 
     def _ready(self) -> control.Ready:
         options = self.options
@@ -511,6 +524,7 @@ class Worker:
                 *(session.call.sip_call_id for session in self._sessions.values()),
                 *(guest.name for guest in self.joining),
             ],
+            [call.sip_call_id for call in self._calls() if call.sound6],
         )
 
 

@@ -20,7 +20,7 @@ from gateway.state import records
 from gateway.state.address import Address
 from gateway.state.client import Client, Kept, Login
 from gateway.state.faults import Away
-from gateway.state.prices import Prices
+from gateway.state.prices import Prices, cost_of_trunk
 from gateway.state.records import MOST_RECORDINGS, Cdr, Door, Figures, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
@@ -173,9 +173,11 @@ class Sessions:
         placed: bool = False,
         inside: str = "",
         joined: str = "",
+        price_minute: float = 0.0,
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, `inside`
-        is its name in its worker, `joined` the call whose caller and model it was made to join."""
+        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, and
+        `price_minute` what that costs, `inside` is its name in its worker, `joined` the call whose caller and model
+        it was made to join."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
@@ -184,7 +186,8 @@ class Sessions:
             joined=joined,
         )  # fmt: skip
         self.store.begin(call)
-        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session), inside))
+        cdr = msgspec.structs.replace(_cdr_of(session), price_minute=price_minute)
+        self._know(_Live(session, Leg(0, door, worker, now_ms), cdr, inside))
         for watcher in self.watchers:
             watcher.began(session)
 
@@ -334,10 +337,12 @@ class Sessions:
         del self._live[call]
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=ended_ms))
         live.session = msgspec.structs.replace(live.session, ended_ms=ended_ms)
-        cost = self.prices.cost(ended_ms - live.cdr.began_ms, figures.engine_ms) + millionths / 1e6
+        length_ms = ended_ms - live.cdr.began_ms
+        trunk_cost = cost_of_trunk(live.cdr.price_minute, length_ms)
+        cost = self.prices.cost(length_ms, figures.engine_ms) + millionths / 1e6 + trunk_cost
         live.cdr = msgspec.structs.replace(
             live.cdr, ended_ms=ended_ms, reason=reason, cause=live.cause, figures=figures, tokens=tokens,
-            cost=round(cost, 6),
+            trunk_cost=round(trunk_cost, 6), cost=round(cost, 6),
         )  # fmt: skip
         self.store.put_session(call, live.session)
         self.store.put_cdr(call, live.cdr)

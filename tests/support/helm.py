@@ -53,7 +53,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "gateway.sip.tls.existingSecret=s,gateway.http.tls.existingSecret=h,redis.tls.enabled=true,"
         "redis.tls.existingSecret=r,worker.keda.enabled=true,worker.url=http://b:30000/v1,worker.model=m,"
         "worker.existingSecret=k,autoscaling.enabled=true,autoscaling.kind=keda,"
-        "autoscaling.prometheusAddress=http://prometheus:9090,monitoring.rules.enabled=true,"
+        "autoscaling.prometheusAddress=http://prometheus:9090,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,"
         "monitoring.serviceMonitor.enabled=true,gateway.storage.enabled=true,gateway.realtime=true,"
         "gateway.webrtc.publicHost=192.0.2.1,turn.stunUrls[0]=stun:s.example.net,imagePullSecrets[0]=login,"
         "priorityClass.create=true,priorityClass.name=media,gateway.settingsSecret=t,commonLabels.team=voice",
