@@ -357,7 +357,7 @@ def test_the_edge_shows_figures(edge: Edge) -> None:
     assert asked <= {name.partition("{")[0] for name in after}, "Kamailio has no such figure"
 
 
-KAMAILIOS = re.compile(r"microturn_proxy_(core|shmem|tmx|sl|tcp|pike|dns)_")
+KAMAILIOS = re.compile(r"microturn_proxy_(core|shmem|tmx|sl|tcp|pike|dns|siptrace)_")
 """By its own names."""
 
 
