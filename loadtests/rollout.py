@@ -81,6 +81,7 @@ class Plan:
             "gateway.sip.callsPerWorker": str(room),
             "gateway.rtp.ports": str(4 * room),
             "gateway.webrtc.calls": "0",
+            "gateway.settings.disclosure": "off",  # tones are to come back from their first one on
             "model.slots": str(room + 8),
         }
         return given | dict(value.split("=", 1) for value in self.values)

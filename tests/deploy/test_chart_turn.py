@@ -42,7 +42,7 @@ pytestmark = [
 ]
 
 ADDRESS, TURN_PORT = "10.99.0.2", 3478
-VALUES = f"media.mode=turn,coturn.enabled=true,coturn.host={ADDRESS}"
+VALUES = f"media.mode=turn,coturn.enabled=true,coturn.host={ADDRESS},gateway.settings.disclosure=off"
 SPEECH = Path(gateway.recording.__file__).parent / "sounds" / "disclosure-en.wav"
 SPOKEN_S = 4.0
 
