@@ -1,4 +1,4 @@
-"""What the model server tells of GPUs: nothing where it computes on none, and the figures of the table where it does."""
+"""What the model server tells of GPUs: nothing where it computes on none, else the figures of the table."""
 
 from __future__ import annotations
 
