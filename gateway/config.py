@@ -41,9 +41,10 @@ from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP
 from gateway.state.prices import PriceSettings
 from gateway.state.settings import StateSettings
+from gateway.tracing.settings import TraceSettings
 from gateway.webrtc.settings import WebrtcSettings
 
-Engine = Literal["auto", "echo", "digits", "sglang"]
+Engine = Literal["auto", "echo", "digits", "sglang", "moshi"]
 DEFAULT_ENGINE: Engine = "auto"
 LEAST_PASSWORD = 12
 """Of a trunk that calls from anywhere: digest can be guessed offline by who has heard it."""
@@ -67,6 +68,7 @@ class GatewaySettings(
     SourceSettings,
     StateSettings,
     StirSettings,
+    TraceSettings,
     TransferSettings,
     WebrtcSettings,
 ):
@@ -78,8 +80,12 @@ class GatewaySettings(
     engine: Engine = Field(
         DEFAULT_ENGINE,
         description="what answers: digits is the trained model, sglang the same under SGLang (make setup-sglang), "
+        "moshi one of the weights that can be downloaded (make setup-moshi, setting weights), "
         "echo returns each chunk one turn later, "
         "auto takes the model where it can run",
+    )
+    weights: str = Field(
+        "", description="of moshi: their folder, or a repository that was downloaded (hf download REPOSITORY)"
     )
     persona: str = Field(
         "", description="what the model is to do, such as: correct 482913; empty is everything"
@@ -90,12 +96,16 @@ class GatewaySettings(
         '100 = "correct 482913", ...',
     )
     slots: int = Field(
-        256, ge=1, le=4096, description="rows of the slot table: calls the model server can hold"
+        256,
+        ge=1,
+        le=4096,
+        description="rows of the slot table: calls the model server can hold; of moshi, where this is not set, as "
+        "many as its device has memory for",
     )
     spare_model_server: Literal["auto", "on", "off"] = Field(
         "auto",
         description="whether `microturn up` keeps a second model server warm, for when the first one dies; "
-        "it takes the memory of a whole one, auto is on",
+        "it takes the memory of a whole one, auto is on, but off with moshi",
     )
 
     sip_host: str = Field("127.0.0.1", description="address that SIP listens on")
@@ -148,7 +158,7 @@ class GatewaySettings(
         "pjsua2 of `make pjsip`",
     )
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
-    rtp_ports: int = Field(16_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
+    rtp_ports: int = Field(12_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
 
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -200,6 +210,10 @@ class GatewaySettings(
                 f"rtp_ports = {self.rtp_ports} are too few for sip_calls = {self.sip_calls}: "
                 "give four a call (RTP, RTCP, and a released pair that rests)"
             )
+        if self.drain_least_s > self.drain_s:
+            raise ValueError(
+                f"drain_least_s = {self.drain_least_s} is more than drain_s = {self.drain_s}: give it or less"
+            )
         self.check_http()
         personas.check(self.personas)
         self.check_cluster()
@@ -207,6 +221,7 @@ class GatewaySettings(
         self.make_rules()
         self.check_state()
         self.check_background()
+        self.check_traces(self.redis != "off")
         self.check_transfers(self.trunks)
         self.check_stir(self.trunks, self.rules)
         if 0 < self.sip_session_expires_s < LEAST_SESSION_S:

@@ -85,6 +85,25 @@ class Answered(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     retry_after_s: int = 0
 
 
+class TurnNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Turns whose reply was not heard, seen when turn `turn` was cut."""
+
+    turn: int
+    at_ms: int
+    """Unix ms."""
+    missed: int
+    is_late: bool
+    """A reply came, too late."""
+
+
+class CallNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the trace of a call is made of (`gateway/turn_notes.py`)."""
+
+    media_ms: int
+    """Unix ms when its ear was first served; 0 is never."""
+    turns: tuple[TurnNote, ...] = ()
+
+
 class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Worker: this call (SIP Call-ID, or a browser call's name) is over, and cannot be resumed."""
 
@@ -92,6 +111,8 @@ class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     cause: str = ""
     """See `state.records.Cdr.cause`."""
     figures: Figures | None = None
+    notes: CallNotes | None = None
+    """Where traces are taken."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

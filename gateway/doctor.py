@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
+from gateway.engines import ask_moshi
+from gateway.sip.edge import RECEIVE_BUFFER_BYTES
 from gateway.sip.pool import ask_library
 from gateway.state import embedded
 from gateway.webrtc.pool import plan_webrtc
@@ -44,6 +46,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         *(browser_calls(settings) if settings.webrtc_calls else []),
         _shared_memory(settings),
         _descriptors(settings),
+        socket_buffers(RECEIVE_BUFFER_BYTES),
         _run_dir(settings),
         inbound_rules(settings),
         *([safety_policy(settings)] if settings.safety_policy or settings.moderation_url else []),
@@ -52,6 +55,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         *([waiting_events(settings)] if settings.webhooks else []),
         _compiler(),
         _gpu(),
+        *([open_weights(settings)] if settings.engine == "moshi" or settings.weights else []),
     ]
 
 
@@ -177,6 +181,17 @@ def _descriptors(settings: GatewaySettings) -> Finding:
     )
 
 
+def socket_buffers(asked: int) -> Finding:
+    """Whether a UDP socket may wait for us with so many octets: bursts of INVITEs, packets while a loop is away."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
+        given = tried.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    found = f"{given >> 10} KiB given, {asked >> 10} KiB asked for"
+    return Finding(
+        "socket buffers", given >= asked, found, f"sysctl -w net.core.rmem_max={asked}", fatal=False
+    )
+
+
 def _run_dir(settings: GatewaySettings) -> Finding:
     directory = settings.run_dir
     try:
@@ -219,6 +234,12 @@ def kept_state(settings: GatewaySettings) -> Finding:
         advice = "calls go on without it, and their state waits: start it, or mend redis and redis_password"
         return Finding("Redis", False, f"{address}: {wrong}", advice, fatal=False)
     return Finding("Redis", True, found)
+
+
+def open_weights(settings: GatewaySettings) -> Finding:
+    """Whether the weights of `moshi` are here, and how many calls there is memory for."""
+    held = ask_moshi(settings.weights, settings.slots if "slots" in settings.model_fields_set else None)
+    return Finding("moshi", held.good, held.found, held.advice, fatal=not held.can_start)
 
 
 def _compiler() -> Finding:

@@ -186,7 +186,7 @@ class EventDesk:
             return {}
         told: dict[str, Any] = {"events": self.spool.counters}
         for courier in self.couriers:
-            told[f"webhook_{_metric(courier.outbox.name)}"] = courier.outbox.counters
+            told[f"webhook:{courier.outbox.name}"] = courier.outbox.counters
         return told
 
     def gauges(self) -> dict[str, float]:
@@ -194,9 +194,10 @@ class EventDesk:
         if self.spool is None:
             return {}
         told = {"events_spool_bytes": float(self.spool.size_bytes)}
+        told["events_spool_limit_bytes"] = float(self.spool.most_bytes)
         for courier in self.couriers:
             name = courier.outbox.name
-            told[f"webhook_{_metric(name)}_waiting_bytes"] = float(self.spool.waiting(name))
+            told[f"webhook.waiting_bytes:{name}"] = float(self.spool.waiting(name))
         return told
 
     # -- inside
@@ -258,7 +259,3 @@ def _json(record: msgspec.Struct | dict[str, Any]) -> dict[str, Any]:
 
 def _public(session: Session) -> dict[str, Any]:
     return {name: value for name, value in _json(session).items() if name in PUBLIC}
-
-
-def _metric(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)

@@ -59,7 +59,7 @@ class EventOffice:
         self._node, self._born, self._number = settings.node_name, secrets.token_hex(4), 0
         self._placed: dict[str, str] = {}
         self._reached: set[tuple[str, str]] = set()
-        sessions.watcher = self.desk
+        sessions.watchers.append(self.desk)
 
     def _make_feed(self, settings: GatewaySettings, sessions: Sessions) -> Feed | None:
         if not settings.events_kept:

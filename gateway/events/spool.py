@@ -81,7 +81,7 @@ class Spool:
 
     def __init__(self, folder: Path, most_bytes: int, readers: tuple[str, ...]) -> None:
         self.counters = SpoolCounters()
-        self._folder, self._most = folder, most_bytes
+        self._folder, self.most_bytes = folder, most_bytes
         self._segment_bytes = max(LEAST_SEGMENT_BYTES, most_bytes // SEGMENTS)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._find()
@@ -110,7 +110,7 @@ class Spool:
         """False when it was refused, which is counted."""
         size = _HEAD.size + len(payload)
         assert len(payload) <= MOST_RECORD_BYTES, f"an event of {len(payload)} bytes"
-        if detail and self.size_bytes + size > DETAILS_UNTIL * self._most:
+        if detail and self.size_bytes + size > DETAILS_UNTIL * self.most_bytes:
             self.counters.refused_detail += 1
             return False
         try:
@@ -269,7 +269,7 @@ class Spool:
         self._sizes[number] = 0
 
     def _make_room(self, size: int) -> None:
-        while self.size_bytes + size > self._most and len(self._sizes) > 1:
+        while self.size_bytes + size > self.most_bytes and len(self._sizes) > 1:
             oldest = min(self._sizes)
             lost = {reader: self._left_in(oldest, place) for reader, place in self.places.items()}
             for reader, count in lost.items():

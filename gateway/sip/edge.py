@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from gateway.histogram import Histogram
 from gateway.sip.admission import Admit, Refusal
 from gateway.sip.begun import PolicyOf
 from gateway.sip.connection import Connection
@@ -279,6 +280,11 @@ class Edge:
     def live(self) -> list[str]:
         """Call-IDs of all calls that workers have now."""
         return [call_id.decode("ascii", "replace") for call_id in self._running.live()]
+
+    @property
+    def setup(self) -> Histogram:
+        """Of calls that were answered; read only."""
+        return self._running.setup
 
     @property
     def registrar_counters(self) -> RegistrarCounters:

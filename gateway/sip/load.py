@@ -157,6 +157,8 @@ class Call:
     placed: bool = False
     """A call that we place ourselves: no transfer."""
     policy: Policy = OPEN
+    arrived_ns: int | None = None
+    """When its INVITE came from outside."""
 
 
 class Calls:

@@ -56,5 +56,7 @@ class WorkerOptions:
     hears_tones: bool = False
     """Keys are listened for in the sound of calls that send no events."""
     recording: RecordingOptions | None = None
+    traces: bool = False
+    """Whether it notes of every call what a trace is made of."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None

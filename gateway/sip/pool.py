@@ -108,6 +108,7 @@ def plan_workers(
             realtime=settings.realtime,
             log_level=settings.log_level,
             recording=recording,
+            traces=bool(settings.traces_endpoint),
             announcements=settings.announcements(settings.rtp_host, settings.rtp_host6),
             safety=safety,
             transfer_words=settings.transfer_words == "on",

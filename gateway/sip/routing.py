@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
+from gateway.histogram import SETUP, Histogram
 from gateway.sip.admission import Admission, Admit, Refusal, Waiting
 from gateway.sip.begun import Begun, PolicyOf
 from gateway.sip.counters import Counters
@@ -85,6 +86,8 @@ class Router:
         """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk; `sound6`
         that workers have sound over IPv6, too."""
         self.counters = Counters()
+        self.setup = Histogram("setup_telephone", SETUP)
+        """INVITE to 200, us."""
         self.workers = Workers()
         self._answered = answered
         self._path = Path(key, inside, outside, tls)
@@ -306,6 +309,9 @@ class Router:
         required = find(request.headers, b"require")
         if required:
             raise BadMessage(420, "Bad Extension", (Header.make(b"Unsupported", required),))
+        if self._admission.draining:  # what an INVITE would be told (RFC 3261 section 11.2)
+            self._outbox.refuse(request, source, 503, "Draining", self._outbox.retry_after)
+            return
         self._outbox.refuse(request, source, 200, "OK", _OPTIONS_ANSWER)
 
     def _ack(self, request: Request, source: Flow, call: Call | None, now_ns: int) -> None:
@@ -460,6 +466,8 @@ class Router:
                 invite, call.state, call.invite = call.invite, CallState.ANSWERED, None
                 self._calls.set_deadline(call, now_ns + UNACKNOWLEDGED_NS)
                 self._count_answer(call, response)
+                if call.arrived_ns is not None:
+                    self.setup.observe((now_ns - call.arrived_ns) // 1_000)
                 if call.target is None and invite is not None:
                     told = (call.call_id, call.worker.address.name.encode(), invite.start_line)
                     self._answered(*(octets.decode(errors="replace") for octets in told))

@@ -17,7 +17,7 @@ import structlog
 from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
-from gateway.figures import TELL_S, figures_of
+from gateway.figures import TELL_S, Quality, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.sip import pj
@@ -49,12 +49,13 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.counters = Counters()
+        self.quality = Quality("telephone")
         self.endpoint = Endpoint(options.endpoint, self)
         self.process = WorkerProcess(
             options.name, options.control, options.model,
             CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
-            report=self._report, hear=self._hear,
+            report=self._report, hear=self._hear, takes_notes=options.traces,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
@@ -135,6 +136,7 @@ class Worker:
         figures = (
             self._figures(session) if call is session.call and session.name == call.sip_call_id else None
         )
+        notes = self.turns.notes_of(session) if figures is not None else None
         if call is session.child:
             session.child = None
             self.counters.transfers_failed += 1
@@ -159,9 +161,11 @@ class Worker:
             session.conversation.end()
             if session.recording is not None:
                 session.recording.end()
+        if figures is not None:
+            self.quality.note(figures)
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
-            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
+            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures, notes))
 
     def _figures(self, session: Session) -> Figures:
         tasks = session.conversation.tasks_begun
@@ -464,7 +468,8 @@ class Worker:
         self._seconds += 1
         if self._seconds % TELL_S == 0:
             for session in self._sessions.values():
-                self.link.tell(control.Measured(session.name, self._figures(session)))
+                self.quality.note(figures := self._figures(session))
+                self.link.tell(control.Measured(session.name, figures))
             for guest in self.joining:
                 self.link.tell(control.Measured(guest.name, guest.figures()))
 
@@ -491,6 +496,7 @@ class Worker:
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
+        counters |= self.quality.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
 
     def _calls(self) -> list[SipCall]:

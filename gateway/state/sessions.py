@@ -131,7 +131,8 @@ class Sessions:
         """Adopted calls of which it is not known yet what they were."""
         self.recalled: Callable[[Session], None] = lambda session: None
         self.over: Callable[[str], None] = lambda call: None
-        self.watcher: Watcher | None = None
+        self.watchers: list[Watcher] = []
+        """Told one after another."""
         self.prices = Prices()
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
@@ -187,8 +188,8 @@ class Sessions:
         self.store.begin(call)
         cdr = msgspec.structs.replace(_cdr_of(session), price_minute=price_minute)
         self._know(_Live(session, Leg(0, door, worker, now_ms), cdr, inside))
-        if self.watcher is not None:
-            self.watcher.began(session)
+        for watcher in self.watchers:
+            watcher.began(session)
 
     def adopt(self, call: str, door: Door, worker: str, inside: str = "") -> None:
         """It lived on while this process was away: what is known of it is asked of Redis."""
@@ -214,8 +215,8 @@ class Sessions:
         live.cdr = msgspec.structs.replace(live.cdr, node=self._node)
         self._live[call] = live
         self.store.adopt(call)
-        if self.watcher is not None:
-            self.watcher.took(live.session)
+        for watcher in self.watchers:
+            watcher.took(live.session)
         if await self.store.settled(call, TAKE_OVER_S):
             return True
         self.hand_back(call)
@@ -225,8 +226,8 @@ class Sessions:
         """It did not go on here: another gateway may have it."""
         if self._live.pop(call, None) is not None:
             self.store.release(call)
-            if self.watcher is not None:
-                self.watcher.gave_back(call)
+            for watcher in self.watchers:
+                watcher.gave_back(call)
 
     def resume(self, call: str, worker: str = "", token: str = "") -> None:
         """The browser is back with another connection: the next leg of the same call, with a new token's hash."""
@@ -282,8 +283,8 @@ class Sessions:
         if live is None:
             return
         self.store.say(call, line)
-        if self.watcher is not None:
-            self.watcher.said(live.session, line)
+        for watcher in self.watchers:
+            watcher.said(live.session, line)
 
     def note_task(self, call: str, task: records.Task) -> None:
         """What became of work that was handed off."""
@@ -292,8 +293,8 @@ class Sessions:
             return
         live.has_tasks = True
         self.store.put_task(call, task)
-        if self.watcher is not None:
-            self.watcher.task(live.session, task)
+        for watcher in self.watchers:
+            watcher.task(live.session, task)
 
     def measured(self, call: str, figures: Figures) -> None:
         """What its worker has measured up to now."""
@@ -345,8 +346,8 @@ class Sessions:
         )  # fmt: skip
         self.store.put_session(call, live.session)
         self.store.put_cdr(call, live.cdr)
-        if self.watcher is not None:
-            self.watcher.over(live.session, live.cdr)
+        for watcher in self.watchers:
+            watcher.over(live.session, live.cdr)
         self.store.index.add(call, live.cdr.began_ms, ended_ms, live.session.tenant)
         self.store.end(call, self._keep_s(live.session.tenant))
 
@@ -380,8 +381,8 @@ class Sessions:
                 _complete(live, kept)
                 self._know(live)
                 self.recalling.discard(call)
-                if self.watcher is not None:
-                    self.watcher.began(live.session)
+                for watcher in self.watchers:
+                    watcher.began(live.session)
                 if live.over is not None:
                     self._finish(live, *live.over)
                 else:

@@ -55,7 +55,7 @@ def test_events_that_wait_lose_who_called_and_what_was_said(server: StateServer,
             tasks = set[asyncio.Task[None]]()
             sessions = Sessions(here.store, "n1", lambda work: tasks.add(asyncio.create_task(work)))
             desk = desk_at(tmp_path)
-            sessions.watcher = desk
+            sessions.watchers.append(desk)
             for call, party in ((OVER, ANNA), (ALIVE, ANNA), (OTHER, BERT), (OLD, ANNA)):
                 sessions.begin(call, "webrtc", "web-0", party=party)
                 sessions.said(call, Line(1, "caller", f"my card is 4929, {call}"))
