@@ -12,7 +12,12 @@ SGLANG_BIN   := $(SGLANG_VENV)/bin
 SGLANG_STAMP := $(SGLANG_VENV)/.set-up
 ON_CPU       := tests/support/sglang_on_cpu
 
-.PHONY: run test long lab setup setup-sglang test-sglang compare-sglang pjsip report clean help
+MOSHI_VENV   := .venv-moshi
+MOSHI_BIN    := $(MOSHI_VENV)/bin
+MOSHI_STAMP  := $(MOSHI_VENV)/.set-up
+MOSHI_NEEDS  := tests/support/moshi_on_cpu/requirements.txt
+
+.PHONY: run test long lab setup setup-sglang test-sglang compare-sglang setup-moshi test-moshi pjsip report clean help
 
 run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
 	@exec $(BIN)/microturn up
@@ -60,6 +65,20 @@ test-sglang: setup-sglang   ## the engine sglang: equal tokens, guard rails, a t
 compare-sglang: setup-sglang   ## step times of digits, sglang, and SGLang over HTTP
 	$(SGLANG_BIN)/python -W ignore -m tests.on_sglang.compare
 
+setup-moshi: $(MOSHI_STAMP)   ## the package moshi, in an environment of its own
+
+$(MOSHI_STAMP): pyproject.toml $(MOSHI_NEEDS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || \
+	  { echo "what is pinned for moshi was tried with Python 3.11 alone: make $@ PYTHON=python3.11"; exit 1; }
+	@echo "setting up $(MOSHI_VENV), once: about 1.3 GB, most of it torch 2.13.0 (see make setup for its CPU build); no weights"
+	$(PYTHON) -m venv --clear $(MOSHI_VENV)
+	$(MOSHI_BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement $(MOSHI_NEEDS)
+	$(MOSHI_BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+test-moshi: setup-moshi   ## the engine moshi: equal tokens and sound, a telephone call; small random weights
+	$(MOSHI_BIN)/python -m pytest tests/on_moshi
+
 pjsip: setup          ## build pjsua2 from source (5 minutes, once) and use it instead of the wheel
 	$(BIN)/pip uninstall --quiet --yes pjsua2-python pjsua2
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(PYTHON=$(BIN)/python deploy/pjsip/build.sh | tail -1)"
@@ -69,7 +88,7 @@ report: setup         ## the load test of the telephone side: 100 calls for 60 s
 	$(BIN)/python -m loadtests sip --calls 100 --seconds 60
 
 clean:                ## remove the environment and what was built
-	rm -rf $(VENV) $(SGLANG_VENV) .cache build ./*.egg-info
+	rm -rf $(VENV) $(SGLANG_VENV) $(MOSHI_VENV) .cache build ./*.egg-info
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 16

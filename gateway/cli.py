@@ -15,7 +15,7 @@ import typer
 from setproctitle import setproctitle
 
 from gateway.config import GatewaySettings, load
-from gateway.engines import choose
+from gateway.engines import ask_moshi, choose
 from gateway.keeper import heed_keeper
 from gateway.log import set_up_logging
 from gateway.model_servers import ModelServers
@@ -34,7 +34,13 @@ app.add_typer(recordings, name="recordings")
 policy = typer.Typer(help="What the model may not say.", no_args_is_help=True)
 app.add_typer(policy, name="policy")
 
-Engine = Annotated[str | None, typer.Option(help="what answers the calls: auto, digits, sglang or echo")]
+Engine = Annotated[
+    str | None, typer.Option(help="what answers the calls: auto, digits, sglang, moshi or echo")
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(metavar="PATH_OR_REPO", help="of moshi: a folder, or a repository that was downloaded"),
+]
 Persona = Annotated[str | None, typer.Option(help="what the model is to do, such as: correct 482913")]
 SipPort = Annotated[int | None, typer.Option(help="UDP and TCP port of SIP; 0 takes a free one")]
 SipHost = Annotated[str | None, typer.Option(help="address that SIP listens on")]
@@ -57,7 +63,7 @@ STOP_S = 8.0
 """A gateway that takes longer to end is killed."""
 MODEL_SERVER = (sys.executable, "-m", "model_server")
 """Directly: by way of our own command it would load all of that first."""
-MODEL_FLAGS = ("engine", "persona")
+MODEL_FLAGS = ("engine", "weights", "persona")
 """Of the model server alone."""
 
 
@@ -83,6 +89,7 @@ def _run(process: str, settings: GatewaySettings, work: Any) -> None:
 @app.command()
 def up(
     engine: Engine = None,
+    weights: Weights = None,
     persona: Persona = None,
     sip_host: SipHost = None,
     sip_port: SipPort = None,
@@ -99,15 +106,34 @@ def up(
 ) -> None:
     """Everything on this machine, in one terminal. Ctrl-C ends it; SIGTERM lets live calls end first (drain_s)."""
     flags = dict(
-        engine=engine, persona=persona, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
+        engine=engine, weights=weights, persona=persona, sip_host=sip_host, sip_port=sip_port, sip_calls=sip_calls,
         webrtc_host=webrtc_host, webrtc_calls=webrtc_calls, video=video, http_host=http_host,
         http_port=http_port, redis=redis, run_dir=run_dir, log_level=log_level,
     )  # fmt: skip
     settings = _settings(**flags)
+    _look_at_weights(settings)
     setproctitle("microturn: up")
     if kept:
         heed_keeper(signal.SIGINT)
     _run("up", settings, lambda: asyncio.run(_up(settings, flags)))
+
+
+def _look_at_weights(settings: GatewaySettings) -> None:
+    """The end of the command, before anything is started, where the weights of `moshi` cannot be held here."""
+    if settings.engine != "moshi":
+        return
+    held = ask_moshi(settings.weights, _slots_said(settings))
+    if not held.can_start:
+        typer.echo(f"microturn: {held.found}", err=True)
+        raise typer.Exit(2)
+    typer.echo(f"microturn: {held.found}", err=True)
+    if not held.good:
+        typer.echo(f"microturn: LOOK: {held.advice}", err=True)
+
+
+def _slots_said(settings: GatewaySettings) -> int | None:
+    """None where the operator has not said how many."""
+    return settings.slots if "slots" in settings.model_fields_set else None
 
 
 async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
@@ -130,7 +156,8 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     servers = ModelServers(
         [*MODEL_SERVER, *_model_flags(settings)],
         settings.model_socket,
-        with_spare=settings.spare_model_server != "off",
+        with_spare=settings.spare_model_server == "on"
+        or (settings.spare_model_server == "auto" and settings.engine != "moshi"),
     )
     model = Child("model-server", servers.start)
     tasks = Tasks(lambda wrong: log.error("operator's line broken", exc_info=wrong))
@@ -213,8 +240,10 @@ def _model_flags(settings: GatewaySettings) -> list[str]:
     return [
         f"--engine={engine}",
         *([f"--persona={settings.persona}"] if settings.persona else []),
+        *([f"--weights={settings.weights}"] if engine == "moshi" else []),
         f"--socket={settings.model_socket}",
-        f"--slots={settings.slots}",
+        # moshi's rows are memory of its device from the start: without a word it takes what there is
+        *([] if engine == "moshi" and _slots_said(settings) is None else [f"--slots={settings.slots}"]),
         f"--log-level={settings.log_level}",
         # an engine that computes must not run before everything else; echo only keeps time
         *(["--realtime-priority"] if settings.realtime and engine == "echo" else []),
@@ -363,6 +392,9 @@ def forget(
         raise typer.Exit(2) from None
     told = f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}"
     typer.echo(f"{told}; recordings deleted here: {done.recordings}")
+    typer.echo(
+        "gateways take who called and what was said out of the events that wait for webhooks, within seconds"
+    )
     raise typer.Exit(0 if done.forgotten + done.live + done.recordings else 1)
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
+from gateway.engines import ask_moshi
+from gateway.sip.edge import RECEIVE_BUFFER_BYTES
 from gateway.sip.pool import ask_library
 from gateway.state import embedded
 from gateway.webrtc.pool import plan_webrtc
@@ -44,14 +46,16 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         *(browser_calls(settings) if settings.webrtc_calls else []),
         _shared_memory(settings),
         _descriptors(settings),
+        socket_buffers(RECEIVE_BUFFER_BYTES),
         _run_dir(settings),
         inbound_rules(settings),
         *([safety_policy(settings)] if settings.safety_policy or settings.moderation_url else []),
-        _pjsua2(),
+        _pjsua2(settings),
         kept_state(settings),
         *([waiting_events(settings)] if settings.webhooks else []),
         _compiler(),
         _gpu(),
+        *([open_weights(settings)] if settings.engine == "moshi" or settings.weights else []),
     ]
 
 
@@ -177,6 +181,17 @@ def _descriptors(settings: GatewaySettings) -> Finding:
     )
 
 
+def socket_buffers(asked: int) -> Finding:
+    """Whether a UDP socket may wait for us with so many octets: bursts of INVITEs, packets while a loop is away."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asked)
+        given = tried.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2
+    found = f"{given >> 10} KiB given, {asked >> 10} KiB asked for"
+    return Finding(
+        "socket buffers", given >= asked, found, f"sysctl -w net.core.rmem_max={asked}", fatal=False
+    )
+
+
 def _run_dir(settings: GatewaySettings) -> Finding:
     directory = settings.run_dir
     try:
@@ -189,12 +204,15 @@ def _run_dir(settings: GatewaySettings) -> Finding:
     return Finding("run directory", good, found, f"it must be yours alone: chmod 700 {directory}")
 
 
-def _pjsua2() -> Finding:
+def _pjsua2(settings: GatewaySettings) -> Finding:
     try:
         library = ask_library()
     except ValueError as wrong:
         return Finding("pjsua2", False, str(wrong), "make setup")
-    found = f"{library.version}, {library.calls} calls in a process"
+    found = f"{library.version}, {library.calls} calls in a process{', IPv6' if library.ipv6 else ''}"
+    if settings.rtp_host6 and not library.ipv6:
+        advice = "`make pjsip` builds one with IPv6; or leave rtp_host6 empty"
+        return Finding("pjsua2", False, f"{found}: no IPv6 for rtp_host6 = {settings.rtp_host6!r}", advice)
     advice = "the ready-made wheel: fine for a first call; `make pjsip` builds what a phone line needs"
     return Finding("pjsua2", not library.is_wheel, found, advice, fatal=False)
 
@@ -216,6 +234,12 @@ def kept_state(settings: GatewaySettings) -> Finding:
         advice = "calls go on without it, and their state waits: start it, or mend redis and redis_password"
         return Finding("Redis", False, f"{address}: {wrong}", advice, fatal=False)
     return Finding("Redis", True, found)
+
+
+def open_weights(settings: GatewaySettings) -> Finding:
+    """Whether the weights of `moshi` are here, and how many calls there is memory for."""
+    held = ask_moshi(settings.weights, settings.slots if "slots" in settings.model_fields_set else None)
+    return Finding("moshi", held.good, held.found, held.advice, fatal=not held.can_start)
 
 
 def _compiler() -> Finding:

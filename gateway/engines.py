@@ -6,6 +6,10 @@ Nothing of the model server is loaded here: it is looked for, as an operator wou
 from __future__ import annotations
 
 import importlib.util
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 NEEDED = ("torch", "safetensors")
@@ -22,6 +26,32 @@ def choose(wanted: str) -> tuple[str, str]:
     if not checkpoint.is_file():
         return "echo", f"no trained model in {checkpoint}"
     return "digits", "the trained model is here"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Whether this machine can hold the weights of `moshi`."""
+
+    can_start: bool
+    good: bool
+    """Nothing speaks against it, as far as can be seen without running it."""
+    found: str
+    advice: str
+
+
+def ask_moshi(weights: str, slots: int | None) -> Held:
+    """Of the model server, in a process of its own: nothing is started or loaded. `slots`: None is what fits."""
+    argv = [sys.executable, "-m", "model_server.engine.moshi", f"--weights={weights}"]
+    asked = subprocess.run(
+        [*argv, *([f"--slots={slots}"] if slots is not None else [])],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    try:
+        told = json.loads(asked.stdout.splitlines()[-1])
+        return Held(bool(told["can_start"]), bool(told["good"]), str(told["found"]), str(told["advice"]))
+    except (IndexError, ValueError, KeyError):
+        reason = (asked.stderr.strip().splitlines() or ["no output"])[-1]
+        return Held(False, False, f"engine = 'moshi': it cannot be looked at ({reason})", "make setup-moshi")
 
 
 def shipped_checkpoint() -> Path:

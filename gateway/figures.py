@@ -88,14 +88,19 @@ class Quality:
         return told
 
 
+def mos_of(line: LineSums, concealed_ms: int, heard_ms: int) -> float:
+    """Estimated, of what was heard of that line; 0 where that was nothing, or its codec is not known."""
+    if not heard_ms or line.codec not in CODEC_IMPAIRMENTS:
+        return 0.0
+    one_way_ms = line.delay_ms + line.round_trip_ms / 2
+    return round(estimate_mos(line.codec, one_way_ms, 100 * concealed_ms / heard_ms), 2)
+
+
 def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Figures:
     """Of a call up to now."""
     ledger, concealed_ms = leg.playout.ledger, sums.concealed_samples // SAMPLES_PER_MS
     sent = line.packets + line.lost
-    mos = 0.0
-    if sums.turns and line.codec in CODEC_IMPAIRMENTS:
-        one_way_ms = line.delay_ms + line.round_trip_ms / 2
-        mos = estimate_mos(line.codec, one_way_ms, 100 * concealed_ms / (sums.turns * TURN_MS))
+    mos = mos_of(line, concealed_ms, sums.turns * TURN_MS)
     return Figures(
         codec=line.codec,
         turns=sums.turns,
@@ -113,7 +118,8 @@ def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Fig
         jitter_max_ms=round(line.jitter_max_ms, 2),
         delay_ms=round(line.delay_ms, 1),
         round_trip_ms=round(line.round_trip_ms, 1),
-        mos=round(mos, 2),
+        mos=mos,
         tasks=tasks,
         engine_ms=sums.engine_us // 1_000,
+        memory=sums.memory,
     )

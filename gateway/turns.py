@@ -23,10 +23,12 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from gateway.attachment import Attachment
+from gateway.control import CallNotes
 from gateway.cut_time import CutTime
 from gateway.departure import Departure
 from gateway.servers import Servers
-from media.chunk import Reply, VideoFrame
+from gateway.turn_notes import TurnNotes
+from media.chunk import MEMORY, Reply, VideoFrame
 from media.leases import Lease, Leased, Refused
 from media.leg import Leg, Tenancy
 from media.slots import SlotTable
@@ -36,6 +38,7 @@ from media.turn_log import TurnLog
 log = structlog.get_logger()
 
 LEASE_AGAIN_S = 0.1
+MOST_MEMORY_LETTERS = 40
 
 
 @dataclass(slots=True)
@@ -66,6 +69,10 @@ class CallSums:
     dropped_samples: int = 0
     lost_packets: int = 0
     engine_us: int = 0
+    notes: TurnNotes | None = None
+    """Where traces are taken."""
+    memory: str = ""
+    """What the model has told of its own (`media.chunk.MEMORY`)."""
 
 
 class Pulls(NamedTuple):
@@ -125,8 +132,11 @@ class Turns:
         *,
         attachable: Callable[[bool], None],
         between: Callable[[], None] = lambda: None,
+        takes_notes: bool = False,
     ) -> None:
-        """`between` is called when replies have been handed out: the cuts of the next group are far away."""
+        """`between` is called when replies have been handed out: the cuts of the next group are far away.
+        `takes_notes`: of every call, for its trace."""
+        self._takes_notes = takes_notes
         self.counters = TurnCounters()
         self._servers = Servers(
             worker,
@@ -203,7 +213,7 @@ class Turns:
             server.release(call.name, answer.slot, answer.generation)
             return False
         self._logs[call] = turns
-        self._sums.setdefault(call, CallSums())
+        self._sums.setdefault(call, CallSums(notes=TurnNotes() if self._takes_notes else None))
         self._seat(call, server, answer)
         call.leg.lease(_tenancy(answer))
         self._groups[answer.group][call] = None
@@ -239,6 +249,11 @@ class Turns:
     def sums_of(self, call: Call) -> CallSums:
         """Until it leaves."""
         return self._sums.get(call) or CallSums()
+
+    def notes_of(self, call: Call) -> CallNotes | None:
+        """For its trace, until it leaves."""
+        notes = self.sums_of(call).notes
+        return notes.told() if notes is not None else None
 
     def report(self) -> dict[str, int]:
         """Counters for the main process; every live call is settled first."""
@@ -401,6 +416,12 @@ class Turns:
             counters.turns_cut += 1
             sums = self._sums[call]
             sums.turns += 1
+            if sums.notes is not None:
+                ledger = leg.playout.ledger
+                sums.notes.look(
+                    chunk.turn, ledger.missed_turns, ledger.late_turns, pulls.first_ns, time.monotonic_ns(),
+                    time.time_ns(),
+                )  # fmt: skip
             sums.concealed_samples += chunk.concealed_samples
             sums.dropped_samples += chunk.dropped_samples
             sums.lost_packets += chunk.lost_packets
@@ -418,6 +439,8 @@ class Turns:
                 continue
             self._logs[call].answer(reply.turn)
             self._sums[call].engine_us += reply.engine_us
+            if reply.events:
+                reply = self._noted(call, reply)
             try:
                 heard = call.leg.screened(reply)
                 call.replied(heard, call.leg.receive_reply(heard))
@@ -425,6 +448,13 @@ class Turns:
                 call.fail(wrong)
             self._departure.answered(server, call, reply.pcm)
         self._between()
+
+    def _noted(self, call: Call, reply: Reply) -> Reply:
+        """Without what is for the call's record alone."""
+        for event in reply.events:
+            if event.startswith(MEMORY):
+                self._sums[call].memory = event.removeprefix(MEMORY)[:MOST_MEMORY_LETTERS]
+        return replace(reply, events=tuple(event for event in reply.events if not event.startswith(MEMORY)))
 
 
 def _tenancy(leased: Leased) -> Tenancy:

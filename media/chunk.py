@@ -18,6 +18,9 @@ from media.timebase import TURN_SAMPLES
 PCM = npt.NDArray[np.int16]
 RGB = npt.NDArray[np.uint8]
 
+MEMORY = "memory "
+"""Begins an event of a reply that is no action but for the call's record: how the model got over the end of its
+context, such as `memory rolling 240`: from now on it remembers the newest 240 s."""
 MAX_TEXT_BYTES = 1024
 MAX_EVENTS_BYTES = 512
 VIDEO_SIZE = (320, 240)

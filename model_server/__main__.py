@@ -19,11 +19,12 @@ from model_server.loop import run
 def main(argv: list[str] | None = None) -> int:
     """Exit status: that of `run`, and 2 for a wrong setting (named on standard error)."""
     parser = argparse.ArgumentParser(prog="python -m model_server", description=__doc__)
-    parser.add_argument("--engine", help="echo, digits or sglang")
+    parser.add_argument("--engine", help="echo, digits, sglang or moshi")
     parser.add_argument("--persona", help="what the model is to do in calls that do not say it themselves")
     parser.add_argument(
         "--checkpoint", metavar="FILE", help="weights of digits, in place of the shipped ones"
     )
+    parser.add_argument("--weights", metavar="PATH_OR_REPO", help="of moshi")
     parser.add_argument("--socket", help="path of the control socket")
     for name, told in (
         ("slots", "calls at once"),

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from media.chunk import MAX_VIDEO_FRAMES
@@ -43,7 +43,8 @@ class ModelServerConfig(BaseSettings):
     socket: Path = Field(default_factory=default_socket)
     """Control socket (unix, SOCK_SEQPACKET)."""
     slots: int = 256
-    """Calls at once; one costs about 70 kB of shared memory when it is used, 1 MB with video."""
+    """Calls at once; one costs about 70 kB of shared memory when it is used, 1 MB with video. Of `moshi`, where
+    nothing is said, as many as its device has memory for."""
     rows: int = 4
     """Turns that either side may be behind."""
     video: int = 4
@@ -51,7 +52,8 @@ class ModelServerConfig(BaseSettings):
     video_size: str = "320x240"
     """Width x height of a video frame: workers scale to it. It decides the memory of a slot with video."""
     groups: int = 4
-    """Phase groups of the turn clock."""
+    """Phase groups of the turn clock. Of `moshi`, where nothing is said, 1: a step of it takes as long for one call
+    as for all."""
     passes: int = 4
     """Passes of the network, one after another, that a turn may take: one for what comes in and for the sound that
     goes out, one more for each token. Fewer than 1 + the model's own `say_limit` cut what it may write."""
@@ -61,9 +63,11 @@ class ModelServerConfig(BaseSettings):
     """What the matrices of `digits` are multiplied in; auto is what this CPU is fastest in."""
     engine: str = "echo"
     persona: str = ""
-    """Of calls that name none; empty is the engine's own. See `engine/personas.py`."""
+    """Of calls that name none; empty is the engine's own. See `engine/personas.py`, `engine/moshi/prompts.py`."""
     checkpoint: Path | None = None
     """Of `digits` and `sglang`; None is the one that ships with the tree."""
+    weights: str = ""
+    """Of `moshi`: a folder, or a repository that was downloaded."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     realtime_priority: bool = False
     """Ask for SCHED_FIFO, or else nice -10."""
@@ -102,8 +106,9 @@ class ModelServerConfig(BaseSettings):
 
     @field_validator("persona")
     @classmethod
-    def _is_a_persona(cls, value: str) -> str:
-        tokens_of(value)
+    def _is_a_persona(cls, value: str, info: ValidationInfo) -> str:
+        if info.data.get("engine") != "moshi":  # which says itself what it takes
+            tokens_of(value)
         return value
 
     @field_validator("engine")
@@ -135,7 +140,19 @@ def load(**given: Any) -> ModelServerConfig:
         wrong += [_line(error) for error in errors.errors()]
     if wrong:
         raise ValueError("\n".join(wrong))
-    return config
+    return _for_moshi(config) if config.engine == "moshi" else config
+
+
+def _for_moshi(config: ModelServerConfig) -> ModelServerConfig:
+    """With what an engine whose rows are made at its start, all in one step, needs where nothing else is said."""
+    from model_server.engine.moshi import weights
+
+    said = config.model_fields_set
+    settled: dict[str, Any] = {} if "groups" in said else {"groups": 1}
+    if "slots" not in said:
+        weights.check_packages()
+        settled["slots"] = weights.most_calls(weights.find(config.weights), weights.device(), config.products)
+    return config.model_copy(update=settled)
 
 
 def _line(error: Any) -> str:

@@ -25,6 +25,7 @@ from model_server.calibration import calibrate
 from model_server.config import ModelServerConfig
 from model_server.control import Control
 from model_server.engine import LOST_STATUS, EngineLost
+from model_server.engine.moshi.weights import device
 from model_server.engine.registry import make_engine
 from model_server.priority import ask_for_priority, make_way
 from model_server.server import LOOKS_NS, ModelServer
@@ -76,14 +77,18 @@ def serve(
             config.ranks,
             products=config.products,
             slots=config.slots,
+            weights=config.weights,
         )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
         raise CannotServe(str(wrong)) from wrong
     if config.realtime_priority and wanted is None:
         ask_for_priority()  # before steps are measured: they are to take what they will take in calls
-    # in CPU time of this thread, but for what other ranks and SGLang's scheduler do
-    clock_ns = time.monotonic_ns if config.ranks > 1 or config.engine == "sglang" else time.thread_time_ns
+    # in CPU time of this thread, but for what other ranks, SGLang's scheduler and a GPU do
+    is_elsewhere = (
+        config.ranks > 1 or config.engine == "sglang" or (config.engine == "moshi" and device().is_gpu)
+    )
+    clock_ns = time.monotonic_ns if is_elsewhere else time.thread_time_ns
     step_time = calibrate(engine, config.groups, config.slots, clock_ns)
     server = ModelServer(table, engine, time.monotonic_ns, step_time)
     with contextlib.ExitStack() as held:

@@ -29,6 +29,7 @@ MODEL_SERVER_MAY_USE = {
     "media.slots",
     "media.leases",
     "media.heap",
+    "media.resample",
 }
 MEDIA_MAY_USE = {"numpy", "soxr"}
 KERNELS_MAY_USE = {"torch", "triton"}
@@ -48,8 +49,11 @@ ONE_PLACE = {
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
     "jwt": ("gateway/api/tokens.py", "gateway/sip/stir/", "loadtests/hostile/"),
-    "redis": ("gateway/state/", "gateway/background/", "loadtests/state_server.py"),
+    "redis": ("gateway/state/", "gateway/background/", "loadtests/"),
     "sglang": ("model_server/engine/sglang",),
+    "moshi": ("model_server/engine/moshi",),
+    "sentencepiece": ("model_server/engine/moshi",),
+    "huggingface_hub": ("model_server/engine/moshi",),
     "av": (
         "gateway/webrtc/video.py",
         "gateway/webrtc/still.py",
@@ -70,7 +74,8 @@ ONE_PLACE = {
     ),
     "mcp": ("gateway/background/mcp_tools.py",),
     "re2": ("gateway/safety/policy.py",),
-    "yaml": ("gateway/safety/policy_file.py",),
+    "opentelemetry": ("gateway/tracing/export.py",),
+    "yaml": ("gateway/safety/policy_file.py", "loadtests/chart/helm.py"),
     "prometheus_client": ("gateway/metrics.py",),
     "triton": ("kernels/",),
     "typer": ("gateway/cli.py",),

@@ -20,7 +20,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -39,6 +39,10 @@ from gateway.background.work import Answerer, Doing, NoAnswer, Step
 from gateway.config import GatewaySettings
 from gateway.histogram import TASK, Histogram
 from gateway.state.client import Away
+from gateway.tracing.spans import Span, Value, parse
+
+if TYPE_CHECKING:
+    from gateway.tracing.export import Exporter
 
 log = structlog.get_logger()
 
@@ -76,7 +80,16 @@ class WorkerCounters:
 class Worker:
     """Of one process."""
 
-    def __init__(self, line: TaskLine, answerer: Answerer, most_tasks: int, name: str = "") -> None:
+    def __init__(
+        self,
+        line: TaskLine,
+        answerer: Answerer,
+        most_tasks: int,
+        name: str = "",
+        traced: Callable[[Span], None] | None = None,
+    ) -> None:
+        """`traced` gets a span of each attempt at a task whose call is traced."""
+        self._traced = traced
         self.name = name or f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.finished = 0
         self.counters = WorkerCounters()
@@ -159,22 +172,42 @@ class Worker:
     async def _work(self, taken: Taken) -> None:
         """To its end, whatever comes between; the edge of a task."""
         publication = Publication(self._line, taken, self.name)
-        counters, began_ns = self.counters, time.monotonic_ns()
+        counters, since_ns = self.counters, time.monotonic_ns()
+        begun_ns, outcome = time.time_ns(), "broken"
         try:
             await self._answer_in_time(taken, publication)
         except NotOurs:
             counters.withdrawn += 1
+            outcome = "dropped"
             log.debug("task dropped", task=taken.order.key)
         except asyncio.CancelledError:  # this process stops
             counters.given_back += 1
+            outcome = "given-back"
             await asyncio.shield(self._give_back(taken))
             raise
         except Exception as wrong:  # the edge of a task: the others go on
             counters.broken += 1
             log.error("task broken", task=taken.order.key, exc_info=wrong)
             await self._fail(publication, "the worker failed on this task")
+        else:
+            outcome = publication.state
+        finally:
+            self._trace(taken, publication, begun_ns, outcome)
         self.finished += 1
-        self.task_time.observe((time.monotonic_ns() - began_ns) // 1_000)
+        self.task_time.observe((time.monotonic_ns() - since_ns) // 1_000)
+
+    def _trace(self, taken: Taken, publication: Publication, begun_ns: int, outcome: str) -> None:
+        task = parse(taken.order.traceparent) if self._traced is not None else None
+        if self._traced is None or task is None or not task.is_sampled:
+            return
+        told: dict[str, Value] = {
+            "microturn.call": taken.order.call, "microturn.task": taken.order.task,
+            "microturn.attempt": taken.attempt, "microturn.outcome": outcome,
+            "microturn.pieces": publication.pieces,
+        }  # fmt: skip
+        context = task.below(f"work {taken.attempt} {self.name}")
+        error = "" if outcome in ("done", "dropped", "given-back") else outcome
+        self._traced(Span("work", context, task, begun_ns, time.time_ns(), told, "consumer", error, True))
 
     async def _answer_in_time(self, taken: Taken, publication: Publication) -> None:
         try:
@@ -251,6 +284,8 @@ class Publication:
         self.said_bytes = len(taken.said.encode())
         self.has_words = bool(taken.said.strip())
         self.pieces = 0
+        self.state: State = "running"
+        """The newest that was told."""
         self._line, self._taken, self._worker = line, taken, worker
 
     async def say(self, text: str) -> None:
@@ -268,6 +303,7 @@ class Publication:
 
         if not await patiently(publish):
             raise NotOurs
+        self.state = state
         self.said_bytes += len(text.encode())
         self.has_words = self.has_words or bool(text.strip())
 
@@ -365,7 +401,10 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     except TimeoutError:
         log.warning("MCP servers that do not answer are left out")
     threads = Threads()
-    worker = Worker(line, make_answerer(settings, line, servers, threads), settings.background_tasks)
+    exporter = _exporter(settings)
+    put = exporter.put if exporter is not None else None
+    answerer = make_answerer(settings, line, servers, threads)
+    worker = Worker(line, answerer, settings.background_tasks, traced=put)
     try:
         with _metrics(settings, threads, worker):
             await worker.run(stop)
@@ -375,6 +414,8 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
+        if exporter is not None:
+            await asyncio.to_thread(exporter.close)
 
 
 def _metrics(
@@ -393,6 +434,15 @@ def _metrics(
 
     metrics.ask = look
     return metrics.served(settings.http_host, settings.background_metrics_port)
+
+
+def _exporter(settings: GatewaySettings) -> Exporter | None:
+    """None where no collector is set: then nothing of it is loaded."""
+    if not settings.traces_endpoint:
+        return None
+    from gateway.tracing.export import Exporter
+
+    return Exporter(settings.traces_endpoint, "microturn-worker", settings.node_name)
 
 
 def make_answerer(

@@ -153,6 +153,7 @@ OF_EVENTS = (
     count("events.refused_detail", "transcript lines not written, since the spool is three quarters full", HOOKS),
     count("events.refused_error", "events that the disk did not take", HOOKS),
     count("events.lost", "events that went for want of room before an endpoint had them, by endpoint", HOOKS),
+    count("events.redacted", "of forgotten callers: words and numbers were taken out as they waited", HOOKS),
     count("events.damaged", "parts of the spool that could not be read", HOOKS),
     gauge("events_spool_bytes", "the spool on disk", HOOKS),
     gauge("events_spool_limit_bytes", "what it may have (`events_spool_mb`)", HOOKS),

@@ -79,6 +79,8 @@ class Desk:
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
         self._sessions, self._spawn, self._retry_after_s = sessions, spawn, retry_after_s
         self._coming: dict[str, Coming] = {}
+        self.arrived: Callable[[str, str], None] = lambda call, traceparent: None
+        """To be told of every call that rules let in, with the caller's trace context (W3C)."""
         if sessions is not None:
             sessions.recalled, sessions.over = self._recalled, self._over
 
@@ -132,6 +134,7 @@ class Desk:
         call_id = request.call_id.decode(errors="replace")
         name = name_of_telephone_call(call_id)
         self._note(name, Coming(party, call_id, ruling))
+        self.arrived(name, (find(request.headers, b"traceparent") or b"").decode(errors="replace"))
         limits = self._parties.limits(party)
         if not limits:
             return None
@@ -229,8 +232,9 @@ class Desk:
 
     # -- browsers
 
-    async def take(self, call: str, holder: Holder, ruling: Ruling) -> bool:
+    async def take(self, call: str, holder: Holder, ruling: Ruling, traceparent: str = "") -> bool:
         """A new browser call; False when a limit is full. `answered` or `refused` follows."""
+        self.arrived(call, traceparent)
         party = self._parties.of_browser(holder.name, holder.tenant or ruling.tenant)
         party = dataclasses.replace(party, recording=ruling.recording)
         self._note(call, Coming(party))

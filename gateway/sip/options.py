@@ -33,6 +33,8 @@ class EndpointOptions:
     """Session timer (RFC 4028) where the peer can have one; 0 is none."""
     dtmf_out: str = "auto"
     """How keys are pressed: auto, info or inband."""
+    rtp_host6: str = ""
+    """The address of calls whose sound is IPv6; empty is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,5 +56,7 @@ class WorkerOptions:
     hears_tones: bool = False
     """Keys are listened for in the sound of calls that send no events."""
     recording: RecordingOptions | None = None
+    traces: bool = False
+    """Whether it notes of every call what a trace is made of."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None

@@ -269,7 +269,7 @@ class Switchboard:
         dial = control.Dial(
             0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
             wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes, wish.tenant or trunk.tenant,
-            joins, wish.model, by_model,
+            joins, wish.model, by_model, trunk.rtp_family == "ipv6",
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish, permit)

@@ -55,14 +55,16 @@ class Worker:
             options.name, options.control, options.model,
             CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
-            report=self._report, hear=self._hear,
+            report=self._report, hear=self._hear, takes_notes=options.traces,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
         self.screens = (
             Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
         )
-        self.joining = Joining(self.endpoint, self.counters, self.link.tell, options.transfer_words)
+        self.joining = Joining(
+            self.endpoint, self.counters, self.link.tell, options.transfer_words, self.recorder.consent
+        )
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -134,6 +136,7 @@ class Worker:
         figures = (
             self._figures(session) if call is session.call and session.name == call.sip_call_id else None
         )
+        notes = self.turns.notes_of(session) if figures is not None else None
         if call is session.child:
             session.child = None
             self.counters.transfers_failed += 1
@@ -162,7 +165,7 @@ class Worker:
             self.quality.note(figures)
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
-            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
+            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures, notes))
 
     def _figures(self, session: Session) -> Figures:
         tasks = session.conversation.tasks_begun
@@ -175,6 +178,7 @@ class Worker:
         if session is None or call is not session.call or session.child is not None or not call.connected:
             return None
         child = session.child = SipCall(self.endpoint)
+        child.sound6 = call.sound6  # the library calls by the same account
         self._by_call[child] = session
         self._loop.call_soon(self._check_dialled, child)
         self._loop.call_later(RING_S, self._stop_ringing, child)
@@ -229,12 +233,12 @@ class Worker:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
-            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s)
+            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s, sound6=dial.sound6)
         except ValueError as wrong:
             self._answer_main(dial.id, 503, str(wrong))
             return
         call = SipCall(self.endpoint, account=account)
-        call.rtp_source = dial.rtp_source
+        call.rtp_source, call.sound6 = dial.rtp_source, dial.sound6
         if not call.place(dial.uri):
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
@@ -438,6 +442,8 @@ class Worker:
 
     def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)
+        if self.joining.key(call, digit, timestamp_ms, duration_ms):
+            return
         if session is not None and call is session.call:
             session.hear_key(digit, timestamp_ms, duration_ms)
 
@@ -493,6 +499,9 @@ class Worker:
         counters |= self.quality.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
 
+    def _calls(self) -> list[SipCall]:
+        return [session.call for session in self._sessions.values()] + [guest.call for guest in self.joining]
+
     def _ready(self) -> control.Ready:
         options = self.options
         for session in self._sessions.values():
@@ -511,6 +520,7 @@ class Worker:
                 *(session.call.sip_call_id for session in self._sessions.values()),
                 *(guest.name for guest in self.joining),
             ],
+            [call.sip_call_id for call in self._calls() if call.sound6],
         )
 
 

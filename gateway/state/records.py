@@ -144,6 +144,9 @@ class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
     """That the model handed off."""
     engine_ms: int = 0
     """Of the model server's steps, this call's part."""
+    memory: str = ""
+    """How the model got over the end of its context: `rolling 240`, it remembers the newest 240 s; empty where the
+    call did not outlast it, or the engine has no such end."""
 
 
 class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -183,6 +186,10 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""
+    price_minute: float = 0.0
+    """Of a call that we placed: its trunk's for the number that was called."""
+    trunk_cost: float = 0.0
+    """By that, to the second; a part of `cost`."""
     cost: float = 0.0
     """Estimated, by the prices of the settings."""
 

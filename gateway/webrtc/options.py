@@ -42,6 +42,8 @@ class WebrtcOptions:
     red: bool = False
     """Redundant audio (RFC 2198) both ways where a browser offers it."""
     recording: RecordingOptions | None = None
+    traces: bool = False
+    """Whether it notes of every call what a trace is made of."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None
     retry_after_s: int = 2

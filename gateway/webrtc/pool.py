@@ -344,6 +344,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
             recording=recording,
+            traces=bool(settings.traces_endpoint),
             announcements=settings.announcements(settings.webrtc_host),
             safety=safety,
             host=settings.webrtc_host,

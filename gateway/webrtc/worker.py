@@ -76,7 +76,7 @@ class Worker:
         self.process = WorkerProcess(
             options.name, options.control, options.model, CutTime(options.max_calls, BROWSER_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
-            report=self._report, hear=self._hear,
+            report=self._report, hear=self._hear, takes_notes=options.traces,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
@@ -238,14 +238,15 @@ class Worker:
         if self._calls.pop(call.name, None) is None:
             return
         self.pacer.remove(call)
-        self.quality.note(figures := self._figures(call))
+        figures, notes = self._figures(call), self.turns.notes_of(call)
+        self.quality.note(figures)
         self.turns.leave(call)
         if call.recording is not None:
             call.recording.end()
         self._tally.close(call)
         self.counters.calls_ended += 1
         self.process.garbage.call_ended()
-        self.link.tell(control.CallEnded(call.name, call.cause, figures))
+        self.link.tell(control.CallEnded(call.name, call.cause, figures, notes))
         log.info("call over", call=call.name, reason=reason)
 
     def _figures(self, call: BrowserCall) -> Figures:

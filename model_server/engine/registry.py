@@ -9,8 +9,8 @@ from pathlib import Path
 from model_server.engine import Engine
 from model_server.engine.echo import EchoEngine
 
-BUILT = ("echo", "digits", "sglang")
-PLANNED = ("torch", "moshi")
+BUILT = ("echo", "digits", "sglang", "moshi")
+PLANNED = ("torch",)
 CHECKPOINT = Path(__file__).resolve().parents[1] / "model" / "digits.safetensors"
 """The trained network that ships with the tree."""
 NEEDED = ("torch", "safetensors")
@@ -24,13 +24,14 @@ def make_engine(
     ranks: int = 1,
     products: str = "auto",
     slots: int = 1,
+    weights: str = "",
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
     `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one,
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
     processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`), `slots` how many
-    calls there are at once at most.
+    calls there are at once at most, `weights` the folder or repository of `moshi`.
     """
     if name == "echo":
         if ranks > 1:
@@ -40,6 +41,8 @@ def make_engine(
         return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
     if name == "sglang":
         return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots)
+    if name == "moshi":
+        return _moshi(persona, weights, ranks, products, slots)
     if name in PLANNED:
         raise ValueError(f"engine = {name!r}: not built yet; expected {' or '.join(BUILT)}")
     raise ValueError(f"engine = {name!r}: there is no such engine; expected {' or '.join(BUILT)}")
@@ -71,6 +74,18 @@ def _sglang(
 
     persona = persona or personas.DEFAULT
     return SglangEngine(checkpoint, persona, calls=slots, products=dtype_of(products), passes=passes)
+
+
+def _moshi(persona: str, weights: str, ranks: int, products: str, slots: int) -> Engine:
+    if ranks > 1:
+        raise ValueError(f"ranks = {ranks}: engine = 'moshi' runs on one device; expected 1")
+    from model_server.engine.moshi.weights import check_packages, find
+
+    check_packages()
+    found = find(weights)
+    from model_server.engine.moshi.engine import MoshiEngine
+
+    return MoshiEngine(found, persona, calls=slots, products=products)
 
 
 def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str) -> Engine:

@@ -17,10 +17,11 @@ from gateway.config import GatewaySettings, load
 from gateway.rules import Inbound
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
+from loadtests.chart.helm import NAME
+from loadtests.chart.pod import environment
 from media import slots
 from model_server.config import ModelServerConfig
 from model_server.config import load as load_model
-from tests.support.chart_pod import NAME, environment
 from tests.support.helm import (
     CHART,
     NAMESPACE,
@@ -121,6 +122,9 @@ def test_the_gateway_accepts_itsenvironment(
     assert settings.make_guard_rules() and settings.make_rules()
     pod = dict(pods(objects))[NAME]
     assert pod["terminationGracePeriodSeconds"] > settings.drain_s + 10
+    probes_s = 11 if any(each["metadata"]["name"] == f"{NAME}-edge" for each in objects) else 0
+    assert settings.drain_least_s == probes_s, "two probes of the edge"
+    assert one(objects, "StatefulSet", NAME)["spec"]["minReadySeconds"] == 35
     ports = {port["containerPort"] for port in container(objects, "gateway")["ports"]}
     assert {settings.http_port, settings.sip_port, settings.webrtc_udp_port} <= ports
     assert settings.webrtc_udp_port + settings.webrtc_workers - 1 in ports

@@ -18,7 +18,7 @@ from deploy.helm import dashboards
 from gateway import catalogue
 from gateway.config import GatewaySettings
 from gateway.sip.trunks import Trunk
-from tests.support.chart_pod import NAME
+from loadtests.chart.helm import NAME
 from tests.support.helm import CHART, NAMESPACE, VARIANTS, needs_helm, one, render
 
 TREE = Path(__file__).resolve().parents[2]

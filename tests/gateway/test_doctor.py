@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 
 from gateway.config import GatewaySettings, load
-from gateway.doctor import Finding, browser_calls, examine, waiting_events
+from gateway.doctor import Finding, browser_calls, examine, socket_buffers, waiting_events
 
 
 def findings(**values: object) -> dict[str, Finding]:
@@ -35,6 +35,14 @@ def test_events_that_wait_below_the_run_directory_are_told() -> None:
     found = waiting_events(load(webhooks={"crm": crm}))
     assert not found.good and not found.fatal and "events_dir" in found.advice
     assert waiting_events(load(webhooks={"crm": crm}, events_dir="/var/lib/x")).good
+
+
+def test_small_socket_buffers_are_told_with_the_kernel_setting() -> None:
+    assert socket_buffers(4096).good
+    beyond = socket_buffers(1 << 30)
+    most = int(beyond.found.split(" KiB given", maxsplit=1)[0]) << 10
+    assert not beyond.good and not beyond.fatal and "net.core.rmem_max=1073741824" in beyond.advice
+    assert socket_buffers(most).good and not socket_buffers(most + 1024).good
 
 
 def test_libraries_are_looked_for_only_when_browsers_may_call() -> None:

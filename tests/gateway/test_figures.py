@@ -24,8 +24,9 @@ def test_a_clean_call_and_one_that_lost_a_tenth() -> None:
     line = LineSums("PCMU", packets=900, lost=100)
     for jitter_ms, delay_ms, trip_ms in ((2.0, 20.0, None), (4.0, 40.0, 80.0), (0.0, 0.0, 0.0)):
         line.note(jitter_ms, delay_ms, trip_ms)
-    clean = figures_of(line, CallSums(turns=100, engine_us=1_234_567), leg(), 2)
+    clean = figures_of(line, CallSums(turns=100, engine_us=1_234_567, memory="rolling 240"), leg(), 2)
     assert (clean.codec, clean.turns, clean.tasks, clean.engine_ms) == ("PCMU", 100, 2, 1_234)
+    assert clean.memory == "rolling 240"
     assert (clean.packets, clean.lost_packets, clean.loss) == (900, 100, 0.1)
     assert (clean.jitter_ms, clean.jitter_max_ms, clean.delay_ms, clean.round_trip_ms) == (
         2.0,

@@ -44,7 +44,10 @@ def test_it_is_frozen():
         ({"groups": 11}, "groups = 11: expected a number from 1 to 10"),
         ({"video_size": "320"}, "video_size = '320': expected WIDTHxHEIGHT with sides from 16 to 1920"),
         ({"video_size": "320x2000"}, "set MICROTURN_MODEL_VIDEO_SIZE or --video-size"),
-        ({"engine": "torch"}, r"engine = 'torch': expected echo or digits or sglang \(not built yet\)"),
+        (
+            {"engine": "torch"},
+            r"engine = 'torch': expected echo or digits or sglang or moshi \(not built yet\)",
+        ),
         ({"socket": "/" + "x" * 107}, "at most 107 bytes; choose a shorter one"),
         ({"sockets": "/x"}, "sockets = '/x'"),
     ],

@@ -78,7 +78,7 @@ def test_keys_that_no_telephone_has_are_actions(echo):
     assert said.events == ("transfer", "dtmf 5", "hangup")
 
 
-@pytest.mark.parametrize("name", ["torch", "moshi"])
+@pytest.mark.parametrize("name", ["torch"])
 def test_an_engine_that_is_not_built_says_so(name):
     with pytest.raises(ValueError, match=f"engine = '{name}': not built yet; expected echo"):
         make_engine(name)

@@ -124,6 +124,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self._source: tuple[str, int] | None = None
         """As of the last look."""
         self._locked_to: tuple[str, int] | None = None
+        self.sound6 = False
+        """It is sent over IPv6."""
         self.final = (0, "")
         """Status and reason with which it ended."""
 
