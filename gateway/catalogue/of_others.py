@@ -96,6 +96,13 @@ OF_SGLANG = (
     count("model.sglang_turns_unanswered_total", "turns that got silence for it; stays 0", MODEL),
     count("model.sglang_sequences_lost_total", "calls that began anew with their past words; stays 0", MODEL),
 )  # fmt: skip
+OF_MOSHI = (
+    gauge("model.moshi_row_bytes", "memory of one call", MODEL),
+    gauge("model.moshi_context_frames", "frames of 80 ms that the network remembers", MODEL),
+    gauge("model.moshi_calls_beyond_context", "calls that are longer than that", MODEL),
+    count("model.moshi_turns_unheard_total", "turns that it said something in which nobody heard: they came late", LATE),
+    count("model.moshi_lines_unread_total", "text and events, which it cannot read", WORK),
+)  # fmt: skip
 OF_GPU = tuple(
     Family(f"microturn_model_gpu_{name}", "gauge", told, MODEL, {f"model.gpu_{name}": ()}, ("gpu",),
            listed="0, 1 ... as CUDA counts them in that process")
