@@ -100,7 +100,7 @@ OF_MOSHI = (
     gauge("model.moshi_row_bytes", "memory of one call", MODEL),
     gauge("model.moshi_context_frames", "frames of 80 ms that the network remembers", MODEL),
     gauge("model.moshi_calls_beyond_context", "calls that are longer than that", MODEL),
-    count("model.moshi_turns_unheard_total", "turns that it said something in which nobody heard: they came late", LATE),
+    count("model.moshi_turns_unheard_total", "turns of its speech that nobody heard: they came late", LATE),
     count("model.moshi_lines_unread_total", "text and events, which it cannot read", WORK),
 )  # fmt: skip
 OF_GPU = tuple(
