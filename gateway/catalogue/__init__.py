@@ -28,7 +28,16 @@ from gateway.catalogue.family import (
     Where,
 )
 from gateway.catalogue.of_calls import OF_BROWSERS, OF_CALLS, OF_CAMERA, OF_QUALITY, OF_TURNS
-from gateway.catalogue.of_others import OF_DIGITS, OF_EDGE, OF_GPU, OF_MODEL, OF_PROCESS, OF_SGLANG, OF_WORKER
+from gateway.catalogue.of_others import (
+    OF_DIGITS,
+    OF_EDGE,
+    OF_GPU,
+    OF_MODEL,
+    OF_MOSHI,
+    OF_PROCESS,
+    OF_SGLANG,
+    OF_WORKER,
+)
 from gateway.catalogue.of_parts import (
     OF_EVENTS,
     OF_PROGRAMS,
@@ -56,6 +65,7 @@ SECTIONS: Final = (
     Section("Model server", "model", "Asked by the gateway at each scrape.", MODEL, OF_MODEL),
     Section("Model server with digits", "digits", "With `engine = \"digits\"`.", LATE, OF_DIGITS),
     Section("Model server under SGLang", "sglang", "With `engine = \"sglang\"`.", MODEL, OF_SGLANG),
+    Section("Model server with moshi", "moshi", "With `engine = \"moshi\"`.", MODEL, OF_MOSHI),
     Section("GPUs", "gpu", "Where the engine computes on one. Load, power, temperature and errors of the card "
             "are for NVIDIA's DCGM exporter to show.", MODEL, OF_GPU),
     Section("Background worker", "worker", "Of `microturn worker`, at `background_metrics_port`.", WORK,

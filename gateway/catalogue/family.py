@@ -99,7 +99,7 @@ def count_by(name: str, help: str, look: str, labels: str, /, **sources: str) ->
     return Family(f"{PREFIX}{name}_total", "counter", help, look, told, tuple(labels.split()))
 
 
-Where = Literal["gateway", "model", "digits", "sglang", "gpu", "worker", "edge", "process"]
+Where = Literal["gateway", "model", "digits", "sglang", "moshi", "gpu", "worker", "edge", "process"]
 
 
 @dataclass(frozen=True, slots=True)

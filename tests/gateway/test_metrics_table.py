@@ -133,11 +133,16 @@ def test_a_background_worker_shows_what_the_table_has(state: StateServer) -> Non
     assert names(asyncio.run(story())) == listed("worker", "process")
 
 
-def test_what_sglang_and_digits_tell_is_in_the_table() -> None:
+def test_what_other_engines_tell_is_in_the_table() -> None:
     told = {"sglang_sessions", "sglang_tokens_held", "sglang_tokens_limit"}
     told |= {f"sglang_{field.name}" for field in dataclasses.fields(Counts)}
     sources = {source for family in catalogue.families("sglang") for source in family.sources}
     assert sources == {f"model.{name}" for name in told}
+    moshi = (
+        TREE / "model_server" / "engine" / "moshi" / "engine.py"
+    ).read_text()  # it needs packages of its own
+    sources = {source for family in catalogue.families("moshi") for source in family.sources}
+    assert sources == {f"model.{name}" for name in re.findall(r'^            "(moshi_\w+)":', moshi, re.M)}
     assert [list(family.sources) for family in catalogue.families("digits")] == [["model.layers_compiled"]]
 
 

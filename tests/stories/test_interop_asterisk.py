@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 from gateway.sip.switchboard import OutboundCall
+from tests.stories.test_baresip_calls import Tls, needs_openssl, tls
 from tests.support.asterisk import PASSWORD, Asterisk, needs_asterisk
 from tests.support.own_gateway import OwnGateway
 from tests.support.speaking import SpeakingCall, SpeakingTarget
 
 pytestmark = [pytest.mark.processes, pytest.mark.sip, needs_asterisk]
 
+__all__ = ["tls"]  # a fixture
 CALLER_HZ, PERSON_HZ = 450.0, 1_150.0
 
 
@@ -59,6 +62,17 @@ def soon(holds: Callable[[], object], what: str, timeout_s: float = 6.0) -> None
         time.sleep(0.02)
 
 
+def hear_each_other(caller: SpeakingCall, person: SpeakingTarget) -> None:
+    """The exchange may negotiate anew when it has connected two, with which the person falls silent."""
+
+    def do() -> bool:
+        caller.voice.say(CALLER_HZ)
+        person.voice.say(PERSON_HZ)
+        return person.voice.hears(CALLER_HZ) and caller.voice.hears(PERSON_HZ)
+
+    soon(do, "each other")
+
+
 def test_it_calls_us_and_holds_and_presses_keys(office: Office) -> None:
     with office.gateway.watch() as watch, SpeakingCall(office.number) as caller:
         caller.voice.say(CALLER_HZ)
@@ -100,9 +114,7 @@ def test_a_caller_is_handed_to_a_person_and_comes_back_where_there_is_none(offic
         soon(lambda: caller.voice.hears(CALLER_HZ), "the model goes on")
         here.transfer(call, "person")
         here.wait_for(lambda: "transferred" in here.kinds(call))
-        soon(lambda: office.person.voice.hears(CALLER_HZ), "the caller, at the person's")
-        office.person.voice.say(PERSON_HZ)
-        soon(lambda: caller.voice.hears(PERSON_HZ), "the person, at the caller's")
+        hear_each_other(caller, office.person)
         here.wait_for(lambda: here.is_idle, 5.0)
 
 
@@ -114,10 +126,7 @@ def test_a_caller_is_handed_to_whom_we_asked_first(office: Office) -> None:
         here.wait_for(lambda: "answered" in here.kinds(other))
         here.retry(lambda: here.switchboard.transfer_to_call(call, other))
         here.wait_for(lambda: "transferred" in here.kinds(call))
-        caller.voice.say(CALLER_HZ)
-        office.person.voice.say(PERSON_HZ)
-        soon(lambda: office.person.voice.hears(CALLER_HZ), "the caller, at the person's")
-        soon(lambda: caller.voice.hears(PERSON_HZ), "the person, at the caller's")
+        hear_each_other(caller, office.person)
         here.wait_for(lambda: here.is_idle, 5.0)
 
 
@@ -128,10 +137,30 @@ def test_a_person_behind_it_joins(office: Office) -> None:
         wish = OutboundCall("person", "pbx", model="listens")
         here.do(here.switchboard.join(call, wish))
         here.wait_for(lambda: "joined" in here.kinds(call))
-        caller.voice.say(CALLER_HZ)
-        office.person.voice.say(PERSON_HZ)
-        soon(lambda: office.person.voice.hears(CALLER_HZ), "the caller, at the person's")
-        soon(lambda: caller.voice.hears(PERSON_HZ), "the person, at the caller's")
+        hear_each_other(caller, office.person)
         here.do(here.switchboard.leave(call))
         here.wait_for(lambda: "left" in here.kinds(call))
         soon(lambda: caller.voice.hears(CALLER_HZ), "the model again")
+
+
+@pytest.mark.long
+@needs_openssl
+def test_by_tls_with_srtp_in_both_directions(tmp_path: Path, tls: Tls) -> None:
+    with SpeakingTarget() as person, Asterisk.start(person.port, tmp_path) as exchange:
+        pbx = {
+            "server": f"127.0.0.1:{exchange.tls_port}", "transport": "tls", "user": "secure", "password": PASSWORD,
+            "register": True, "expires_s": 60, "dial": "person", "srtp": "required",
+        }  # fmt: skip
+        settings = {"sip_tls_ca": str(tmp_path / "cert.pem"), "trunks": {"pbx": pbx}, **tls.settings}
+        with OwnGateway.start(calls=4, rtp_port=52_000, **settings) as here:
+            here.wait_for(lambda: here.gateway.telephones.edge.registered == (1, 1), 10.0, "registered")
+            with SpeakingCall(f"sip:600@127.0.0.1:{exchange.port}") as caller:
+                caller.voice.say(CALLER_HZ)
+                soon(lambda: caller.voice.hears(CALLER_HZ), "the echo")
+            here.wait_for(lambda: here.is_idle, 5.0)
+            name = here.do(here.switchboard.originate(OutboundCall("person", "pbx")))
+            here.wait_for(lambda: "answered" in here.kinds(name))
+            person.voice.say(PERSON_HZ)
+            soon(lambda: person.voice.hears(PERSON_HZ), "the echo")
+            here.do(here.switchboard.hang_up(name))
+            here.wait_for(lambda: here.is_idle, 5.0)

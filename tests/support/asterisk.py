@@ -97,10 +97,11 @@ contact=sip:person@127.0.0.1:{person}
 
 [anonymous](side)
 context=outside
-""",
+{tls}""",
     "extensions.conf": """\
 [outside]
-exten => _X.,1,Dial(PJSIP/${{EXTEN}}@model,20)
+exten => _5X.,1,Dial(PJSIP/${{EXTEN}}@model,20)
+exten => _6X.,1,Dial(PJSIP/${{EXTEN}}@secure,20)
 
 [inside]
 exten => person,1,Dial(PJSIP/person,20)
@@ -109,18 +110,53 @@ exten => busy,1,Busy(1)
 }
 
 
-class Asterisk:
-    """One, on UDP at `port` of 127.0.0.1. Who calls it with a number gets `model`, who registers; `model` may call
-    `person`, who is at the port that was given."""
+_TLS = """
+[wire-tls]
+type=transport
+protocol=tls
+bind=127.0.0.1:{port}
+cert_file={folder}/cert.pem
+priv_key_file={folder}/key.pem
+method=tlsv1_2
 
-    def __init__(self, folder: Path, port: int, person: int) -> None:
-        self.port, self._folder = port, folder
+[secure](side)
+transport=wire-tls
+context=inside
+media_encryption=sdes
+auth=secure
+aors=secure
+
+[secure]
+type=auth
+auth_type=userpass
+username=secure
+password={password}
+
+[secure]
+type=aor
+max_contacts=1
+remove_existing=yes
+"""
+
+
+class Asterisk:
+    """One, on UDP at `port` of 127.0.0.1. Who calls it with 5.. gets `model`, who registers; `model` may call
+    `person`, who is at the port that was given. With a certificate `secure` does the same with 6.., by TLS at
+    `tls_port`, with SRTP."""
+
+    def __init__(self, folder: Path, port: int, person: int, certificate: Path | None = None) -> None:
+        """`certificate` is a folder with cert.pem and key.pem."""
+        self.port, self._folder, self.tls_port = port, folder, free_port() if certificate is not None else 0
         inside = Path("/") / folder.relative_to(ROOT)
         modules = next((ROOT / "usr/lib").glob("*/asterisk/modules"), ROOT / "usr/lib/asterisk/modules")
         told = {
             "folder": inside, "modules": Path("/") / modules.relative_to(ROOT), "port": port, "person": person,
-            "password": PASSWORD, "rtp": 58_000, "rtp_end": 58_200,
+            "password": PASSWORD, "rtp": 58_000, "rtp_end": 58_200, "tls": "",
         }  # fmt: skip
+        if certificate is not None:
+            told["tls"] = _TLS.format(port=self.tls_port, folder=inside, password=PASSWORD)
+            for name in ("cert.pem", "key.pem"):
+                shutil.copy(certificate / name, folder / name)
         for name, text in _FILES.items():
             (folder / name).write_text(text.format(**told))
         self.log = folder / "asterisk.out"
@@ -133,10 +169,10 @@ class Asterisk:
 
     @classmethod
     @contextlib.contextmanager
-    def start(cls, person: int) -> Iterator[Asterisk]:
+    def start(cls, person: int, certificate: Path | None = None) -> Iterator[Asterisk]:
         """Ready; gone when the block is left. RuntimeError with its last lines when it does not come up."""
         folder = Path(tempfile.mkdtemp(prefix="mt-asterisk-", dir=ROOT / "tmp"))
-        exchange = cls(folder, free_port(), person)
+        exchange = cls(folder, free_port(), person, certificate)
         try:
             exchange._wait()
             yield exchange
