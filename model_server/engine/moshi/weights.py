@@ -248,7 +248,8 @@ def check_fits(weights: Weights, where: Device, element_bytes: int, slots: int) 
         each = weights.bytes_a_call(element_bytes)
         both = _gb(weights.bytes_of_both(element_bytes))
         raise ValueError(
-            f"slots = {slots}: the weights take {both} and each call {_gb(each)}; {where.name}: {_gb(where.free_bytes)} free; expected "
+            f"slots = {slots}: the weights take {both} and each call {_gb(each)}; {where.name}: "
+            f"{_gb(where.free_bytes)} free; expected "
             + (f"at most {fits}: start it with --slots {fits}" if fits else "a device with more memory")
         )
 
