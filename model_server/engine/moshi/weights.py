@@ -163,7 +163,8 @@ def _read(folder: Path) -> Weights:
         except ValueError as wrong:
             raise ValueError(f"weights: {config_file}: {wrong}; download it again") from None
     voices = folder / "voices"
-    kind = str(config.get("model_type", PERSONAPLEX if voices.is_dir() else "moshi"))
+    has_voices = voices.is_dir() or (folder / "voices.tgz").is_file()
+    kind = str(config.get("model_type", PERSONAPLEX if has_voices else "moshi"))
     if kind not in ("moshi", PERSONAPLEX):
         raise ValueError(f"weights: {config_file}: model_type = {kind!r}; expected moshi or {PERSONAPLEX}")
     if config.get("lora_name"):
