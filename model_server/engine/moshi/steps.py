@@ -2,8 +2,9 @@
 
 Speed does not depend on what weights are, nor on how full rings are: the package reads them whole. Each number of
 calls is a batch of its own, all of them speaking. A turn has two or three frames: three of them are to be within
-160 ms (`leases.py`), one within 80 ms to keep up at all. Beside it stands the package's own loop for one session, and
-what the device could do if it only read: weights and rings once a frame, at the speed of a copy. One JSON line each.
+160 ms (`leases.py`), one within 80 ms to keep up at all. Beside it stands the package's own loop for one session,
+and what the device could do if it only read: weights and rings once a frame, at the speed of a copy. A JSON line
+each.
 """
 
 from __future__ import annotations
