@@ -119,8 +119,14 @@ def up(
 
 
 def _look_at_weights(settings: GatewaySettings) -> None:
-    """The end of the command, before anything is started, where the weights of `moshi` cannot be held here."""
+    """The end of the command, before anything is started, where weights cannot be held here or are of no use."""
     if settings.engine != "moshi":
+        if settings.weights:
+            wrong = (
+                f"weights = {settings.weights!r} with engine = {settings.engine!r}: expected engine = 'moshi'"
+            )
+            typer.echo(f"microturn: {wrong}; --engine moshi, or no weights", err=True)
+            raise typer.Exit(2)
         return
     held = ask_moshi(settings.weights, _slots_said(settings))
     if not held.can_start:

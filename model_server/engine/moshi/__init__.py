@@ -5,6 +5,7 @@
     sequences.py   all calls: codec and language model of the package `moshi`, a row a slot, stepped together
     prompts.py     PersonaPlex: voice and role before the first frame, as tokens that are forced
     noise.py       what tokens are drawn with
+    steps.py       how long a frame of so many calls takes, measured
     weights.py     files of a model, what it takes of memory, and what to do where something is missing
 
 The package (kyutai, MIT, pinned) keeps the streaming state of every layer by row: a row is masked, or reset,

@@ -30,7 +30,7 @@ from model_server.batch import Batch, Results, Said
 from model_server.engine.moshi.captions import Captions
 from model_server.engine.moshi.frames import FRAME_HZ, FRAME_SAMPLES, MOST_FRAMES, Frames
 from model_server.engine.moshi.prompts import Prompt, Prompts
-from model_server.engine.moshi.sequences import Beginning, Frame, Sequences, dtype_of, silence
+from model_server.engine.moshi.sequences import Beginning, Frame, Networks, Sequences, dtype_of, silence
 from model_server.engine.moshi.weights import PERSONAPLEX, Weights, check_fits, device
 
 GAP_TURNS = 5
@@ -88,7 +88,7 @@ class MoshiEngine:
         dtype = dtype_of(products, where)
         check_fits(weights, device(), dtype.itemsize, calls)
         self.weights = weights
-        self.sequences = Sequences(weights, calls, dtype, where)
+        self.sequences = Sequences(Networks.load(weights, dtype, where), calls, weights.generation)
         self._pieces = Captions.of(weights.tokenizer, self.sequences.silent_tokens)
         self._default, self._prompts = persona, self._prompts_of(weights)
         self._begun: OrderedDict[tuple[str, str], tuple[Prompt, Beginning]] = OrderedDict()

@@ -58,6 +58,51 @@ class Frame:
 
 
 @dataclass(frozen=True, slots=True)
+class Networks:
+    """Of the package."""
+
+    lm: Any
+    mimi: Any
+    device: torch.device
+
+    @classmethod
+    def load(cls, weights: Weights, dtype: torch.dtype, device: torch.device) -> Networks:
+        """`ValueError` for files that do not fit their configuration."""
+        _prepare_package(device)
+        try:
+            lm = _language_model(weights, dtype, device)
+        except RuntimeError as wrong:
+            raise ValueError(f"weights: {weights.lm} does not fit config.json: {wrong}") from wrong
+        return cls._of(lm, weights.mimi, weights.mimi_config, device)
+
+    @classmethod
+    def random(
+        cls, lm_config: Mapping[str, Any], mimi_config: Any, dtype: torch.dtype, device: torch.device
+    ) -> Networks:
+        """As large as the published ones, and knowing nothing: for measuring."""
+        _prepare_package(device)
+        from moshi.models import loaders
+
+        lm = loaders.get_moshi_lm(None, dict(lm_config), device=device, dtype=dtype)
+        return cls._of(lm, None, mimi_config, device)
+
+    @classmethod
+    def _of(cls, lm: Any, mimi_file: Path | None, mimi_config: Any, device: torch.device) -> Networks:
+        from moshi.models import loaders
+
+        codebooks = max(lm.dep_q, lm.n_q - lm.dep_q)
+        mimi = loaders.get_mimi(mimi_file, mimi_config, device, codebooks)
+        for module in (lm, mimi):
+            module.eval().requires_grad_(False)
+        return cls(lm, mimi, device)
+
+
+def _prepare_package(device: torch.device) -> None:
+    if device.type == "cpu":
+        set_environment(NO_TORCH_COMPILE="1")  # it would compile two norms, for half a minute
+
+
+@dataclass(frozen=True, slots=True)
 class Beginning:
     """What a prompt leaves in a row: the language model's state by layer, and the next column."""
 
@@ -70,22 +115,13 @@ class Beginning:
 class Sequences:
     """Of so many rows. Steps and clears come from one thread."""
 
-    def __init__(self, weights: Weights, rows: int, dtype: torch.dtype, device: torch.device) -> None:
-        """Loads both networks."""
-        if device.type == "cpu":
-            set_environment(NO_TORCH_COMPILE="1")  # it would compile two norms, for half a minute
-        from moshi.models import LMGen, loaders
+    def __init__(self, networks: Networks, rows: int, generation: Mapping[str, Any]) -> None:
+        """`generation`: how tokens are chosen. The networks stream for these rows alone from now on."""
+        from moshi.models import LMGen
 
-        self.rows, self.device = rows, device
-        try:
-            self.lm = _language_model(weights, dtype, device)
-        except RuntimeError as wrong:
-            raise ValueError(f"weights: {weights.lm} does not fit config.json: {wrong}") from wrong
-        codebooks = max(self.lm.dep_q, self.lm.n_q - self.lm.dep_q)
-        self.mimi = loaders.get_mimi(weights.mimi, weights.mimi_config, device, codebooks)
-        for module in (self.lm, self.mimi):
-            module.eval().requires_grad_(False)
-        self._how = dict(weights.generation) | {"support_out_of_sync": True}
+        self.rows, self.device = rows, networks.device
+        self.lm, self.mimi = networks.lm, networks.mimi
+        self._how = dict(generation) | {"support_out_of_sync": True}
         self._generation = LMGen(self.lm, **self._how)
         self._noise, self._noise_alone = (self._noise_for(count) for count in (rows, 1))
         self._initial_Q = torch.tensor(

@@ -163,7 +163,8 @@ def _read(folder: Path) -> Weights:
         except ValueError as wrong:
             raise ValueError(f"weights: {config_file}: {wrong}; download it again") from None
     voices = folder / "voices"
-    kind = str(config.get("model_type", PERSONAPLEX if voices.is_dir() else "moshi"))
+    has_voices = voices.is_dir() or (folder / "voices.tgz").is_file()
+    kind = str(config.get("model_type", PERSONAPLEX if has_voices else "moshi"))
     if kind not in ("moshi", PERSONAPLEX):
         raise ValueError(f"weights: {config_file}: model_type = {kind!r}; expected moshi or {PERSONAPLEX}")
     if config.get("lora_name"):
@@ -248,7 +249,8 @@ def check_fits(weights: Weights, where: Device, element_bytes: int, slots: int) 
         each = weights.bytes_a_call(element_bytes)
         both = _gb(weights.bytes_of_both(element_bytes))
         raise ValueError(
-            f"slots = {slots}: the weights take {both} and each call {_gb(each)}; {where.name}: {_gb(where.free_bytes)} free; expected "
+            f"slots = {slots}: the weights take {both} and each call {_gb(each)}; {where.name}: "
+            f"{_gb(where.free_bytes)} free; expected "
             + (f"at most {fits}: start it with --slots {fits}" if fits else "a device with more memory")
         )
 

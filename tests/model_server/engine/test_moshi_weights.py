@@ -132,3 +132,26 @@ def test_without_the_package_the_start_says_what_to_install(monkeypatch: pytest.
         load(engine="moshi", weights="somewhere")
     with pytest.raises(ValueError, match="ranks = 2: engine = 'moshi' runs on one device"):
         registry.make_engine("moshi", ranks=2)
+
+
+def test_what_doctor_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from model_server.engine.moshi import __main__ as looking
+
+    monkeypatch.setattr(weights, "missing_packages", list)
+    monkeypatch.setattr(weights, "device", lambda: H100)
+    monkeypatch.setattr(looking.importlib.metadata, "version", lambda name: looking.VERSION)
+    folder = str(folder_of(tmp_path))
+    told = looking.look(folder, "auto", None)
+    assert told["can_start"] and told["good"] and told["found"].endswith(": 36 calls fit")
+    assert "15.8 GB" in told["found"] and "1.6 GB a call for the newest 240 s" in told["found"]
+    assert not looking.look(folder, "auto", 37)["can_start"]
+    monkeypatch.setattr(looking.importlib.metadata, "version", lambda name: "0.3.0")
+    monkeypatch.setattr(weights, "device", lambda: Device("no GPU", 80 * GB, 80 * GB, is_gpu=False))
+    slow = looking.look(folder, "auto", 1)
+    assert slow["can_start"] and not slow["good"]
+    assert "moshi 0.3.0" in slow["advice"] and "without a GPU" in slow["advice"]
+
+
+def test_voices_that_are_still_packed_make_it_personaplex(tmp_path: Path) -> None:
+    (folder_of(tmp_path) / "voices.tgz").touch()
+    assert find(str(tmp_path)).kind == "personaplex"
