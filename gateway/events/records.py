@@ -43,7 +43,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     call: str
     data: dict[str, Any]
-    """By type: docs/operations.md, *Events*."""
+    """By type: docs/programs.md, *Events*."""
     tenant: str = ""
 
 

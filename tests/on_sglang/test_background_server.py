@@ -43,7 +43,7 @@ ON_CPU = (
     ),
     *("--max-total-tokens", "8192", "--mem-fraction-static", "0.2", "--log-level", "error"),
 )
-"""In place of what docs/operations.md has for GPUs."""
+"""In place of what docs/models.md has for GPUs."""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ for line in sys.stdin:
     parser.parse_args(line.split())
     print("read")
 """
-    text = (ROOT / "docs" / "operations.md").read_text().replace("\\\n", " ")
+    text = (ROOT / "docs" / "models.md").read_text().replace("\\\n", " ")
     recipes = [part for part in text.splitlines() if "sglang.launch_server" in part]
     assert len(recipes) == 2
     flags = "\n".join(part.partition("sglang.launch_server")[2] for part in recipes)

@@ -29,7 +29,7 @@ def look(path_or_repo: str, products: str, slots: int | None) -> dict[str, Any]:
         told = weights.told(model, where, each)
         weights.check_fits(model, where, each, slots or 1)
     except ValueError as wrong:
-        return {"can_start": False, "good": False, "found": str(wrong), "advice": "see operations.md, Moshi"}
+        return {"can_start": False, "good": False, "found": str(wrong), "advice": "see docs/models.md, Moshi"}
     advice = []
     if (version := importlib.metadata.version("moshi")) != VERSION:
         advice.append(f"moshi {version}: the engine was tried with {VERSION}; make setup-moshi")
