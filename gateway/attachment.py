@@ -107,7 +107,7 @@ class Attachment:
         try:
             self._socket.send(encode(Release(call, slot, generation)))
         except OSError as wrong:  # the server frees the slots of a worker that is gone
-            log.warning("slot not released", slot=slot, reason=str(wrong))
+            log.warning("slot not released", call=call, slot=slot, reason=str(wrong))
 
     def pictures_wanted(self, slot: int) -> int:
         """By the model, a chunk of that slot; 0 while there is none."""

@@ -77,7 +77,7 @@ def _settings(**flags: Any) -> GatewaySettings:
 
 
 def _run(process: str, settings: GatewaySettings, work: Any) -> None:
-    set_up_logging(process, settings.log_level)
+    set_up_logging(process, settings.log_level, settings.log_format)
     try:
         status = work()
     except (ValueError, OSError) as wrong:
@@ -251,6 +251,7 @@ def _model_flags(settings: GatewaySettings) -> list[str]:
         # moshi's rows are memory of its device from the start: without a word it takes what there is
         *([] if engine == "moshi" and _slots_said(settings) is None else [f"--slots={settings.slots}"]),
         f"--log-level={settings.log_level}",
+        f"--log-format={settings.log_format}",
         # an engine that computes must not run before everything else; echo only keeps time
         *(["--realtime-priority"] if settings.realtime and engine == "echo" else []),
     ]
@@ -398,6 +399,9 @@ def forget(
         raise typer.Exit(2) from None
     told = f"calls forgotten: {done.forgotten}; calls that live, forgotten when they end: {done.live}"
     typer.echo(f"{told}; recordings deleted here: {done.recordings}")
+    typer.echo(
+        "gateways take who called and what was said out of the events that wait for webhooks, within seconds"
+    )
     raise typer.Exit(0 if done.forgotten + done.live + done.recordings else 1)
 
 

@@ -54,5 +54,5 @@ def obey(call: Commanded | None, command: control.Command) -> control.Done:
         case "mute-caller" | "unmute-caller":
             call.leg.mute(command.do == "mute-caller")
         case "mute-model" | "unmute-model":
-            call.leg.playout.muted = command.do == "mute-model"
+            call.leg.playout.mute(command.do == "mute-model")
     return control.Done(command.id, 204)

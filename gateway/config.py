@@ -41,6 +41,7 @@ from gateway.sip.tls import client_context, server_context
 from gateway.sip.trunks import LEAST_SESSION_S, SRTP
 from gateway.state.prices import PriceSettings
 from gateway.state.settings import StateSettings
+from gateway.tracing.settings import TraceSettings
 from gateway.webrtc.settings import WebrtcSettings
 
 Engine = Literal["auto", "echo", "digits", "sglang", "moshi"]
@@ -67,6 +68,7 @@ class GatewaySettings(
     SourceSettings,
     StateSettings,
     StirSettings,
+    TraceSettings,
     TransferSettings,
     WebrtcSettings,
 ):
@@ -150,11 +152,19 @@ class GatewaySettings(
     )
 
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
+    rtp_host6: str = Field(
+        "",
+        description="IPv6 address that RTP is received on, where callers offer IPv6; empty refuses them; needs the "
+        "pjsua2 of `make pjsip`",
+    )
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
     rtp_ports: int = Field(12_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
 
     realtime: bool = Field(True, description="ask the kernel to run media before anything else")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = Field(
+        "text", description="lines of the log: text for people, json one object a line"
+    )
 
     @field_validator("sip_host", "rtp_host", "http_host", "webrtc_host")
     @classmethod
@@ -172,9 +182,18 @@ class GatewaySettings(
     def _is_what_the_library_has(cls, value: str) -> str:
         if ":" in value:
             raise ValueError(
-                f"{value!r}: telephones' sound is IPv4 alone, since pjsua2's builds have no IPv6: give an IPv4 "
-                "address. sip_host may be IPv6"
+                f"{value!r} is no IPv4 address: give one here, and this one as rtp_host6. sip_host may be IPv6"
             )
+        return value
+
+    @field_validator("rtp_host6")
+    @classmethod
+    def _is_ipv6(cls, value: str) -> str:
+        try:
+            if value:
+                ipaddress.IPv6Address(value)
+        except ValueError:
+            raise ValueError(f"{value!r} is no IPv6 address: give one of this machine, or nothing") from None
         return value
 
     @model_validator(mode="after")
@@ -194,6 +213,10 @@ class GatewaySettings(
                 f"rtp_ports = {self.rtp_ports} are too few for sip_calls = {self.sip_calls}: "
                 "give four a call (RTP, RTCP, and a released pair that rests)"
             )
+        if self.drain_least_s > self.drain_s:
+            raise ValueError(
+                f"drain_least_s = {self.drain_least_s} is more than drain_s = {self.drain_s}: give it or less"
+            )
         self.check_http()
         personas.check(self.personas)
         self.check_cluster()
@@ -201,6 +224,7 @@ class GatewaySettings(
         self.make_rules()
         self.check_state()
         self.check_background()
+        self.check_traces(self.redis != "off")
         self.check_transfers(self.trunks)
         self.check_stir(self.trunks, self.rules)
         if 0 < self.sip_session_expires_s < LEAST_SESSION_S:
@@ -284,6 +308,11 @@ class GatewaySettings(
                 "sip_tls_port, such as 5061, with sip_tls_cert and sip_tls_key"
             )
         for name, trunk in self.trunks.items():
+            if trunk.rtp_family == "ipv6" and not self.rtp_host6:
+                raise ValueError(
+                    f"trunks.{name}: rtp_family = 'ipv6' without rtp_host6: give the IPv6 address of this machine "
+                    "that sound is received on, such as 2001:db8::1, or rtp_family = 'ipv4'"
+                )
             if trunk.inbound_user and (other := users.setdefault(trunk.inbound_user, name)) != name:
                 raise ValueError(
                     f"trunks.{name} and trunks.{other} have the same inbound_user {trunk.inbound_user!r}: "

@@ -47,6 +47,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     library: str
     attached: bool
     calls: list[str]
+    sound6: list[str] = []
+    """Of these, those whose sound is IPv6."""
 
 
 class WebrtcReady(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -83,6 +85,25 @@ class Answered(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True
     retry_after_s: int = 0
 
 
+class TurnNote(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Turns whose reply was not heard, seen when turn `turn` was cut."""
+
+    turn: int
+    at_ms: int
+    """Unix ms."""
+    missed: int
+    is_late: bool
+    """A reply came, too late."""
+
+
+class CallNotes(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the trace of a call is made of (`gateway/turn_notes.py`)."""
+
+    media_ms: int
+    """Unix ms when its ear was first served; 0 is never."""
+    turns: tuple[TurnNote, ...] = ()
+
+
 class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Worker: this call (SIP Call-ID, or a browser call's name) is over, and cannot be resumed."""
 
@@ -90,6 +111,8 @@ class CallEnded(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tru
     cause: str = ""
     """See `state.records.Cdr.cause`."""
     figures: Figures | None = None
+    notes: CallNotes | None = None
+    """Where traces are taken."""
 
 
 class Measured(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -191,6 +214,8 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """What it does while the person is there."""
     by_model: bool = False
     """The model wanted it, and is told if it fails."""
+    sound6: bool = False
+    """Sound is offered over IPv6."""
 
 
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -50,7 +50,7 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _run_dir(settings),
         inbound_rules(settings),
         *([safety_policy(settings)] if settings.safety_policy or settings.moderation_url else []),
-        _pjsua2(),
+        _pjsua2(settings),
         kept_state(settings),
         *([waiting_events(settings)] if settings.webhooks else []),
         _compiler(),
@@ -204,12 +204,15 @@ def _run_dir(settings: GatewaySettings) -> Finding:
     return Finding("run directory", good, found, f"it must be yours alone: chmod 700 {directory}")
 
 
-def _pjsua2() -> Finding:
+def _pjsua2(settings: GatewaySettings) -> Finding:
     try:
         library = ask_library()
     except ValueError as wrong:
         return Finding("pjsua2", False, str(wrong), "make setup")
-    found = f"{library.version}, {library.calls} calls in a process"
+    found = f"{library.version}, {library.calls} calls in a process{', IPv6' if library.ipv6 else ''}"
+    if settings.rtp_host6 and not library.ipv6:
+        advice = "`make pjsip` builds one with IPv6; or leave rtp_host6 empty"
+        return Finding("pjsua2", False, f"{found}: no IPv6 for rtp_host6 = {settings.rtp_host6!r}", advice)
     advice = "the ready-made wheel: fine for a first call; `make pjsip` builds what a phone line needs"
     return Finding("pjsua2", not library.is_wheel, found, advice, fatal=False)
 

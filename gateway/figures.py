@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gateway.histogram import DELAY, JITTER, MOS, SHARE, Histogram
 from gateway.state.records import Figures
 from gateway.turns import CallSums
 from media.leg import Leg
@@ -56,14 +57,50 @@ class LineSums:
         return self._round_trip_ms / max(1, self._told)
 
 
+class Quality:
+    """Of all calls of a worker, for metrics: each one's figures whenever they are told, and at its end."""
+
+    def __init__(self, door: str) -> None:
+        """`door`: telephone or browser."""
+        self._mos = Histogram(f"call_mos_{door}", MOS)
+        self._jitter = Histogram(f"call_jitter_{door}", JITTER)
+        self._delay = Histogram(f"call_delay_{door}", DELAY)
+        self._loss = Histogram(f"call_loss_{door}", SHARE)
+        self._concealed = Histogram(f"call_concealed_{door}", SHARE)
+
+    def note(self, figures: Figures) -> None:
+        """Of a call that has had a turn; others say nothing of a line."""
+        if not figures.turns:
+            return
+        self._concealed.observe(round(1e6 * figures.concealed_ms / (figures.turns * TURN_MS)))
+        self._delay.observe(round(1e3 * figures.delay_ms))
+        if figures.packets + figures.lost_packets:
+            self._loss.observe(round(1e6 * figures.loss))
+            self._jitter.observe(round(1e3 * figures.jitter_ms))
+        if figures.mos:
+            self._mos.observe(round(1e3 * figures.mos))
+
+    def report(self) -> dict[str, int]:
+        """As counters."""
+        told: dict[str, int] = {}
+        for histogram in (self._mos, self._jitter, self._delay, self._loss, self._concealed):
+            told |= histogram.report()
+        return told
+
+
+def mos_of(line: LineSums, concealed_ms: int, heard_ms: int) -> float:
+    """Estimated, of what was heard of that line; 0 where that was nothing, or its codec is not known."""
+    if not heard_ms or line.codec not in CODEC_IMPAIRMENTS:
+        return 0.0
+    one_way_ms = line.delay_ms + line.round_trip_ms / 2
+    return round(estimate_mos(line.codec, one_way_ms, 100 * concealed_ms / heard_ms), 2)
+
+
 def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Figures:
     """Of a call up to now."""
     ledger, concealed_ms = leg.playout.ledger, sums.concealed_samples // SAMPLES_PER_MS
     sent = line.packets + line.lost
-    mos = 0.0
-    if sums.turns and line.codec in CODEC_IMPAIRMENTS:
-        one_way_ms = line.delay_ms + line.round_trip_ms / 2
-        mos = estimate_mos(line.codec, one_way_ms, 100 * concealed_ms / (sums.turns * TURN_MS))
+    mos = mos_of(line, concealed_ms, sums.turns * TURN_MS)
     return Figures(
         codec=line.codec,
         turns=sums.turns,
@@ -81,7 +118,7 @@ def figures_of(line: LineSums, sums: CallSums, leg: Leg[Any], tasks: int) -> Fig
         jitter_max_ms=round(line.jitter_max_ms, 2),
         delay_ms=round(line.delay_ms, 1),
         round_trip_ms=round(line.round_trip_ms, 1),
-        mos=round(mos, 2),
+        mos=mos,
         tasks=tasks,
         engine_ms=sums.engine_us // 1_000,
         memory=sums.memory,

@@ -159,7 +159,7 @@ class Fleet:
 
     def _lose(self, member: Member) -> None:
         lost = member.kind.lose(member.name)
-        self._metrics.calls_lost.inc(lost)
+        self._metrics.sums["calls_lost"] += lost
         member.connection, member.counters, member.gauges = None, {}, {}
         if not self.stopping:
             log.error("worker gone", worker=member.name, calls_lost=lost)

@@ -125,7 +125,13 @@ class Handover(Generic[CallT]):
             if leased is None or (leased.slot, leased.generation) != (message.slot, message.generation):
                 continue
             if message.turn == move.passed_on == self._turns.log_of(call).newest and self._may_move(move):
-                log.debug("call moves", slot=leased.slot, turn=message.turn + 1, speaks=not move.is_quiet)
+                log.debug(
+                    "call moves",
+                    call=leased.call,
+                    slot=leased.slot,
+                    turn=message.turn + 1,
+                    speaks=not move.is_quiet,
+                )
                 del self._moves[call]
                 self._turns.move(call, self.new, leased)
             return

@@ -30,6 +30,7 @@ from gateway.api.v1.surface import Handler, Surface
 from gateway.api.whip import Whip
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
+from gateway.histogram import Histogram
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk
@@ -65,7 +66,7 @@ class Served(Protocol):
     def feed(self) -> Feed | None: ...
     @property
     def recordings(self) -> RecordingDesk: ...
-    def placing(self, call: str, tenant: str) -> None:
+    def placing(self, call: str, tenant: str, traceparent: str = "") -> None:
         """A call of ours is on its way, of that tenant."""
         ...
 
@@ -78,6 +79,7 @@ class Served(Protocol):
     def is_ready(self) -> bool: ...
     def gauges(self) -> dict[str, float]: ...
     def counters(self) -> dict[str, Any]: ...
+    def histograms(self) -> tuple[Histogram, ...]: ...
 
 
 def make_whip(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | None = None) -> Whip:
@@ -141,7 +143,7 @@ def _logger(counters: GuardCounters) -> logging.Logger:
 
 
 async def _no_page(request: web.Request) -> web.Response:
-    told = "browser calls are off (webrtc_calls = 0); see /healthz, /readyz and /metrics"
+    told = "browser calls are off (webrtc_calls = 0); see /console/figures, /healthz, /readyz and /metrics"
     return Problem(404, "no-such-page", told).response()
 
 
@@ -158,6 +160,7 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
     async def metrics(request: web.Request) -> web.Response:
         gateway.metrics.model = await ask_model(gateway.settings.model_socket)
         gateway.metrics.gauges, gateway.metrics.parts = gateway.gauges(), gateway.counters() | counters
+        gateway.metrics.histograms = gateway.histograms()
         return web.Response(body=gateway.metrics.text(), content_type="text/plain", charset="utf-8")
 
     async def nodes(request: web.Request) -> web.Response:
@@ -171,12 +174,13 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
         surface = make_v1(gateway)
         counters["v1"] = surface.counters
         app.add_routes(surface.routes())
+    pages = console.read_pages()
     if gateway.pool is None:
-        app.add_routes([web.get("/", _no_page)])
+        app.add_routes([web.get("/", _no_page), *console.routes(console.of_operators(pages))])
     else:
         whip = make_whip(gateway.settings, gateway.pool, gateway.cluster)
         counters["http"] = whip.counters
-        app.add_routes([*whip.routes(), *console.routes(console.read_pages())])
+        app.add_routes([*whip.routes(), *console.routes(pages)])
     return app
 
 

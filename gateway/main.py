@@ -12,6 +12,8 @@ import importlib.util
 import ipaddress
 import signal
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,17 +24,18 @@ from gateway.background.office import Office
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.fleet import Fleet, Kind
+from gateway.histogram import Histogram
 from gateway.http import serve_http
 from gateway.intercom import Intercom
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk, RecordingEvent
-from gateway.recording.keeper import read_counters
+from gateway.recording.keeper import backlog, read_counters
 from gateway.safety.desk import SafetyDesk
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.switchboard import Switchboard
-from gateway.sip.tls import server_context
+from gateway.sip.tls import expiry_of, server_context
 from gateway.sip.trunks import SRTP, registree
 from gateway.state.keys import name_of_telephone_call
 from gateway.supervise import Child, command
@@ -44,6 +47,8 @@ if TYPE_CHECKING:
     from gateway.events.feed import Feed
     from gateway.events.office import EventOffice
     from gateway.state.sessions import Sessions
+    from gateway.tracing.calls import CallTraces
+    from gateway.tracing.export import Exporter
 
 log = structlog.get_logger()
 
@@ -64,6 +69,7 @@ class Gateway:
         self.metrics = Metrics()
         self._tasks = Tasks(self._broken)
         self._recording = settings.recording_options()
+        self._certificates: dict[str, float] = {}
         self.recordings = RecordingDesk()
         """Which calls may be recorded, and are."""
         self._keeper = self._keep_recordings()
@@ -85,12 +91,15 @@ class Gateway:
             self.intercom, self._tasks.spawn, settings.moderation_options(), settings.moderation_do
         )
         self.events = self._tell_events()
+        self._exporter: Exporter | None = None
+        self.traces = self._take_traces()
         self.switchboard.placing = self.placing
         self.draining = False
         self.http_port = 0
         door: Kind = self.office.door(self._telephone_door(), name_of_telephone_call)
         door = self.safety.door(door, name_of_telephone_call)
         door = self.intercom.door(self.recordings.door(door, name_of_telephone_call))
+        door = self._traced(door, name_of_telephone_call)
         for sip in plan_workers(settings, library, self._recording):
             self.fleet.add(sip.name, "gateway.sip", sip, door)
         if settings.webrtc_calls:
@@ -101,6 +110,8 @@ class Gateway:
         )  # fmt: skip
         if self.events is not None:
             self.cluster.spend.reached = self.events.reached
+        if self.traces is not None:
+            self.cluster.desk.arrived = self.traces.arrived
 
     def _browser_calls(self) -> WebrtcPool:
         if importlib.util.find_spec("aiortc") is None:
@@ -117,6 +128,7 @@ class Gateway:
                 pool, self.sessions, self.settings.persona, lambda call: self.cluster.desk.party_of(call)
             )
         door = self.intercom.door(self.recordings.door(self.safety.door(self.office.door(door))))
+        door = self._traced(door, str)
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
@@ -157,13 +169,36 @@ class Gateway:
         self.safety.watchers.append(office.screened)
         return office
 
+    def _take_traces(self) -> CallTraces | None:
+        """None where no collector is set: then nothing of them is loaded."""
+        if not self.settings.traces_endpoint or self.sessions is None:
+            return None
+        from gateway.tracing.calls import CallTraces
+        from gateway.tracing.export import Exporter
+
+        self._exporter = Exporter(self.settings.traces_endpoint, "microturn", self.settings.node_name)
+        traces = CallTraces(self._exporter.put, time.time_ns)
+        self.sessions.watchers.append(traces)
+        self.switchboard.watchers.append(traces.heard)
+        self.office.context_of = traces.context_of_task
+        return traces
+
+    def _traced(self, door: Kind, name_of: Callable[[str], str]) -> Kind:
+        if self.traces is None:
+            return door
+        from gateway.tracing.door import TraceDoor
+
+        return TraceDoor(door, self.traces, name_of)
+
     @property
     def switchboard(self) -> Switchboard:
         """Who makes telephone calls and hands callers on."""
         return self.telephones.switchboard
 
-    def placing(self, call: str, tenant: str) -> None:
-        """A call of ours is on its way, of that tenant."""
+    def placing(self, call: str, tenant: str, traceparent: str = "") -> None:
+        """A call of ours is on its way, of that tenant, wanted by a request with that trace context."""
+        if self.traces is not None:
+            self.traces.arrived(call, traceparent)
         if self.events is not None:
             self.events.placing(call, tenant)
 
@@ -181,6 +216,7 @@ class Gateway:
             self.telephones, self.sessions, self.settings.persona,
             lambda call_id: self.cluster.desk.party_of_telephone(call_id),
             lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
+            lambda wish: self.settings.trunks[wish.trunk].price_of(wish.to) or 0.0,
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed
@@ -193,6 +229,19 @@ class Gateway:
         return not self.draining and self.telephones.is_ready and self._web_ready
 
     @property
+    def _room(self) -> int:
+        return 0 if self.draining else self.telephones.edge.room
+
+    def _read_certificates(self) -> dict[str, float]:
+        """When what is loaded now ends, Unix time."""
+        settings, told = self.settings, {}
+        if settings.http_tls_cert:
+            told["certificate_expiry:http"] = expiry_of(Path(settings.http_tls_cert))
+        if settings.sip_tls_port:
+            told["certificate_expiry:sip"] = expiry_of(Path(settings.sip_tls_cert))
+        return told
+
+    @property
     def _web_ready(self) -> bool:
         return self.pool is None or self.pool.is_ready
 
@@ -200,6 +249,7 @@ class Gateway:
         """Of now, summed over the workers that are there."""
         ready = self.fleet.ready
         gauges = {"calls_live": 0.0, "workers_ready": float(len(ready)), "ready": float(self.is_ready)}
+        gauges["places_free:telephone"] = float(self._room if self.telephones.is_ready else 0)
         gauges["guard_sources"] = float(self.telephones.edge.sources)
         registered, wanted = self.telephones.edge.registered
         gauges |= {"trunks_registered": float(registered), "trunks_to_register": float(wanted)}
@@ -207,12 +257,24 @@ class Gateway:
             for name, value in member.gauges.items():
                 gauges[name] = gauges.get(name, 0.0) + value
         if self.pool is not None:
+            gauges.setdefault("browsers_away", 0.0)
             gauges["webrtc_calls_live"] = float(self.pool.live)
+            gauges["places_free:browser"] = float(
+                self.pool.room if self.pool.is_ready and not self.draining else 0
+            )
         if self.sessions is not None:
             gauges |= self.sessions.store.gauges()
         if self.events is not None:
             gauges |= self.events.gauges()
-        return gauges | self.office.gauges() | self.cluster.gauges()
+        if self._keeper is not None:
+            folder, uploads = Path(self.settings.recording_dir), bool(self.settings.recording_s3_url)
+            gauges |= backlog(folder, uploads=uploads, unix_s=time.time())
+        return gauges | self._certificates | self.office.gauges() | self.cluster.gauges()
+
+    def histograms(self) -> tuple[Histogram, ...]:
+        """Of this process's own parts."""
+        setup = self.telephones.edge.setup
+        return (setup,) if self.sessions is None else (setup, self.sessions.store.round_trip)
 
     def counters(self) -> dict[str, Any]:
         """Of this process's own parts."""
@@ -255,6 +317,7 @@ class Gateway:
         if self.events is not None:
             self._tasks.spawn(self.events.run())
         async with serve_http(self, self.settings.http_tls()) as self.http_port:
+            self._certificates = self._read_certificates()
             await asyncio.sleep(ADOPT_S if adopting else 0)
             self.fleet.start_missing()
             self._tasks.spawn(self._announce())
@@ -278,6 +341,8 @@ class Gateway:
         self._tasks.cancel()
         if self.events is not None:
             self.events.close()
+        if self._exporter is not None:
+            await asyncio.to_thread(self._exporter.close)
         await self.telephones.edge.stop()
         listener.close()
         self.settings.worker_socket.unlink(missing_ok=True)
@@ -291,12 +356,16 @@ class Gateway:
             self.pool.draining = True
 
     async def _let_calls_end(self, at_once: asyncio.Event | None) -> None:
-        """For `drain_s` at most; who still talks then is told goodbye by its worker."""
-        if at_once is None or not self.live:
+        """For `drain_s` at most; who still talks then is told goodbye by its worker. Not before `drain_least_s`."""
+        if at_once is None or not (self.live or self.settings.drain_least_s):
             return
         log.info("draining: no new calls, live ones may end", calls=self.live, seconds=self.settings.drain_s)
-        deadline_s = asyncio.get_running_loop().time() + self.settings.drain_s
-        while self.live and not at_once.is_set() and asyncio.get_running_loop().time() < deadline_s:
+        clock = asyncio.get_running_loop().time
+        begun_s = clock()
+        while not at_once.is_set():
+            gone_s = clock() - begun_s
+            if gone_s >= (self.settings.drain_s if self.live else self.settings.drain_least_s):
+                break
             await asyncio.sleep(DRAIN_POLL_S)
         log.info("drained", calls_left=self.live)
 
@@ -349,6 +418,7 @@ class Gateway:
             registrations={
                 name: registree(name, trunk) for name, trunk in settings.trunks.items() if trunk.register_
             },
+            sound6=bool(settings.rtp_host6),
         )
 
     def _inside_port(self) -> int:

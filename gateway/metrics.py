@@ -1,47 +1,55 @@
 """What the gateway shows to Prometheus: its workers' counters summed, its own, and its model server's.
 
 Workers report counters that grow from their own start; the difference to their last report is added here, so
-a sum never falls when a worker is replaced.
+a sum never falls when a worker is replaced. What a figure is called is `gateway/catalogue/`'s to say; one that is
+not listed there is shown all the same, by its short name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any
+import importlib.metadata
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
-from prometheus_client import CollectorRegistry, Counter, generate_latest, start_http_server
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from gateway import catalogue
+from gateway.catalogue import BY_SOURCE
+from gateway.catalogue.family import Family, Kind, unlisted
+from gateway.histogram import SUM, Histogram
 from media.timebase import NS_PER_S
 
-HELP = {
-    "turns_cut": "Turns (chunks) that workers cut and published",
-    "turns_missed": "Turns whose reply was not heard: it was late, or it never came",
-    "turns_late": "Replies that came after their playout point and were dropped",
-    "replies_stale": "Replies of an earlier tenant of the slot, dropped",
-    "samples_concealed": "Samples at 16 kHz that we made up where sound was missing",
-    "samples_dropped": "Samples at 16 kHz left out to keep the delay down",
-    "packets_lost": "RTP packets that did not come",
-    "model_servers_lost": "Model servers that were gone under a worker; each worker counts for itself",
-}
+_ROOM: Final = ("places_free:telephone", "places_free:browser")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("microturn")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
 
 
 class Metrics(Collector):
     """Sums over workers, and whatever else is asked for at a scrape."""
 
-    def __init__(self) -> None:
-        self.sums: dict[str, int] = {}
+    def __init__(self, *, of_gateway: bool = True) -> None:
+        """`of_gateway`: workers report to it, whose counters are shown from the start."""
+        self.sums: dict[str, int] = dict.fromkeys(catalogue.OF_WORKERS, 0) if of_gateway else {}
         self.gauges: dict[str, float] = {}
         self.parts: dict[str, Any] = {}
-        """Counters of the main process's own parts (edge, webrtc, http): dataclasses of integers."""
+        """Counters of this process's own parts (edge, webrtc, http): dataclasses of integers. What stands behind a
+        colon in a name, here and in `gauges`, is the value of its metric's label."""
+        self.histograms: tuple[Histogram, ...] = ()
         self.model: dict[str, Any] | None = None
+        self.ask: Callable[[], None] = lambda: None
+        """Called at each scrape, before anything is read."""
+        self._is_of_gateway, self._build = of_gateway, {f"build_info:{_version()}": 1.0}
         self._registry = CollectorRegistry()
-        self.calls_lost = Counter(
-            "microturn_calls_lost", "Calls that ended because their worker died", registry=self._registry
-        )
+        ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
     def count(self, before: dict[str, int], now: dict[str, int]) -> None:
@@ -65,36 +73,87 @@ class Metrics(Collector):
             thread.join()
 
     def collect(self) -> Iterable[Metric]:
-        """Everything but `calls_lost`, which counts itself."""
-        for name, value in sorted(self.sums.items()):
-            yield CounterMetricFamily(f"microturn_{name}", HELP.get(name, name.replace("_", " ")), value)
-        for name, gauge in sorted(self.gauges.items()):
-            yield GaugeMetricFamily(f"microturn_{name}", name.replace("_", " "), gauge)
+        """Everything, in the order of the catalogue."""
+        self.ask()
+        shown: dict[str, Metric] = {}
+        for source, kind, value in self._figures():
+            family, labels = _find(source, kind)
+            metric = shown.get(family.name) or shown.setdefault(family.name, _made(family))
+            assert isinstance(metric, CounterMetricFamily | GaugeMetricFamily)
+            metric.add_metric(labels, value if family.scale == 1 else value * family.scale)
+        for name, buckets, total in self._distributions():
+            family, labels = _find(name, "histogram")
+            metric = shown.get(family.name) or shown.setdefault(family.name, _made(family))
+            assert isinstance(metric, HistogramMetricFamily)
+            metric.add_metric(labels, buckets, sum_value=total)
+        return [shown[name] for name in sorted(shown, key=lambda name: _PLACES.get(name, len(_PLACES)))]
+
+    def _figures(self) -> Iterator[tuple[str, Kind, float]]:
+        """All that is one number, by its short name."""
+        if self._is_of_gateway:
+            yield from self._of_the_model()
+        for name, count in self.sums.items():
+            if "|" not in name:
+                yield name, "counter", count
+        for name, gauge in (self._build | self.gauges).items():
+            yield name, "gauge", gauge
         for part, counters in self.parts.items():
-            for name, value in dataclasses.asdict(counters).items():
-                yield CounterMetricFamily(
-                    f"microturn_{part}_{name}", f"{part}: {name.replace('_', ' ')}", value
-                )
-        if self.model is not None:
-            yield from _of_the_model(self.model)
+            part, colon, label = part.partition(":")
+            for field in dataclasses.fields(counters):
+                yield f"{part}.{field.name}{colon}{label}", "counter", getattr(counters, field.name)
+
+    def _of_the_model(self) -> Iterator[tuple[str, Kind, float]]:
+        told = self.model or {}
+        yield "model.up", "gauge", float(self.model is not None)
+        for name, count in told.get("counters", {}).items():
+            yield f"model.{name}", "counter", count
+        for name, gauge in told.get("gauges", {}).items():
+            yield f"model.{name}", "gauge", gauge
+        room = [self.gauges[name] for name in _ROOM if name in self.gauges]
+        if room:
+            yield "predicted_free_calls", "gauge", min(sum(room), told.get("gauges", {}).get("free_calls", 0))
+
+    def _distributions(self) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
+        """Short name, cumulative buckets by their upper bounds, and the sum in the base unit."""
+        sums = dict(self.sums)
+        for histogram in self.histograms:
+            sums |= histogram.report()
+        names = dict.fromkeys(catalogue.HISTOGRAMS_OF_WORKERS if self._is_of_gateway else ())
+        names |= dict.fromkeys(histogram.name for histogram in self.histograms)
+        for name in names | dict.fromkeys(name.partition("|")[0] for name in sums if "|" in name):
+            shape = BY_SOURCE[name][0].shape
+            assert shape is not None, name
+            counts = [sums.get(f"{name}|{place}", 0) for place in range(len(shape.bounds) + 1)]
+            yield name, _cumulative(shape.shown, counts), sums.get(f"{name}|{SUM}", 0) * shape.scale
+        for name, told in (self.model or {}).get("histograms", {}).items():
+            bounds = [*(str(le_ns / NS_PER_S) for le_ns in told["le_ns"]), "+Inf"]
+            yield f"model.{name}", _cumulative(bounds, told["counts"]), told["sum_ns"] / NS_PER_S
 
 
-def _of_the_model(stats: dict[str, Any]) -> Iterable[Metric]:
-    for name, value in stats.get("counters", {}).items():
-        whole = (
-            "microturn_turns" if name == "turns_total" else f"microturn_model_{name.removesuffix('_total')}"
-        )
-        yield CounterMetricFamily(whole, f"model server: {name.replace('_', ' ')}", value)
-    for name, value in stats.get("gauges", {}).items():
-        yield GaugeMetricFamily(f"microturn_model_{name}", f"model server: {name.replace('_', ' ')}", value)
-    for name, histogram in stats.get("histograms", {}).items():
-        total, buckets = 0, []
-        bounds = [str(le / NS_PER_S) for le in histogram["le_ns"]] + ["+Inf"]
-        for bound, count in zip(bounds, histogram["counts"], strict=True):
-            total += count
-            buckets.append((bound, float(total)))
-        family = HistogramMetricFamily(
-            f"microturn_model_{name.removesuffix('_ns')}_seconds", f"model server: {name}"
-        )
-        family.add_metric([], buckets, histogram["sum_ns"] / NS_PER_S)
-        yield family
+_PLACES: Final = {family.name: place for place, family in enumerate(catalogue.FAMILIES)}
+
+
+def _made(family: Family) -> CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily:
+    if family.kind == "histogram":
+        return HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    if family.kind == "gauge":
+        return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+    return CounterMetricFamily(family.name, family.help, labels=family.labels)
+
+
+def _find(source: str, kind: Kind) -> tuple[Family, tuple[str, ...]]:
+    """What shows a figure, and the values of its labels."""
+    if source in BY_SOURCE:
+        return BY_SOURCE[source]
+    base, colon, label = source.partition(":")
+    if colon and base in BY_SOURCE:
+        return BY_SOURCE[base][0], (label,)
+    return unlisted(source.replace(":", "_"), kind), ()
+
+
+def _cumulative(bounds: list[str], counts: list[int]) -> list[tuple[str, float]]:
+    total, buckets = 0, []
+    for bound, count in zip(bounds, counts, strict=True):
+        total += count
+        buckets.append((bound, float(total)))
+    return buckets

@@ -32,7 +32,9 @@ def ask_for_realtime() -> str:
     except PermissionError:
         pass
     try:
-        return f"nice {os.nice(NICE)}"
+        nice = os.nice(NICE)
+        _weigh_session(os.getpid(), nice)
+        return f"nice {nice}"
     except PermissionError:
         return "normal: give it CAP_SYS_NICE to keep time on busy cores"
 
@@ -46,12 +48,28 @@ def step_back(pid: int) -> None:
     if _may_take_back(nice):
         with contextlib.suppress(ProcessLookupError):
             os.setpriority(os.PRIO_PGRP, pid, min(19, nice + BACK_NICE))
+            _weigh_session(pid, min(19, nice + BACK_NICE))
 
 
 def come_forward(pid: int) -> None:
     """It is as important as we are."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.setpriority(os.PRIO_PGRP, pid, os.getpriority(os.PRIO_PROCESS, 0))
+        nice = os.getpriority(os.PRIO_PROCESS, 0)
+        os.setpriority(os.PRIO_PGRP, pid, nice)
+        _weigh_session(pid, nice)
+
+
+def stay_back(nice: int) -> None:
+    """So much nicer from now on: what this process does may wait for everybody."""
+    _weigh_session(os.getpid(), os.nice(nice))
+
+
+def _weigh_session(pid: int, nice: int) -> None:
+    """The same for the session that it leads: with `kernel.sched_autogroup_enabled`, as Debian has it, nice values
+    count among the processes of one session alone (sched(7)), and each process of ours has its own."""
+    with contextlib.suppress(OSError):  # the kernel has no such groups, or the process is gone
+        if os.getsid(pid) == pid:
+            Path(f"/proc/{pid}/autogroup").write_text(str(nice))
 
 
 def _may_take_back(nice: int) -> bool:

@@ -73,7 +73,7 @@ class Telephones:
         self.attached[ready.worker] = ready.attached
         self._sends[ready.worker] = send
         for call_id in ready.calls:
-            self.edge.adopt_call(ready.worker, call_id)
+            self.edge.adopt_call(ready.worker, call_id, sound6=call_id in ready.sound6)
         return len(ready.calls)
 
     def hear(self, worker: str, message: control.WorkerMessage) -> None:

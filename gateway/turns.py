@@ -23,9 +23,12 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 
 from gateway.attachment import Attachment
+from gateway.control import CallNotes
 from gateway.cut_time import CutTime
 from gateway.departure import Departure
 from gateway.servers import Servers
+from gateway.state.keys import kept_name
+from gateway.turn_notes import TurnNotes
 from media.chunk import MEMORY, Reply, VideoFrame
 from media.leases import Lease, Leased, Refused
 from media.leg import Leg, Tenancy
@@ -67,6 +70,8 @@ class CallSums:
     dropped_samples: int = 0
     lost_packets: int = 0
     engine_us: int = 0
+    notes: TurnNotes | None = None
+    """Where traces are taken."""
     memory: str = ""
     """What the model has told of its own (`media.chunk.MEMORY`)."""
 
@@ -128,8 +133,11 @@ class Turns:
         *,
         attachable: Callable[[bool], None],
         between: Callable[[], None] = lambda: None,
+        takes_notes: bool = False,
     ) -> None:
-        """`between` is called when replies have been handed out: the cuts of the next group are far away."""
+        """`between` is called when replies have been handed out: the cuts of the next group are far away.
+        `takes_notes`: of every call, for its trace."""
+        self._takes_notes = takes_notes
         self.counters = TurnCounters()
         self._servers = Servers(
             worker,
@@ -192,7 +200,7 @@ class Turns:
         """A slot for a call, which takes part in turns from now on; False when there is none."""
         wish = self.wish_of(call)
         turns = self._logs.get(call) or TurnLog()
-        answer: Leased | Refused = Refused(call.name, "no model server", 2)
+        answer: Leased | Refused = Refused(wish.call, "no model server", 2)
         asked: list[Attachment] = []
         while others := [server for server in self._departure.by_choice if server not in asked]:
             asked.append(server := others[0])  # while we wait for it another one may come
@@ -200,13 +208,13 @@ class Turns:
             if isinstance(answer, Leased):
                 break
         if not isinstance(answer, Leased):
-            log.info("no slot", call=call.name, reason=answer.reason)
+            log.info("no slot", call=wish.call, reason=answer.reason)
             return False
         if call.is_over or server.table is None:
-            server.release(call.name, answer.slot, answer.generation)
+            server.release(wish.call, answer.slot, answer.generation)
             return False
         self._logs[call] = turns
-        self._sums.setdefault(call, CallSums())
+        self._sums.setdefault(call, CallSums(notes=TurnNotes() if self._takes_notes else None))
         self._seat(call, server, answer)
         call.leg.lease(_tenancy(answer))
         self._groups[answer.group][call] = None
@@ -242,6 +250,11 @@ class Turns:
     def sums_of(self, call: Call) -> CallSums:
         """Until it leaves."""
         return self._sums.get(call) or CallSums()
+
+    def notes_of(self, call: Call) -> CallNotes | None:
+        """For its trace, until it leaves."""
+        notes = self.sums_of(call).notes
+        return notes.told() if notes is not None else None
 
     def report(self) -> dict[str, int]:
         """Counters for the main process; every live call is settled first."""
@@ -304,7 +317,7 @@ class Turns:
         server, tenancy = self._server_of.pop(call, None), call.leg.tenancy
         if server is not None and tenancy is not None:
             self._tenants.pop((server, tenancy.slot), None)
-            server.release(call.name, tenancy.slot, tenancy.generation)
+            server.release(kept_name(call.name), tenancy.slot, tenancy.generation)
 
     def _lease_soon(self, call: Call) -> None:
         task = self._start(self._lease_again(call))
@@ -325,7 +338,7 @@ class Turns:
     def wish_of(self, call: Call) -> Lease:
         """For its next lease; if it has a slot, with the group and the budget that it has."""
         leg, tenancy = call.leg, call.leg.tenancy
-        wish = Lease(call.name, self._calls.get(call, 0), leg.turn, call.persona)
+        wish = Lease(kept_name(call.name), self._calls.get(call, 0), leg.turn, call.persona)
         if tenancy is None:
             return wish
         return replace(wish, group=tenancy.group, budget_ns=tenancy.budget_ns)
@@ -404,6 +417,12 @@ class Turns:
             counters.turns_cut += 1
             sums = self._sums[call]
             sums.turns += 1
+            if sums.notes is not None:
+                ledger = leg.playout.ledger
+                sums.notes.look(
+                    chunk.turn, ledger.missed_turns, ledger.late_turns, pulls.first_ns, time.monotonic_ns(),
+                    time.time_ns(),
+                )  # fmt: skip
             sums.concealed_samples += chunk.concealed_samples
             sums.dropped_samples += chunk.dropped_samples
             sums.lost_packets += chunk.lost_packets

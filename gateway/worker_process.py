@@ -88,10 +88,16 @@ class WorkerProcess:
         look_after: Callable[[], Awaitable[None]],
         report: Callable[[], control.Report],
         hear: Callable[[control.MainMessage], None] = lambda message: None,
+        takes_notes: bool = False,
     ) -> None:
         self.garbage = Garbage()
         self.turns = Turns(
-            name, Path(model_path), cut_time, attachable=self._attachable, between=self.garbage.sweep
+            name,
+            Path(model_path),
+            cut_time,
+            attachable=self._attachable,
+            between=self.garbage.sweep,
+            takes_notes=takes_notes,
         )
         self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
         self._look_after, self._report, self._hear_more = look_after, report, hear

@@ -16,6 +16,8 @@ KINDS = {
     "safety": "what a policy of rules adds to a reply",
     "sizing": "what so many calls take, from the rows of the others",
     "flood": "scanners at the SIP port beside live calls",
+    "rollout": "a rolling restart of the chart's gateways under live calls",
+    "scrape": "what a look at the metrics costs, and whether calls make it longer",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
 

@@ -42,7 +42,8 @@ GUARD = (
     "stray_acks",
     "untold",
 )
-"""Counters `microturn_guard_*_total`."""
+"""Counters of the guard, `microturn_guard_*_total` but for one."""
+_METRICS = {"refused": 'microturn_admission_refused_total{by="guard",reason="rate"}'}
 SETTINGS = {"sip_allow": "127.0.0.0/23", "sip_unlimited": "127.0.0.1/32"}
 MS, S = 1_000_000, 1_000_000_000
 
@@ -180,7 +181,7 @@ async def measure(plan: Plan) -> tuple[dict[str, Any], Span, list[CallReport]]:
             transport.close()
         lines = sum(" not heard " in line for line in list(gateway.lines))
     reports = [report_call(log) for log in logs]
-    guarded = {name: flood.grown(f"microturn_guard_{name}_total") for name in GUARD}
+    guarded = {name: flood.grown(_METRICS.get(name, f"microturn_guard_{name}_total")) for name in GUARD}
     heard = sum(guarded[name] for name in GUARD[:5])
     return (
         {

@@ -136,7 +136,7 @@ async def measure(plan: Plan, folder: Path) -> tuple[dict[str, Any], list[CallRe
             },
             "cpu_percent_by_parts": {
                 "tape": round(100 * tape_s, 4),
-                "writer": round(metrics["microturn_recordings_cpu_us_total"] / 1e4 / recorded_s, 4),
+                "writer": round(metrics["microturn_recordings_cpu_seconds_total"] * 100 / recorded_s, 4),
             },
             "ratio": round(per_call[RECORDED] / per_call[PLAIN], 3),
             "ratios_of_rounds": [
@@ -147,10 +147,8 @@ async def measure(plan: Plan, folder: Path) -> tuple[dict[str, Any], list[CallRe
                 100 * (kept.cpu_s if kept else 0.0) / recorded_s, 3
             ),
             "recorded_s": round(recorded_s, 1),
-            "samples_dropped": metrics["microturn_recordings_samples_dropped_total"]
-            + metrics["microturn_recordings_samples_refused_total"],
-            "samples_late": metrics["microturn_recordings_samples_heard_late_total"]
-            + metrics["microturn_recordings_samples_said_late_total"],
+            "samples_dropped": _samples(metrics, "dropped", "refused"),
+            "samples_late": _samples(metrics, "heard_late", "said_late"),
             "syncs_slow": metrics["microturn_recordings_syncs_slow_total"],
             "plain": _heard(spans[PLAIN]),
             "recorded": _heard(spans[RECORDED]),
@@ -210,6 +208,11 @@ def _cpu_s(first: list[processes.ProcessSample], last: list[processes.ProcessSam
 def _per_call(spans: list[Span], idle: float, calls: int) -> float:
     """CPU seconds a second and call, beyond what nobody's calls cost."""
     return (sum(span.cpu_s for span in spans) / sum(span.seconds for span in spans) - idle) / calls
+
+
+def _samples(metrics: dict[str, float], *names: str) -> int:
+    """Of G.711: 8,000 a second."""
+    return sum(round(8_000 * metrics[f"microturn_recordings_{name}_seconds_total"]) for name in names)
 
 
 def _heard(spans: list[Span]) -> dict[str, Any]:

@@ -211,9 +211,11 @@ def _pjsua2() -> str:
         return "none"
     for name in ("pjsua2-python", "pjsua2"):
         try:
-            return f"{name} {importlib.metadata.version(name)}"
+            installed = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        if found.origin in {str(installed.locate_file(file)) for file in installed.files or ()}:
+            return f"{name} {installed.version}"
     return str(found.origin)
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import redis
 
 from gateway.state import embedded
+from gateway.state.records import Cdr, decode
 
 PATIENCE_S = 20.0
 NAMESPACE = "microturn"
@@ -94,3 +96,17 @@ class StateServer:
             row: Any = self._redis.hvals(name) if part == "cdr" else [self._redis.get(name)]
             found += [value for value in row if value is not None]
         return found
+
+
+def ends_of_calls(**how: Any) -> dict[str, int]:
+    """How the gateways of a Redis wrote down that calls ended, by reason; `open` are those without an end. `how` is
+    redis-py's."""
+    server = redis.Redis(**how)
+    counted: Counter[str] = Counter()
+    for name in server.scan_iter(match=f"{NAMESPACE}:{{*}}:cdr", count=2000):
+        rows: Any = server.hvals(name)
+        for row in rows:
+            cdr = decode(Cdr, row)
+            counted[cdr.reason if cdr.ended_ms else "open"] += 1
+    server.close()
+    return dict(sorted(counted.items()))

@@ -47,6 +47,8 @@ class Playout:
         self.ledger = HeardLedger()
         self.muted = False
         """Replies pass unheard, and the ledger says so."""
+        self.only_listens = False
+        """The same, as long as somebody else speaks in the model's place; whoever unmutes it ends that, too."""
         self.lookahead = 0
         """Turns that every reply is heard later, from the next `start` on: so long it can be taken back."""
         self._frame = samples_of(FRAME_MS, rate_hz)
@@ -71,6 +73,11 @@ class Playout:
     def waiting(self) -> int:
         """Samples offered and not yet heard, dropped or flushed."""
         return len(self._frames) * self._frame
+
+    def mute(self, muted: bool) -> None:
+        """By somebody who may: until he unmutes it, whoever comes and goes meanwhile."""
+        self.muted = muted
+        self.only_listens = self.only_listens and muted
 
     def announce(self, pcm: PCM) -> None:
         """Before anything else this is heard, int16 at the leg's rate: rounded up to whole frames, with silence."""
@@ -126,7 +133,7 @@ class Playout:
         frame = self._frames.pop(self._next, None)
         instead = self._instead.pop(self._next, None) if self._instead else None
         self._next += 1
-        if self.muted:
+        if self.muted or self.only_listens:
             self.ledger.flushed += self._frame if frame is not None else 0
             return self._silence
         if instead is not None:

@@ -38,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--products", help="what matrices are multiplied in: auto, bfloat16 or float32")
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")
     parser.add_argument("--log-level", help="debug, info, warning or error")
+    parser.add_argument("--log-format", help="text for people, or json: one object a line")
     parser.add_argument("--realtime-priority", action="store_const", const=True, help="ask for SCHED_FIFO")
     parser.add_argument(
         "--spare", action="store_true", help="load, then wait for a line on standard input before serving"

@@ -69,6 +69,8 @@ class ModelServerConfig(BaseSettings):
     weights: str = ""
     """Of `moshi`: a folder, or a repository that was downloaded."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    """For people, or one JSON object a line."""
     realtime_priority: bool = False
     """Ask for SCHED_FIFO, or else nice -10."""
 

@@ -9,8 +9,10 @@ rings are emptied at a lease: nobody else uses a slot that is not leased. The cl
 
 from __future__ import annotations
 
+import heapq
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,20 +37,40 @@ SLACK_NS = 20 * NS_PER_MS
 """Of a budget, at most: for the wake-up, and for a step before ours that took too long."""
 
 
+@dataclass(slots=True)
+class Refusals:
+    """Leases that were refused, by why."""
+
+    slots: int = 0
+    predicted: int = 0
+    overload: int = 0
+    wish: int = 0
+
+
 class Leases:
     """Sans-IO ledger over a table. `worker` is any number that names a connection."""
 
     is_shedding = False
     """New calls are refused, whatever is predicted."""
 
-    def __init__(self, table: SlotTable, predict_ns: Callable[[int], int], *, rest_ns: int = REST_NS) -> None:
+    def __init__(
+        self,
+        table: SlotTable,
+        predict_ns: Callable[[int], int],
+        *,
+        rest_ns: int = REST_NS,
+        predict_up_to_ns: Callable[[int], list[int]] | None = None,
+    ) -> None:
+        """`predict_up_to_ns` gives the same for 0 (nothing) to so many rows, at once."""
         self._table = table
         self._predict_ns = predict_ns
+        self._predict_up_to_ns = predict_up_to_ns or self._predict_each
         self._rest_ns = rest_ns
         self._free = deque(range(table.slots))
         self._resting: deque[tuple[int, int]] = deque()
         self._calls: dict[tuple[int, str], int] = {}
         self._call_of: dict[int, tuple[int, str]] = {}
+        self.refused = Refusals()
         self.in_group = [0] * table.groups
         """Slots with a tenant, per phase group."""
         self.capacity = -(-table.slots // table.groups)
@@ -77,23 +99,29 @@ class Leases:
         self._wake(now_ns)
         if (worker, wish.call) in self._calls:
             slot = self._calls[worker, wish.call]
+            self.refused.wish += 1
             return Refused(wish.call, f"this call has slot {slot}: release it first", 1)
         if not 0 <= wish.floor < MAX_GENERATION:
+            self.refused.wish += 1
             reason = f"floor = {wish.floor}: a generation is from 0 to {MAX_GENERATION - 1}; start at 0"
             return Refused(wish.call, reason, 0)
         if not -1 <= wish.group < self._table.groups or not 0 <= wish.budget_ns <= MAX_BUDGET_NS:
             reason = (
                 f"group = {wish.group}, budget_ns = {wish.budget_ns}: there are {self._table.groups} groups, "
             )
+            self.refused.wish += 1
             return Refused(wish.call, f"{reason}and {MAX_BUDGET_NS} ns at most", 0)
         if not self._free:
+            self.refused.slots += 1
             reason = f"no free slot: {self.leased} leased, {self.resting} resting"
             return Refused(wish.call, reason, 1 if self._resting else 5)
         is_new = not wish.floor  # else a server before us admitted it: it goes on
         if is_new and self.is_shedding and self.leased:
+            self.refused.overload += 1
             return Refused(wish.call, "overloaded: steps take longer than they may", 5)
         group = wish.group if wish.group >= 0 else self._group_of_next(must=not is_new)
         if group is None:
+            self.refused.predicted += 1
             return Refused(wish.call, self._why_full(), 5)
         slot = self._free.popleft()
         generation = max(int(self._table.generation[slot]), wish.floor) % MAX_GENERATION + 1
@@ -107,6 +135,10 @@ class Leases:
         self.worker_S[slot] = worker
         self.budget_S[slot] = budget_ns = wish.budget_ns or self._budget_ns()
         return Leased(wish.call, slot, generation, group, budget_ns)
+
+    def name_of(self, slot: int) -> str:
+        """The call that has it; empty when none has."""
+        return self._call_of.get(slot, (0, ""))[1]
 
     def release(self, worker: int, notice: Release, now_ns: int) -> bool:
         """Begin the slot's rest; False when `worker` does not hold that slot in that generation."""
@@ -158,6 +190,28 @@ class Leases:
         step_ns = self._predict_ns(self.in_group[group] + 1)
         others = (calls for other, calls in enumerate(self.in_group) if other != group and calls)
         return step_ns, step_ns + sum(self._predict_ns(calls) for calls in others)
+
+    def free_calls(self) -> int:
+        """New calls that would be taken now, one after another, if each stayed: what `lease` would say."""
+        if self.is_shedding and self.leased:
+            return 0
+        rows = len(self._free) + len(self._resting)  # what rests is free in a moment
+        step_ns = self._predict_up_to_ns(max(self.in_group) + rows)
+        turn_ns = sum(step_ns[calls] for calls in self.in_group)
+        open_groups = [(calls, group) for group, calls in enumerate(self.in_group)]
+        heapq.heapify(open_groups)  # a group that is full stays so: what all take only grows
+        free, is_first = 0, not self.leased
+        while open_groups and free < rows:
+            calls, group = heapq.heappop(open_groups)
+            with_one_ns = step_ns[calls + 1]
+            grown_ns = turn_ns - step_ns[calls] + with_one_ns
+            if is_first or (with_one_ns <= self.step_limit_ns and grown_ns <= self.turn_limit_ns):
+                free, turn_ns, is_first = free + 1, grown_ns, False
+                heapq.heappush(open_groups, (calls + 1, group))
+        return free
+
+    def _predict_each(self, most_rows: int) -> list[int]:
+        return [0, *(self._predict_ns(rows) for rows in range(1, most_rows + 1))]
 
     def _why_full(self) -> str:
         group = min(range(len(self.in_group)), key=self.in_group.__getitem__)

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import logging
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,6 +25,7 @@ from model_server.control import Control
 from model_server.engine import LOST_STATUS, EngineLost
 from model_server.engine.moshi.weights import device
 from model_server.engine.registry import make_engine
+from model_server.log import set_up_logging
 from model_server.priority import ask_for_priority, make_way
 from model_server.server import LOOKS_NS, ModelServer
 from model_server.slack import GUARD_NS
@@ -106,6 +105,7 @@ def serve(
         except (ValueError, OSError) as wrong:
             raise CannotServe(str(wrong)) from wrong
         held.callback(control.close)
+        server.began_s = int(time.time())
         log.info("serving", socket=str(path), engine=engine.name, slots=config.slots)
         print(f"ready {path}", flush=True)
         _keep_time(server, control, config.groups, _over(stopping, is_alone, lambda: control.workers))
@@ -191,10 +191,7 @@ def run(
     never is, and signals end it at once as long as it is not. Its line says why it is not ready, too.
     """
     if not structlog.is_configured():
-        structlog.configure(
-            wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, config.log_level.upper())),
-            logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        )
+        set_up_logging(config.log_level, config.log_format)
     stop = threading.Event()
 
     def heed_signals() -> None:

@@ -8,8 +8,32 @@ from typing import Any
 
 from media.timebase import NS_PER_MS
 
-_STEP_LE_NS = tuple(int(ms * NS_PER_MS) for ms in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40, 60, 80, 100, 150, 200))
-"""Drawn around the budget of a step: 50 ms with four phase groups."""
+_STEP_LE_MS = (
+    0.5,
+    1,
+    2,
+    5,
+    10,
+    20,
+    30,
+    40,
+    50,
+    60,
+    80,
+    100,
+    120,
+    140,
+    160,
+    180,
+    200,
+    220,
+    250,
+    300,
+    500,
+    1_000,
+)
+_STEP_LE_NS = tuple(int(ms * NS_PER_MS) for ms in _STEP_LE_MS)
+"""Drawn around the budget of a step, 50 ms with four phase groups, and around a turn, which is 200 ms."""
 _LATENESS_LE_NS = tuple(int(ms * NS_PER_MS) for ms in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50))
 _SLACK_LE_NS = tuple(int(ms * NS_PER_MS) for ms in (-50, -10, -1, 0, 1, 2, 5, 10, 20, 40))
 """Below zero: published after what the worker was told."""
@@ -74,7 +98,14 @@ class Counters:
     ticks_skipped_total: int = 0
     """Ticks that were overslept."""
     leases_total: int = 0
-    leases_refused_total: int = 0
+    leases_refused_slots_total: int = 0
+    """No row was free."""
+    leases_refused_predicted_total: int = 0
+    """Steps would take too long with one call more."""
+    leases_refused_overload_total: int = 0
+    """Steps take too long now."""
+    leases_refused_wish_total: int = 0
+    """What was asked for cannot be: a persona that the engine does not know, a slot held twice, a move."""
     workers_attached_total: int = 0
     workers_gone_total: int = 0
     messages_bad_total: int = 0

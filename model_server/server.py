@@ -12,6 +12,7 @@ import structlog
 from media.leases import Lease, Leased, Refused, Release, Stats
 from media.slots import SlotTable
 from media.timebase import NS_PER_MS, TURN_NS
+from model_server import gpu
 from model_server.batch import Batch
 from model_server.engine import Engine
 from model_server.exchange import collect, publish
@@ -45,9 +46,13 @@ class ModelServer:
         self._step_time = step_time or StepTime(engine.most_positions)
         self.shedding, self.late_turns = Shedding(), LateTurns()
         self._states = SlotStates.of(table.slots)
-        self.leases = Leases(table, self._step_time.predict_ns)
+        self.leases = Leases(
+            table, self._step_time.predict_ns, predict_up_to_ns=self._step_time.predict_up_to_ns
+        )
         self.slack = Slack(table, engine, self._states, self.leases, self._step_time, self.metrics, clock_ns)
         self.is_leaving = False
+        self.began_s = 0
+        """When it began to serve, Unix time."""
         self._absent = _NOBODY
         self._group = 0
         self._busy_ns = [0] * table.groups
@@ -141,7 +146,8 @@ class ModelServer:
             late = LateTurn(slot, int(meta["turn"]), batch.tick_ns, captured_ns, *stamps_ns, budget_ns)
             self.late_turns.add(late)
             if b == late_B[0]:
-                log.info("late turns", rows=len(late_B), of=len(batch), slot=slot, **late.spans_ms)
+                call = self.leases.name_of(slot)
+                log.info("late turns", call=call, rows=len(late_B), of=len(batch), slot=slot, **late.spans_ms)
 
     def _ask_for_pictures(self, slots: Iterable[int]) -> None:
         """What is not looked at need not be decoded."""
@@ -156,7 +162,9 @@ class ModelServer:
 
     def lease(self, worker: int, wish: Lease, past: bytes = b"") -> Leased | Refused:
         """Admit a call, open its sequence; one that comes with a packed log of its turns is rebuilt first."""
-        answer = self.slack.refuses(wish) or self.leases.lease(worker, wish, self._clock_ns())
+        answer: Leased | Refused | None = self.slack.refuses(wish)
+        self.leases.refused.wish += answer is not None
+        answer = answer or self.leases.lease(worker, wish, self._clock_ns())
         if isinstance(answer, Leased):
             try:
                 self.engine.open(answer.slot, wish.persona)
@@ -164,14 +172,13 @@ class ModelServer:
                 released = Release(wish.call, answer.slot, answer.generation)
                 self.leases.release(worker, released, self._clock_ns())
                 answer = Refused(wish.call, str(wrong), 0)
+                self.leases.refused.wish += 1
         if isinstance(answer, Leased):
             with stepping_back(wish.moves):
                 self.slack.open(worker, wish, answer, past)
             self._ask_for_pictures([answer.slot])
             self.metrics.counters.leases_total += 1
-        else:
-            self.metrics.counters.leases_refused_total += 1  # the worker says why: it knows the call
-        return answer
+        return answer  # the worker logs why it is refused: it knows the call
 
     def rebuild(self, tick_ns: int, group: int) -> bool:
         """One pass in the slack before this next tick, of `group`; see `Slack.append`."""
@@ -187,7 +194,9 @@ class ModelServer:
         if self.leases.release(worker, notice, self._clock_ns()):
             self._close(notice.slot)
         else:
-            log.warning("release of a slot that is not held", worker=worker, slot=notice.slot)
+            log.warning(
+                "release of a slot that is not held", call=notice.call, worker=worker, slot=notice.slot
+            )
 
     def gone(self, worker: int) -> None:
         """The worker's connection is closed: all of its calls are over."""
@@ -196,8 +205,13 @@ class ModelServer:
 
     def stats(self) -> Stats:
         """Counters, gauges and histograms so far."""
-        line = self._step_time.line
+        line, counters, refused = self._step_time.line, self.metrics.counters, self.leases.refused
+        counters.leases_refused_slots_total = refused.slots
+        counters.leases_refused_predicted_total = refused.predicted
+        counters.leases_refused_overload_total = refused.overload
+        counters.leases_refused_wish_total = refused.wish
         gauges = {
+            "start_timestamp_seconds": self.began_s,
             "passes_limit": self.engine.most_passes,
             "misses_per_million": self.metrics.misses_per_million,
             "shedding": int(self.shedding.level),
@@ -207,11 +221,13 @@ class ModelServer:
             "slots": self.table.slots,
             "slots_leased": self.leases.leased,
             "slots_resting": self.leases.resting,
+            "free_calls": self.leases.free_calls(),
             "calls_rebuilding": len(self.slack.rebuilds),
             "leaving": int(self.is_leaving),
             "step_predicted_full_ns": self._step_time.predict_ns(self.leases.capacity),
             "step_limit_ns": self.leases.step_limit_ns,
             **self.engine.gauges,
+            **gpu.figures(),
         }
         return Stats(self.metrics.fields(gauges))
 

@@ -81,7 +81,7 @@ class Slack:
         try:
             turns = unpack(past, leased.generation)
         except ValueError as wrong:  # a bug of ours: better a call that has forgotten than none
-            log.error("a call's log is of no use", slot=leased.slot, reason=str(wrong))
+            log.error("a call's log is of no use", call=wish.call, slot=leased.slot, reason=str(wrong))
             turns = ()
         moves = wish.moves and bool(turns)
         if moves:
@@ -131,7 +131,8 @@ class Slack:
         counters = self._metrics.counters
         for slot, turns in self.rebuilds.give_up(now_ns).items():
             counters.turns_not_rebuilt_total += turns
-            log.warning("rebuilding took too long", slot=slot, turns_forgotten=turns)
+            call = self._leases.name_of(slot)
+            log.warning("rebuilding took too long", call=call, slot=slot, turns_forgotten=turns)
         counters.turns_not_rebuilt_total += self.rebuilds.begin(now_ns, most := self._most(), self.pass_ns)
         slots = self.rebuilds.next_slots(most)
         if not slots:

@@ -10,3 +10,4 @@
 #define PJMEDIA_SRTP_HAS_DTLS       1
 #define PJMEDIA_HAS_OPUS_CODEC      1
 #define PJMEDIA_HAS_VIDEO           0
+#define PJ_HAS_IPV6                 1       /* sound of telephones over IPv6 (`rtp_host6`) */

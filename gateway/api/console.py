@@ -1,4 +1,4 @@
-"""The page: files of `gateway/console/`, read once at the start. What is not in that table is not there."""
+"""The pages: files of `gateway/console/`, read once at the start. What is not in that table is not there."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Page:
 
 
 def read_pages(directory: Path = DIRECTORY) -> dict[str, Page]:
-    """Path in the URL -> file: `/` is index.html, all others stand under `/console/`."""
+    """Path in the URL -> file: `/` is index.html, others stand under `/console/`; figures without `.html`, too."""
     pages: dict[str, Page] = {}
     for file in sorted(directory.rglob("*")):
         if file.is_file() and file.suffix in TYPES:
@@ -56,7 +56,15 @@ def read_pages(directory: Path = DIRECTORY) -> dict[str, Page]:
             pages[f"/console/{file.relative_to(directory).as_posix()}"] = page
     if "/console/index.html" in pages:
         pages["/"] = pages["/console/index.html"]
+    pages |= {
+        path.removesuffix(".html"): page for path, page in pages.items() if path.endswith("/figures.html")
+    }
     return pages
+
+
+def of_operators(pages: dict[str, Page]) -> dict[str, Page]:
+    """Without the page that makes calls."""
+    return {path: page for path, page in pages.items() if path not in ("/", "/console/index.html")}
 
 
 def routes(pages: dict[str, Page]) -> list[web.RouteDef]:
@@ -71,4 +79,5 @@ def routes(pages: dict[str, Page]) -> list[web.RouteDef]:
             return web.Response(status=304, headers=headers)
         return web.Response(body=page.body, headers={**headers, "Content-Type": page.content_type})
 
-    return [web.get("/", show), web.get("/console/{path:.*}", show)]
+    first = [web.get("/", show)] if "/" in pages else []
+    return [*first, web.get("/console/{path:.*}", show)]

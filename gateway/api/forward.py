@@ -26,6 +26,7 @@ PATIENCE_S: Final = 8.0
 """A worker is given 5 s (`webrtc.pool.ANSWER_S`)."""
 _ASKED: Final = (
     "Authorization", "Content-Type", "If-Match", "Microturn-Resume", "Idempotency-Key", "Origin",
+    "traceparent",
 )  # fmt: skip
 _TOLD: Final = (
     "Location", "ETag", "Accept-Patch", "Microturn-Resume", "Cache-Control", "Retry-After", "WWW-Authenticate",

@@ -148,7 +148,8 @@ class Whip:
         if elsewhere is not None:
             return elsewhere
         try:
-            worker, answered = await self._answer(sdp, resume, ruling, holder)
+            traceparent = request.headers.get("traceparent", "")
+            worker, answered = await self._answer(sdp, resume, ruling, holder, traceparent)
         except ValueError as wrong:
             raise Problem(400, "malformed", str(wrong)) from None
         if answered.status not in (200, 201):
@@ -176,7 +177,7 @@ class Whip:
         return address or sender
 
     async def _answer(
-        self, sdp: str, resume: str, ruling: Ruling, holder: Holder
+        self, sdp: str, resume: str, ruling: Ruling, holder: Holder, traceparent: str = ""
     ) -> tuple[str, control.Answered]:
         """Of a worker here: for a new call, one that it has, or one that goes on here."""
         persona, tenant = ruling.persona, holder.tenant or ruling.tenant
@@ -191,7 +192,7 @@ class Whip:
         if resume:
             return await self._pool.offer(sdp, resume, persona)
         call = new_name()
-        if not await self._cluster.desk.take(call, holder, ruling):
+        if not await self._cluster.desk.take(call, holder, ruling, traceparent):
             told = "as many calls as there may be at once are there already"
             raise Problem(503, "full", told, {"Retry-After": "2"})
         worker, answered = "", None

@@ -41,6 +41,8 @@ class TaskDoor:
         self, inner: Kind, name_of: Callable[[str], str], sessions: Sessions | None, node: str
     ) -> None:
         self.desk: Desk | None = None
+        self.context_of: Callable[[str, str], str] = lambda call, task: ""
+        """W3C trace context of a task, by its call and its name there."""
         self._inner, self._name_of, self._sessions, self._node = inner, name_of, sessions, node
         self._sends: dict[str, Send] = {}
         self._calls: dict[str, tuple[str, str]] = {}
@@ -111,7 +113,7 @@ class TaskDoor:
         order = Order(
             key=f"{name}.{message.task}", call=name, task=message.task, node=self._node, turn=message.turn,
             request=message.request, lines=message.lines, reads=message.reads,
-            camera=message.camera,
+            camera=message.camera, traceparent=self.context_of(name, message.task),
         )  # fmt: skip
         state, note, left_ms = self.desk.ask(order)
         self._tell(worker, control.TaskNews(message.call, message.task, state, note=note, left_ms=left_ms))

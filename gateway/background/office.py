@@ -25,11 +25,13 @@ class Office:
         self._settings, self._sessions = settings, sessions
         self._doors: list[TaskDoor] = []
         self.desk = self._make_desk()
+        self.context_of: Callable[[str, str], str] = lambda call, task: ""
+        """See `TaskDoor`; to be set before there is a door."""
 
     def door(self, kind: Kind, name_of: Callable[[str], str] = str) -> TaskDoor:
         """Around that kind of worker, whose calls are kept in Redis under `name_of` their names."""
         door = TaskDoor(kind, name_of, self._sessions, self._settings.node_name)
-        door.desk = self.desk
+        door.desk, door.context_of = self.desk, self.context_of
         self._doors.append(door)
         return door
 

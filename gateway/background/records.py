@@ -52,6 +52,8 @@ class Order(msgspec.Struct, frozen=True, omit_defaults=True):
     tenant: str = ""
     camera: bool = False
     """The caller has shown a camera: who works at it may ask for a picture."""
+    traceparent: str = ""
+    """W3C trace context of the task, where traces are taken."""
 
 
 class News(msgspec.Struct, frozen=True, omit_defaults=True):

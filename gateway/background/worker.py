@@ -17,8 +17,10 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import structlog
 
@@ -35,7 +37,12 @@ from gateway.background.threads import Threads
 from gateway.background.tools import Toolbox, load, of_function
 from gateway.background.work import Answerer, Doing, NoAnswer, Step
 from gateway.config import GatewaySettings
+from gateway.histogram import TASK, Histogram
 from gateway.state.client import Away
+from gateway.tracing.spans import Span, Value, parse
+
+if TYPE_CHECKING:
+    from gateway.tracing.export import Exporter
 
 log = structlog.get_logger()
 
@@ -53,15 +60,53 @@ class NotOurs(Exception):
     """The task was cancelled, or another worker has it."""
 
 
+@dataclass(slots=True)
+class WorkerCounters:
+    """Tasks that are over here, since the start of this process, by what became of them."""
+
+    done: int = 0
+    failed: int = 0
+    timed_out: int = 0
+    withdrawn: int = 0
+    """Cancelled, or another worker's by now."""
+    broken: int = 0
+    """By a bug of ours."""
+    given_back: int = 0
+    """This process stopped."""
+    taken_over: int = 0
+    """Of all that were begun: from a worker that gave no sign of life."""
+
+
 class Worker:
     """Of one process."""
 
-    def __init__(self, line: TaskLine, answerer: Answerer, most_tasks: int, name: str = "") -> None:
+    def __init__(
+        self,
+        line: TaskLine,
+        answerer: Answerer,
+        most_tasks: int,
+        name: str = "",
+        traced: Callable[[Span], None] | None = None,
+    ) -> None:
+        """`traced` gets a span of each attempt at a task whose call is traced."""
+        self._traced = traced
         self.name = name or f"{os.uname().nodename[:40]}-{os.getpid()}-{secrets.token_hex(3)}"
         self.finished = 0
+        self.counters = WorkerCounters()
+        self.task_time = Histogram("task_time", TASK)
+        """From when it was taken, us."""
+        self.is_connected = False
         self._line, self._answerer, self._most = line, answerer, most_tasks
         self._running: dict[str, asyncio.Task[None]] = {}
         self._looked_s = 0.0
+
+    def gauges(self) -> dict[str, float]:
+        """Of now."""
+        return {
+            "worker_connected": float(self.is_connected),
+            "worker_tasks_running": float(len(self._running)),
+            "worker_tasks_limit": float(self._most),
+        }
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; what is not done then is given back."""
@@ -87,12 +132,13 @@ class Worker:
                     met = await self._line.ping()
                     await self._line.make_group()
                     log.info("tasks are taken", server=met, worker=self.name)
+                    self.is_connected = True
                 await self._take()
                 pause_s = 0.05
             except Away as wrong:
                 if met is not None:
                     log.warning("Redis is away", reason=str(wrong))
-                met = None
+                met, self.is_connected = None, False
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, MOST_PAUSE_S)
 
@@ -107,6 +153,7 @@ class Worker:
         if now_s - self._looked_s >= RENEW_S:
             self._looked_s = now_s
             found = await self._line.take_over(self.name, room, IDLE_MS)
+            self.counters.taken_over += len(found)
         if not found:
             found = await self._line.take(self.name, room)
         for entry, key in found:
@@ -125,25 +172,53 @@ class Worker:
     async def _work(self, taken: Taken) -> None:
         """To its end, whatever comes between; the edge of a task."""
         publication = Publication(self._line, taken, self.name)
+        counters, since_ns = self.counters, time.monotonic_ns()
+        begun_ns, outcome = time.time_ns(), "broken"
         try:
             await self._answer_in_time(taken, publication)
         except NotOurs:
+            counters.withdrawn += 1
+            outcome = "dropped"
             log.debug("task dropped", task=taken.order.key)
         except asyncio.CancelledError:  # this process stops
+            counters.given_back += 1
+            outcome = "given-back"
             await asyncio.shield(self._give_back(taken))
             raise
         except Exception as wrong:  # the edge of a task: the others go on
+            counters.broken += 1
             log.error("task broken", task=taken.order.key, exc_info=wrong)
             await self._fail(publication, "the worker failed on this task")
+        else:
+            outcome = publication.state
+        finally:
+            self._trace(taken, publication, begun_ns, outcome)
         self.finished += 1
+        self.task_time.observe((time.monotonic_ns() - since_ns) // 1_000)
+
+    def _trace(self, taken: Taken, publication: Publication, begun_ns: int, outcome: str) -> None:
+        task = parse(taken.order.traceparent) if self._traced is not None else None
+        if self._traced is None or task is None or not task.is_sampled:
+            return
+        told: dict[str, Value] = {
+            "microturn.call": taken.order.call, "microturn.task": taken.order.task,
+            "microturn.attempt": taken.attempt, "microturn.outcome": outcome,
+            "microturn.pieces": publication.pieces,
+        }  # fmt: skip
+        context = task.below(f"work {taken.attempt} {self.name}")
+        error = "" if outcome in ("done", "dropped", "given-back") else outcome
+        self._traced(Span("work", context, task, begun_ns, time.time_ns(), told, "consumer", error, True))
 
     async def _answer_in_time(self, taken: Taken, publication: Publication) -> None:
         try:
             async with asyncio.timeout(taken.left_ms / 1e3):
                 await self._while_ours(taken, self._answer(taken, publication))
+            self.counters.done += 1
         except TimeoutError:
+            self.counters.timed_out += 1
             await self._fail(publication, "out of time")
         except NoAnswer as wrong:
+            self.counters.failed += 1
             await self._fail(publication, str(wrong))
 
     async def _while_ours(self, taken: Taken, work: Awaitable[None]) -> None:
@@ -192,7 +267,7 @@ class Worker:
             async with asyncio.timeout(LAST_WORD_S):
                 await publication.tell("failed", note=note)
         except (TimeoutError, NotOurs):
-            log.info("failure of a task not told", reason=note)
+            log.info("failure of a task not told", task=publication.task, reason=note)
 
     async def _give_back(self, taken: Taken) -> None:
         try:
@@ -206,9 +281,12 @@ class Publication:
     """What one attempt says of its task, in order; each piece once, however often it has to be sent."""
 
     def __init__(self, line: TaskLine, taken: Taken, worker: str) -> None:
+        self.task = taken.order.key
         self.said_bytes = len(taken.said.encode())
         self.has_words = bool(taken.said.strip())
         self.pieces = 0
+        self.state: State = "running"
+        """The newest that was told."""
         self._line, self._taken, self._worker = line, taken, worker
 
     async def say(self, text: str) -> None:
@@ -226,6 +304,7 @@ class Publication:
 
         if not await patiently(publish):
             raise NotOurs
+        self.state = state
         self.said_bytes += len(text.encode())
         self.has_words = self.has_words or bool(text.strip())
 
@@ -323,9 +402,12 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     except TimeoutError:
         log.warning("MCP servers that do not answer are left out")
     threads = Threads()
-    worker = Worker(line, make_answerer(settings, line, servers, threads), settings.background_tasks)
+    exporter = _exporter(settings)
+    put = exporter.put if exporter is not None else None
+    answerer = make_answerer(settings, line, servers, threads)
+    worker = Worker(line, answerer, settings.background_tasks, traced=put)
     try:
-        with _metrics(settings, threads):
+        with _metrics(settings, threads, worker):
             await worker.run(stop)
     finally:
         if threads.counters.left:
@@ -333,16 +415,35 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
         for task in keeping:
             task.cancel()
         await asyncio.gather(*keeping, return_exceptions=True)
+        if exporter is not None:
+            await asyncio.to_thread(exporter.close)
 
 
-def _metrics(settings: GatewaySettings, threads: Threads) -> contextlib.AbstractContextManager[None]:
+def _metrics(
+    settings: GatewaySettings, threads: Threads, worker: Worker
+) -> contextlib.AbstractContextManager[None]:
     if not settings.background_metrics_port:
         return contextlib.nullcontext()
     from gateway.metrics import Metrics
 
-    metrics = Metrics()
-    metrics.parts = {"tools": threads.counters}
+    metrics = Metrics(of_gateway=False)
+    metrics.parts = {"worker": worker.counters, "tools": threads.counters}
+    metrics.histograms = (worker.task_time,)
+
+    def look() -> None:
+        metrics.gauges = worker.gauges()
+
+    metrics.ask = look
     return metrics.served(settings.http_host, settings.background_metrics_port)
+
+
+def _exporter(settings: GatewaySettings) -> Exporter | None:
+    """None where no collector is set: then nothing of it is loaded."""
+    if not settings.traces_endpoint:
+        return None
+    from gateway.tracing.export import Exporter
+
+    return Exporter(settings.traces_endpoint, "microturn-worker", settings.node_name)
 
 
 def make_answerer(

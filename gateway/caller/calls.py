@@ -11,11 +11,13 @@ import asyncio
 import contextlib
 import random
 import socket
+import ssl
 import time
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import soxr
@@ -93,6 +95,7 @@ class CallLog:
     invited_ns: int = 0
     ringing_ns: int | None = None
     answered_ns: int | None = None
+    media_at: Address | None = None  # where the peer listened
     listened_until_ns: int = 0
     received_type: int = -1  # RTP payload type of the codec
     send_errors: int = 0
@@ -109,7 +112,7 @@ class CallLog:
 async def place_call(plan: CallPlan) -> CallReport:
     """Make one call from invitation to hang-up and say how it was. A refused call is a report, not an error.
 
-    Raises OSError when no socket can be had or a TCP peer does not accept.
+    Raises OSError when no socket can be had or a TCP or TLS peer does not accept.
     """
     async with Caller() as caller:
         return report_call(await caller.place(plan))
@@ -163,13 +166,13 @@ class Caller:
 
     async def _attempt(self, target: SipUri, log: CallLog, payload: bytes) -> str:
         """One INVITE and what follows. Returns where a 3xx points, or ''."""
-        target = await _resolve(target)
+        name, target = target.host, await _resolve(target)
         host = _local_host(target.address)
         rtp = open_rtp_socket(host)
         live: _LiveDialog | None = None
         try:
             media = LocalMedia(host, rtp.getsockname()[1], log.codec.name, log.codec.payload_type)
-            live = await self._open_dialog(target, host, media)
+            live = await self._open_dialog(target, host, media, name)
             log.invited_ns = time.monotonic_ns()
             live.dialog.invite(log.invited_ns)
             live.flush()
@@ -214,6 +217,7 @@ class Caller:
     def _make_stream(self, rtp: socket.socket, audio: RemoteAudio, payload: bytes, log: CallLog) -> RtpStream:
         number = audio.payload_type(log.codec.name)
         assert number is not None
+        log.media_at = (audio.host, audio.port)
         log.received_type = log.codec.payload_type  # the peer uses our offer's numbers (RFC 3264 section 5.1)
         return RtpStream(
             rtp,
@@ -247,17 +251,20 @@ class Caller:
         assert live.end is not None
         return live.end
 
-    async def _open_dialog(self, target: SipUri, host: str, media: LocalMedia) -> _LiveDialog:
-        reliable = target.transport == "tcp"
+    async def _open_dialog(self, target: SipUri, host: str, media: LocalMedia, name: str) -> _LiveDialog:
+        """`name`: whom the certificate of a TLS peer has to be for. OpenSSL knows whom to trust (SSL_CERT_FILE)."""
+        reliable = target.transport != "udp"
         if reliable:
-            reader, writer = await asyncio.open_connection(*target.address)
+            of_tls = {"ssl": ssl.create_default_context(), "server_hostname": name}
+            more: dict[str, Any] = of_tls if target.transport == "tls" else {}
+            reader, writer = await asyncio.open_connection(*target.address, **more)
             local: Address = writer.get_extra_info("sockname")[:2]
             send: Callable[[bytes, Address], None] = lambda data, _: writer.write(data)  # noqa: E731
         else:
             transport = await self._udp_transport(host)
             local = transport.get_extra_info("sockname")[:2]
             send = transport.sendto
-        live = _LiveDialog(Dialog(target, local, media, rng=self._rng, reliable=reliable), send)
+        live = _LiveDialog(Dialog(target, local, media, rng=self._rng, transport=target.transport), send)
         self._dialogs[live.dialog.call_id] = live
         if reliable:
             live.reader = asyncio.create_task(_read_tcp(reader, writer, self._dispatch), name="sip-tcp")
@@ -403,16 +410,19 @@ async def _read_tcp(
 
 
 async def _resolve(target: SipUri) -> SipUri:
-    """The target with an IPv4 address for its host. Raises OSError when the name is not known."""
+    """The target with an address for its host: IPv4, unless it is an IPv6 address. Raises OSError when the name is
+    not known."""
+    family = socket.AF_INET6 if ":" in target.host else socket.AF_INET
     found = await asyncio.get_running_loop().getaddrinfo(
-        target.host, target.port, family=socket.AF_INET, type=socket.SOCK_DGRAM
+        target.host, target.port, family=family, type=socket.SOCK_DGRAM
     )
     return replace(target, host=str(found[0][4][0]))
 
 
 def _local_host(remote: Address) -> str:
     """Our address as that peer sees it. Connecting a UDP socket sends nothing."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+    family = socket.AF_INET6 if ":" in remote[0] else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
         probe.connect(remote)
         host: str = probe.getsockname()[0]
     return host

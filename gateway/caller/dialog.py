@@ -128,9 +128,9 @@ class Dialog:
         *,
         rng: random.Random,
         user: str = "caller",
-        reliable: bool = False,
+        transport: str = "udp",
     ) -> None:
-        """`local` is the address of our SIP socket; `reliable` is true over TCP. `rng` makes tags and
+        """`local` is the address of our SIP socket; `transport` is udp, tcp or tls. `rng` makes tags and
         branches."""
         self.state = DialogState.IDLE
         self.call_id = f"{rng.getrandbits(96):024x}@{local[0]}"
@@ -138,10 +138,10 @@ class Dialog:
         self._target = target
         self._media = media
         self._rng = rng
-        self._reliable = reliable
-        self._via = f"SIP/2.0/{'TCP' if reliable else 'UDP'} {_bracket(local[0])}:{local[1]};rport;branch="
-        transport = ";transport=tcp" if reliable else ""
-        self._contact = f"<sip:{user}@{_bracket(local[0])}:{local[1]}{transport}>"
+        self._reliable = reliable = transport != "udp"
+        self._via = f"SIP/2.0/{transport.upper()} {_bracket(local[0])}:{local[1]};rport;branch="
+        parameter = f";transport={transport}" if reliable else ""
+        self._contact = f"<sip:{user}@{_bracket(local[0])}:{local[1]}{parameter}>"
         self._tag = f"{rng.getrandbits(48):012x}"
         self._from = f"<sip:{user}@{_bracket(local[0])}>;tag={self._tag}"
         self._to = f"<{target.text}>"
@@ -387,7 +387,7 @@ class Dialog:
             hop = parse_uri(self._routes[0] if self._routes else self._remote_uri)
         except ValueError:
             return self._target.address
-        literal = hop.host.replace(".", "").isdigit() or is_loopback(hop.host)
+        literal = hop.host.replace(".", "").isdigit() or ":" in hop.host or is_loopback(hop.host)
         return hop.address if literal else self._target.address
 
     # -- ends

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 Address = tuple[str, int]
 
 DEFAULT_PORT = 5060
+DEFAULT_TLS_PORT = 5061
 MAX_MESSAGE_BYTES = 65_535
 
 # RFC 3261 section 7.3.3, and RFC 6665's two.
@@ -47,7 +48,7 @@ class SipUri:
     user: str
     host: str
     port: int
-    transport: str  # "udp" or "tcp"
+    transport: str  # "udp", "tcp" or "tls"
     text: str  # as given, without angle brackets
 
     @property
@@ -64,11 +65,12 @@ def parse_uri(text: str) -> SipUri:
     if match is None:
         raise ValueError(f"{text!r} is not a SIP URI; write sip:user@host:port")
     if match["scheme"].lower() == "sips":
-        raise ValueError(f"{text!r}: TLS is not supported by this caller; use sip:")
-    port = int(match["port"] or DEFAULT_PORT)
+        raise ValueError(f"{text!r}: this caller takes no sips:; write sip:user@host:port;transport=tls")
+    found = re.search(r";\s*transport=(tcp|tls)\b", match["parameters"], re.IGNORECASE)
+    transport = found[1].lower() if found else "udp"
+    port = int(match["port"] or (DEFAULT_TLS_PORT if transport == "tls" else DEFAULT_PORT))
     if not 0 < port < 65536:
         raise ValueError(f"{text!r}: port {port} is out of range")
-    transport = "tcp" if re.search(r";\s*transport=tcp\b", match["parameters"], re.IGNORECASE) else "udp"
     return SipUri(match["user"] or "", match["host"].strip("[]"), port, transport, bare)
 
 

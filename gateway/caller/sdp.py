@@ -30,7 +30,11 @@ class RemoteAudio:
     @property
     def wants_audio(self) -> bool:
         """Whether we may send to it."""
-        return self.direction in ("sendrecv", "recvonly") and self.port != 0 and self.host != "0.0.0.0"
+        return (
+            self.direction in ("sendrecv", "recvonly")
+            and self.port != 0
+            and self.host not in ("0.0.0.0", "::")
+        )
 
     def payload_type(self, codec: str) -> int | None:
         """The peer's number for a codec, or None."""

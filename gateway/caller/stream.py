@@ -27,7 +27,7 @@ def open_rtp_socket(host: str) -> socket.socket:
     """A bound, non-blocking UDP socket on an even port, so that the peer's RTCP hits no other call of ours
     (RFC 3550 section 11). Raises OSError when none is free."""
     for _ in range(64):
-        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind((host, 0))
         if sock.getsockname()[1] % 2 == 0:
             break

@@ -79,6 +79,8 @@ class Desk:
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
         self._sessions, self._spawn, self._retry_after_s = sessions, spawn, retry_after_s
         self._coming: dict[str, Coming] = {}
+        self.arrived: Callable[[str, str], None] = lambda call, traceparent: None
+        """To be told of every call that rules let in, with the caller's trace context (W3C)."""
         if sessions is not None:
             sessions.recalled, sessions.over = self._recalled, self._over
 
@@ -116,7 +118,8 @@ class Desk:
         self, verifier: Verifier, request: Request, party: Party, inbound: Inbound, verdict: Verdict
     ) -> Refusal | Later | None:
         refusal = verdict.refusal if self._stir_of(party.trunk) == "require" else None
-        verifier.note(verdict, inbound.source, inbound.trunk, refusal is not None)
+        name = name_of_telephone_call(request.call_id.decode(errors="replace"))
+        verifier.note(verdict, inbound.source, inbound.trunk, refusal is not None, name)
         if refusal is not None:
             why = f'399 microturn "caller not verified: {verdict.why or "no Identity header"}"'
             return Refusal(*refusal, (Header.make(b"Warning", why.encode()),))
@@ -125,13 +128,14 @@ class Desk:
 
     def _ruled(self, request: Request, party: Party, inbound: Inbound) -> Refusal | Later | None:
         """What the rules and the limits say."""
-        ruling = self._rules.find(inbound)
-        if ruling is None:
-            return self._no_rule(inbound)
-        party = _by_rule(party, ruling)
         call_id = request.call_id.decode(errors="replace")
         name = name_of_telephone_call(call_id)
+        ruling = self._rules.find(inbound)
+        if ruling is None:
+            return self._no_rule(name, inbound)
+        party = _by_rule(party, ruling)
         self._note(name, Coming(party, call_id, ruling))
+        self.arrived(name, (find(request.headers, b"traceparent") or b"").decode(errors="replace"))
         limits = self._parties.limits(party)
         if not limits:
             return None
@@ -192,12 +196,13 @@ class Desk:
         called = personas.called(request.start_line.decode(errors="replace"))
         return party, Inbound(called, source, party.trunk, headers)
 
-    def _no_rule(self, inbound: Inbound) -> Refusal:
+    def _no_rule(self, name: str, inbound: Inbound) -> Refusal:
         """404 and why; one line of log a second at most."""
         now_s = time.monotonic()
         if self._told_s is None or now_s - self._told_s >= TELL_S:
+            called = inbound.called[:64] if self._parties.keeps_numbers else "(not shown: caller_numbers)"
             log.warning(
-                "call refused: no rule matches", called=inbound.called[:64], source=inbound.source,
+                "call refused: no rule matches", call=name, called=called, source=inbound.source,
                 trunk=inbound.trunk, others=self._untold,
             )  # fmt: skip
             self._told_s, self._untold = now_s, 0
@@ -229,8 +234,9 @@ class Desk:
 
     # -- browsers
 
-    async def take(self, call: str, holder: Holder, ruling: Ruling) -> bool:
+    async def take(self, call: str, holder: Holder, ruling: Ruling, traceparent: str = "") -> bool:
         """A new browser call; False when a limit is full. `answered` or `refused` follows."""
+        self.arrived(call, traceparent)
         party = self._parties.of_browser(holder.name, holder.tenant or ruling.tenant)
         party = dataclasses.replace(party, recording=ruling.recording)
         self._note(call, Coming(party))

@@ -200,6 +200,7 @@ class Cluster:
         told = await self._ask_model() or {}
         gauges: dict[str, Any] = told.get("gauges", {})
         free = gauges.get("slots", 0) - gauges.get("slots_leased", 0) - gauges.get("slots_resting", 0)
+        takes = max(0, gauges.get("free_calls", free))
         edge, pool = self._telephones.edge, self._pool
         sip, port = edge.address
         return Node(
@@ -210,8 +211,8 @@ class Cluster:
             ready=self._telephones.is_ready and (pool is None or pool.is_ready),
             draining=self.draining,
             slots_free=max(0, free),
-            sip_free=max(0, min(edge.room, free)) if self._telephones.is_ready else 0,
-            web_free=max(0, min(pool.room, free)) if pool is not None else 0,
+            sip_free=max(0, min(edge.room, takes)) if self._telephones.is_ready else 0,
+            web_free=max(0, min(pool.room, takes)) if pool is not None else 0,
             step_predicted_ns=gauges.get("step_predicted_full_ns", 0),
             step_limit_ns=gauges.get("step_limit_ns", 0),
             key=self.key,

@@ -58,7 +58,7 @@ class Parties:
         *,
         keeps_numbers: bool = False,
     ) -> None:
-        self._keeps_numbers = keeps_numbers
+        self.keeps_numbers = keeps_numbers
         self._tenants, self._trunks, self._keep_s, self._secret = tenants, trunks, keep_s, secret
         self._networks = [
             (ipaddress.ip_network(host, strict=False), name)
@@ -75,7 +75,7 @@ class Parties:
         """By the trunk that is known otherwise; "" is none."""
         tenant = self._trunks[trunk].tenant if trunk in self._trunks else ""
         identity = telephone_identity(from_value)
-        number = identity[:MOST_IDENTITY_BYTES] if self._keeps_numbers else ""
+        number = identity[:MOST_IDENTITY_BYTES] if self.keeps_numbers else ""
         return Party(tenant, trunk, pseudonym(identity, self._secret), number)
 
     def of_browser(self, name: str, tenant: str) -> Party:

@@ -58,6 +58,13 @@ class ClusterSettings(BaseSettings):
         le=86_400,
         description="live calls have so long to end after SIGTERM; then they are told goodbye",
     )
+    drain_least_s: int = Field(
+        0,
+        ge=0,
+        le=600,
+        description="a gateway that drains stays for so long at least, without calls as well, and answers 503: as "
+        "long as proxies that ask it by OPTIONS take to find out",
+    )
     tenants: dict[str, Tenant] = Field(
         default_factory=dict,
         description="whose calls they are: calls (at once on all gateways), keep_s, dial and spend_day of "

@@ -21,6 +21,7 @@ from gateway.events.settings import Webhook
 from gateway.events.spool import Spool
 from gateway.state import records as kept_as
 from gateway.state.client import Kept
+from gateway.state.forgotten import MOST
 from gateway.state.records import Cdr, Line, Session, Task
 from gateway.state.sessions import Sessions, unix_ms
 
@@ -70,6 +71,8 @@ class EventDesk:
         self.follow: Callable[[Event, bytes], None] = lambda event, packed: None
         self._node, self._now_ms = node, now_ms
         self._lately: dict[str, Session] = {}
+        self._forgotten: dict[str, None] = {}
+        """Calls, the newest `MOST`; in order."""
         self._written = asyncio.Event()
         self._closing = False
 
@@ -116,6 +119,20 @@ class EventDesk:
         if kind := TASKS.get(task.state):
             told = {k: v for k, v in _json(task).items() if k not in ("worker", "deadline_ms")}
             self._tell(kind, session, told, task.key)
+
+    def forget(self, calls: Iterable[str]) -> None:
+        """What is still to be told of these says neither who called nor what was said."""
+        told = list(calls)
+        self.open_calls.forget(told)
+        for call in told:
+            self._forgotten.pop(call, None)
+            self._forgotten[call] = None
+        while len(self._forgotten) > MOST:
+            del self._forgotten[next(iter(self._forgotten))]
+
+    def sync_soon(self) -> None:
+        """Something was written."""
+        self._written.set()
 
     # -- its life
 
@@ -169,7 +186,7 @@ class EventDesk:
             return {}
         told: dict[str, Any] = {"events": self.spool.counters}
         for courier in self.couriers:
-            told[f"webhook_{_metric(courier.outbox.name)}"] = courier.outbox.counters
+            told[f"webhook:{courier.outbox.name}"] = courier.outbox.counters
         return told
 
     def gauges(self) -> dict[str, float]:
@@ -177,9 +194,10 @@ class EventDesk:
         if self.spool is None:
             return {}
         told = {"events_spool_bytes": float(self.spool.size_bytes)}
+        told["events_spool_limit_bytes"] = float(self.spool.most_bytes)
         for courier in self.couriers:
             name = courier.outbox.name
-            told[f"webhook_{_metric(name)}_waiting_bytes"] = float(self.spool.waiting(name))
+            told[f"webhook.waiting_bytes:{name}"] = float(self.spool.waiting(name))
         return told
 
     # -- inside
@@ -189,6 +207,8 @@ class EventDesk:
             records.id_of(kind, session.call, session.began_ms, what), kind, self._now_ms(), self._node,
             session.call, data, session.tenant,
         )  # fmt: skip
+        if session.call in self._forgotten:
+            event = records.redacted(event)
         packed = records.encode(event)
         self.follow(event, packed)
         if self.spool is None or not any(
@@ -196,7 +216,7 @@ class EventDesk:
         ):
             return
         if self.spool.append(packed, detail=kind in DETAILS):
-            self._written.set()
+            self.sync_soon()
             for courier in self.couriers:
                 courier.wake.set()
 
@@ -239,7 +259,3 @@ def _json(record: msgspec.Struct | dict[str, Any]) -> dict[str, Any]:
 
 def _public(session: Session) -> dict[str, Any]:
     return {name: value for name, value in _json(session).items() if name in PUBLIC}
-
-
-def _metric(name: str) -> str:
-    return "".join(c if c.isalnum() else "_" for c in name)

@@ -13,6 +13,8 @@ from gateway.cluster.spend import Reached
 from gateway.config import GatewaySettings
 from gateway.events.desk import EventDesk, make_outboxes
 from gateway.events.feed import Feed
+from gateway.events.forgetting import Forgetting
+from gateway.events.handovers import TOLD, Handovers
 from gateway.events.open_calls import OpenCalls
 from gateway.events.records import WITHOUT_WORDS, Event, Kind
 from gateway.events.spool import Spool
@@ -51,11 +53,13 @@ class EventOffice:
         outboxes = make_outboxes(webhooks, spool, settings.events_give_up_s) if spool is not None else []
         self.desk = EventDesk(settings.node_name, spool, open_calls, outboxes)
         self.feed = self._make_feed(settings, sessions)
+        self._handovers = Handovers(self.desk, sessions)
+        self._forgetting = Forgetting(self.desk, sessions.store.script, settings.redis_namespace)
         self._sessions, self._has_words = sessions, settings.events_words == "on"
         self._node, self._born, self._number = settings.node_name, secrets.token_hex(4), 0
         self._placed: dict[str, str] = {}
         self._reached: set[tuple[str, str]] = set()
-        sessions.watcher = self.desk
+        sessions.watchers.append(self.desk)
 
     def _make_feed(self, settings: GatewaySettings, sessions: Sessions) -> Feed | None:
         if not settings.events_kept:
@@ -83,7 +87,15 @@ class EventOffice:
         told["person"] = event.person
         self._number += 1
         what = f"{self._born} {self._number}"
+        if event.kind in TOLD and self._wants_words(session.tenant):
+            self._handovers.begin(session, event, what)
         self.desk.noted(session, kind, {name: value for name, value in told.items() if value}, what)
+
+    def _wants_words(self, tenant: str) -> bool:
+        """Whether anybody is to have the transcript of a caller who is handed on."""
+        if self.feed is not None and self._has_words:
+            return True
+        return any(courier.outbox.webhook.wants("call.handover", tenant) for courier in self.desk.couriers)
 
     def reached(self, what: Reached) -> None:
         """What may be spent a day was not enough for a call: told once for each cap and day."""
@@ -126,6 +138,8 @@ class EventOffice:
         """Until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.desk.run())
+            group.create_task(self._forgetting.run())
+            group.create_task(self._handovers.run())
             group.create_task(self.desk.settle_former(self._sessions))
             if self.feed is not None:
                 group.create_task(self.feed.run())
@@ -140,6 +154,7 @@ class EventOffice:
 
     def close(self) -> None:
         """What was not delivered waits for the next process."""
+        self._handovers.close()
         if self.feed is not None:
             self.feed.close()
         self.desk.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +60,16 @@ class OpenCalls:
         """It is over, and everybody was told."""
         if self._calls.pop(call, None) is not None:
             self._write(msgspec.json.encode(call))
+
+    def forget(self, calls: Iterable[str]) -> None:
+        """Who called is not on disk any more, nor of calls that have ended meanwhile."""
+        for call in set(calls) & self._calls.keys():
+            self._calls[call] = msgspec.structs.replace(self._calls[call], caller="", number="")
+        try:
+            self._file.close()
+            self._rewrite()
+        except OSError as wrong:
+            log.error("the list of live calls is not kept", reason=wrong.strerror)
 
     def close(self) -> None:
         """Nobody writes any more."""

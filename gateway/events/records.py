@@ -14,7 +14,7 @@ import msgspec
 Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
     "call.transferred", "call.transfer-failed", "call.joined", "call.left", "call.join-failed",
-    "call.safety", "call.transcript", "task.asked", "task.done",
+    "call.safety", "call.transcript", "call.handover", "task.asked", "task.done",
     "task.failed", "task.cancelled", "recording.began", "recording.paused", "recording.resumed",
     "recording.ended", "spend.reached",
 ]  # fmt: skip
@@ -28,6 +28,9 @@ WITHOUT_WORDS: Final[tuple[Kind, ...]] = (
     "recording.resumed", "recording.ended", "spend.reached",
 )  # fmt: skip
 """Those that have nothing of what was said."""
+
+WHO: Final = ("caller", "number")
+"""Of `data`: by which somebody could be found."""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,3 +55,10 @@ def id_of(kind: Kind, call: str, began_ms: int, what: str = "") -> str:
     """Of what happened in the call of that name and begin; `what` tells things of one kind apart."""
     told = f"{kind}\n{call}\n{began_ms}\n{what}".encode()
     return f"evt_{hashlib.blake2s(told, digest_size=12).hexdigest()}"
+
+
+def redacted(event: Event) -> Event:
+    """What is told of it once its caller was forgotten: neither who called nor what was said. The id stays."""
+    keeps = event.type in WITHOUT_WORDS
+    data = {name: value for name, value in event.data.items() if keeps and name not in WHO}
+    return msgspec.structs.replace(event, data=data | {"forgotten": True})

@@ -10,7 +10,9 @@ what is said of a call's beginning and end has room; beyond the bound the oldest
 had not got of it is lost to it and counted. A segment that everybody has read goes as well. A torn end, as a power
 cut leaves it, is cut off; a record that was damaged later ends the reading of its segment, and is counted.
 
-No clock, no thread, no network. Everything but `sync` belongs to one thread.
+What was written can be written over by as many bytes, a whole segment at once (`seal`, `change`, `swap`).
+
+No clock, no thread, no network. Everything but `sync` and `change` belongs to one thread.
 """
 
 from __future__ import annotations
@@ -18,14 +20,15 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import struct
 import zlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import IO, Final, NamedTuple
 
 import msgspec
 import structlog
@@ -34,6 +37,7 @@ log = structlog.get_logger()
 
 _HEAD: Final = struct.Struct("<II")
 _SEGMENT: Final = re.compile(r"([0-9]{8})\.log")
+_CHANGED: Final = ".changed"
 MOST_RECORD_BYTES: Final = 65_536
 SEGMENTS: Final = 16
 """That the bound is divided into."""
@@ -66,6 +70,8 @@ class SpoolCounters:
     """That could not be written: the disk is full, or away."""
     lost: int = 0
     """That went for want of room before an endpoint had got them, by endpoint."""
+    redacted: int = 0
+    """Of forgotten calls: who called and what was said was taken out while they waited."""
     damaged: int = 0
     """Segments that could not be read to their end."""
 
@@ -75,13 +81,13 @@ class Spool:
 
     def __init__(self, folder: Path, most_bytes: int, readers: tuple[str, ...]) -> None:
         self.counters = SpoolCounters()
-        self._folder, self._most = folder, most_bytes
+        self._folder, self.most_bytes = folder, most_bytes
         self._segment_bytes = max(LEAST_SEGMENT_BYTES, most_bytes // SEGMENTS)
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._sizes = self._find()
         self._readable: dict[int, FileIO] = {}
         self._unsynced: deque[FileIO] = deque()  # segments that are whole
-        self._failing = False
+        self._failing = self._moved = False
         self._writing = self._open_last()
         self.places = {reader: self._place_of(reader) for reader in readers}
         """Each reader's next record; a reader that is new begins with what comes."""
@@ -104,7 +110,7 @@ class Spool:
         """False when it was refused, which is counted."""
         size = _HEAD.size + len(payload)
         assert len(payload) <= MOST_RECORD_BYTES, f"an event of {len(payload)} bytes"
-        if detail and self.size_bytes + size > DETAILS_UNTIL * self._most:
+        if detail and self.size_bytes + size > DETAILS_UNTIL * self.most_bytes:
             self.counters.refused_detail += 1
             return False
         try:
@@ -129,7 +135,8 @@ class Spool:
 
     def sync(self) -> None:
         """What was appended until now survives a power cut; takes as long as the disk does. Any thread."""
-        if self._unsynced:
+        if self._unsynced or self._moved:
+            self._moved = False
             folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             os.fsync(folder)
             os.close(folder)
@@ -178,6 +185,50 @@ class Spool:
         for segment in [segment for segment in self._sizes if segment < min(done, self.end.segment)]:
             self._remove(segment)
 
+    # -- taking back
+
+    def seal(self) -> list[int]:
+        """What is written from now on goes into another segment: those until now, which stay as they are. `OSError`
+        when there cannot be another."""
+        if self.end.offset:
+            self._begin_segment(self.end.segment + 1)
+        return sorted(segment for segment in self._sizes if segment < self.end.segment)
+
+    def change(self, segment: int, change: Callable[[bytes], bytes | None]) -> int:
+        """Show `change` each record of a sealed segment; what it gives, as long as that, is to be there instead.
+        How many there are, in a copy that `swap` puts in its place. Any thread; `OSError` without room."""
+        path, fresh = self._path(segment), list[tuple[int, bytes]]()
+        try:
+            with path.open("rb") as file:
+                while (payload := _payload(file)) is not None:
+                    if (other := change(payload)) is not None:
+                        assert len(other) == len(payload), "places of readers would move"
+                        fresh.append((file.tell() - len(payload) - _HEAD.size, other))
+            if fresh:
+                shutil.copy(path, path.with_suffix(_CHANGED))
+        except FileNotFoundError:  # everybody has it
+            return 0
+        if not fresh:
+            return 0
+        with path.with_suffix(_CHANGED).open("r+b") as copy:
+            for offset, payload in fresh:
+                copy.seek(offset)
+                copy.write(_HEAD.pack(len(payload), zlib.crc32(payload)) + payload)
+            copy.flush()
+            os.fsync(copy.fileno())
+        return len(fresh)
+
+    def swap(self, segment: int) -> None:
+        """What `change` has made takes its place, where that is still there."""
+        path = self._path(segment)
+        if segment not in self._sizes:
+            path.with_suffix(_CHANGED).unlink(missing_ok=True)
+            return
+        if file := self._readable.pop(segment, None):
+            file.close()
+        os.replace(path.with_suffix(_CHANGED), path)
+        self._moved = True
+
     def close(self) -> None:
         """Nobody writes any more."""
         for file in (self._writing, *self._unsynced, *self._readable.values()):
@@ -191,6 +242,8 @@ class Spool:
         for path in sorted(self._folder.iterdir()):
             if match := _SEGMENT.fullmatch(path.name):
                 found[int(match[1])] = path.stat().st_size
+            elif path.suffix == _CHANGED:  # of a process that was killed; it is asked for again
+                path.unlink()
         if not found:
             (self._folder / "00000001.log").touch(mode=0o600)
             return {1: 0}
@@ -216,7 +269,7 @@ class Spool:
         self._sizes[number] = 0
 
     def _make_room(self, size: int) -> None:
-        while self.size_bytes + size > self._most and len(self._sizes) > 1:
+        while self.size_bytes + size > self.most_bytes and len(self._sizes) > 1:
             oldest = min(self._sizes)
             lost = {reader: self._left_in(oldest, place) for reader, place in self.places.items()}
             for reader, count in lost.items():
@@ -289,7 +342,7 @@ class Spool:
                 path.unlink()
 
 
-def _payload(file: FileIO) -> bytes | None:
+def _payload(file: IO[bytes]) -> bytes | None:
     """The record at the file's place; None when there is no whole one."""
     head = file.read(_HEAD.size)
     if len(head) < _HEAD.size:

@@ -54,6 +54,7 @@ class Recorder:
         self, recording: RecordingOptions | None, announcements: AnnouncementOptions, rate_hz: int
     ) -> None:
         self.counters = Counters()
+        self._rate_hz = rate_hz
         self.writer = (
             RecordingWriter(Path(recording.folder), recording.make_key()) if recording is not None else None
         )
@@ -64,9 +65,15 @@ class Recorder:
         """int16 [n]: what tells callers that they talk to a machine, and that they are recorded."""
 
     def report(self) -> dict[str, int]:
-        """Counters, by their names in the metrics."""
+        """Counters, by their short names in the metrics; of samples, their time in us."""
         counters = asdict(self.counters)
-        return counters | asdict(self.writer.counters) if self.writer is not None else counters
+        counters |= asdict(self.writer.counters) if self.writer is not None else {}
+        told: dict[str, int] = {}
+        for name, count in counters.items():  # whoever sums them up knows no rate
+            if "_samples_" in name:
+                name, count = name.replace("_samples_", "_") + "_us", count * 1_000_000 // self._rate_hz
+            told[name] = count
+        return told
 
     def stop(self) -> None:
         """Write what waits."""

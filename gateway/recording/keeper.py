@@ -172,6 +172,29 @@ def delete_of(folder: Path, calls: Iterable[str]) -> int:
     return deleted
 
 
+def backlog(folder: Path, *, uploads: bool, unix_s: float) -> dict[str, float]:
+    """What is not done yet of a folder, as gauges; a file in `done` waits only where some store is to have it."""
+    unfinished = sum(entry.name.endswith(ENDING) for entry in _entries(folder / "live"))
+    since_s: list[float] = []
+    for entry in _entries(folder / "done") if uploads else ():
+        with contextlib.suppress(FileNotFoundError):
+            if not entry.name.endswith(NEW):
+                since_s.append(entry.stat().st_mtime)
+    return {
+        "recordings_unfinished": float(unfinished),
+        "recordings_to_upload": float(len(since_s)),
+        "recordings_to_upload_oldest_seconds": max(0.0, unix_s - min(since_s, default=unix_s)),
+    }
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except FileNotFoundError:
+        return []
+
+
 def read_counters(folder: Path) -> Counters:
     """As they were; zero where there are none."""
     try:

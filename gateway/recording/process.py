@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ from typing import Final
 import aiohttp
 
 from gateway.config import GatewaySettings
+from gateway.priority import stay_back
 from gateway.recording.keeper import Keeper, alone
 from gateway.recording.s3 import Bucket
 from gateway.recording.sigv4 import Signer
@@ -23,7 +23,7 @@ def run(settings: GatewaySettings) -> int:
     """Until SIGTERM or SIGINT. `ValueError` in words for the operator."""
     if not settings.recording_dir:
         raise ValueError("recording_dir is not set: nothing is recorded")
-    os.nice(NICE)
+    stay_back(NICE)
     with alone(Path(settings.recording_dir)):
         asyncio.run(_keep(settings))
     return 0

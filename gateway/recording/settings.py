@@ -141,8 +141,8 @@ class RecordingSettings(BaseSettings):
             return RecordingOptions(str(self.live_folder))
         return RecordingOptions(str(self.live_folder), key.id, base64.b64encode(key.secret).decode())
 
-    def announcements(self, host: str) -> AnnouncementOptions:
-        """For workers whose media are received on that address."""
-        beyond = not ipaddress.ip_address(host).is_loopback
+    def announcements(self, *hosts: str) -> AnnouncementOptions:
+        """For workers whose media are received on these addresses."""
+        beyond = not all(ipaddress.ip_address(host).is_loopback for host in hosts if host)
         told = {"auto": str(DISCLOSURE) if beyond else "", "on": str(DISCLOSURE), "off": ""}
         return AnnouncementOptions(told.get(self.disclosure, self.disclosure), self.recording_consent)

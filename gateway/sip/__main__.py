@@ -16,7 +16,7 @@ def main() -> None:
 
     options = msgspec.json.decode(options_line("sip-worker"), type=WorkerOptions)
     setproctitle(f"microturn: sip-worker {options.name}")
-    set_up_logging(options.name, options.log_level)
+    set_up_logging(options.name, options.log_level, options.log_format)
     run(options)
 
 

@@ -44,6 +44,7 @@ class Waiting:
     request: Request
     flow: Flow
     deadline_ns: int
+    arrived_ns: int
 
 
 class Admission:
@@ -93,12 +94,12 @@ class Admission:
             return
         refusal = self._admit(request) if self._admit is not None else None
         if isinstance(refusal, Later) and len(self._asked) < self._queue_length:
-            self._asked[request.call_id] = Waiting(request, source, now_ns + self._queue_wait_ns)
+            self._asked[request.call_id] = Waiting(request, source, now_ns + self._queue_wait_ns, now_ns)
             self._outbox.trying(request, source)
         elif isinstance(refusal, Later):
             self._outbox.busy(request, source)
         else:
-            self._decided(request, source, refusal, now_ns)
+            self._decided(request, source, refusal, now_ns, now_ns)
 
     def decide(self, call_id: bytes, refusal: Refusal | None, now_ns: int) -> None:
         """What has become of an INVITE about which somebody else was asked; nothing if it is gone meanwhile."""
@@ -106,13 +107,15 @@ class Admission:
         if asked is None:
             return
         try:
-            self._decided(asked.request, asked.flow, refusal, now_ns)
+            self._decided(asked.request, asked.flow, refusal, now_ns, asked.arrived_ns)
         except BadMessage as bad:
             self._outbox.refuse_bad(asked.request, bad, asked.flow)
 
-    def _decided(self, request: Request, source: Flow, refusal: Refusal | None, now_ns: int) -> None:
+    def _decided(
+        self, request: Request, source: Flow, refusal: Refusal | None, now_ns: int, arrived_ns: int
+    ) -> None:
         if refusal is None:
-            self._place(request, source, now_ns)
+            self._place(request, source, now_ns, arrived_ns)
             return
         self._counters.refused_by_hook += 1
         self._outbox.refuse(request, source, refusal.status, refusal.reason, refusal.headers)
@@ -143,7 +146,7 @@ class Admission:
             for call_id in [k for k, w in held.items() if w.flow == flow]:
                 del held[call_id]
 
-    def _place(self, request: Request, source: Flow, now_ns: int) -> None:
+    def _place(self, request: Request, source: Flow, now_ns: int, arrived_ns: int) -> None:
         """Give an admitted INVITE to a worker now, hold it until one is ready, or refuse it."""
         request = self._policy(request).of_peer(request)  # refused before anybody waits for a worker
         self.release(now_ns)
@@ -151,19 +154,22 @@ class Admission:
         if self._calls.full or self._workers.room() <= len(self._waiting):
             self._outbox.busy(request, source)
         elif worker is not None:
-            self._assign(request, source, worker, now_ns)
+            self._assign(request, source, worker, now_ns, arrived_ns)
         elif len(self._waiting) < self._queue_length:
             self._counters.invites_delayed += 1
-            self._waiting[request.call_id] = Waiting(request, source, now_ns + self._queue_wait_ns)
+            self._waiting[request.call_id] = Waiting(
+                request, source, now_ns + self._queue_wait_ns, arrived_ns
+            )
             self._outbox.trying(request, source)
         else:
             self._outbox.busy(request, source)
 
-    def _assign(self, request: Request, source: Flow, worker: Worker, now_ns: int) -> None:
+    def _assign(self, request: Request, source: Flow, worker: Worker, now_ns: int, arrived_ns: int) -> None:
         policy = self._policy(request)
         call = Call(
             request.call_id, worker, source, CallState.PENDING, request.cseq, request.from_tag,
             transaction(request), request, now_ns, now_ns + PENDING_NS, is_sips(request.uri), policy=policy,
+            arrived_ns=arrived_ns,
         )  # fmt: skip
         self._outbox.to_worker(request, source, call)  # may still find it too large
         worker.next_invite_ns = now_ns + worker.address.invite_spacing_ns
@@ -183,7 +189,7 @@ class Admission:
             if worker is not None:
                 del self._waiting[call_id]
                 try:
-                    self._assign(waiting.request, waiting.flow, worker, now_ns)
+                    self._assign(waiting.request, waiting.flow, worker, now_ns, waiting.arrived_ns)
                 except BadMessage as bad:
                     self._outbox.refuse_bad(waiting.request, bad, waiting.flow)
             elif waiting.deadline_ns <= now_ns:

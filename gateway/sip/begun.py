@@ -19,6 +19,7 @@ from gateway.sip.message import Request
 from gateway.sip.outbox import Outbox
 from gateway.sip.path import count_down, next_hop
 from gateway.sip.sdp_policy import OPEN, Policy
+from gateway.sip.sdp_screen import family_of
 from gateway.sip.targets import Target
 from gateway.sip.tickets import Tickets
 from gateway.sip.timers import PENDING_NS
@@ -67,6 +68,7 @@ class Begun:
         call = Call(
             request.call_id, worker, flow, CallState.PENDING, request.cseq, b"", b"", request, now_ns,
             now_ns + PENDING_NS, target=target, dialled=request.uri, own_tag=request.from_tag,
+            sound6=family_of(request.body) == 6,
         )  # fmt: skip
         self._calls.add(call)
         if flow is None:

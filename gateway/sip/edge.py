@@ -18,6 +18,7 @@ from typing import Final
 
 import structlog
 
+from gateway.histogram import Histogram
 from gateway.sip.admission import Admit, Refusal
 from gateway.sip.begun import PolicyOf
 from gateway.sip.connection import Connection
@@ -71,6 +72,8 @@ class EdgeSettings:
     """Who may begin something."""
     registrations: Mapping[str, Registree] = field(default_factory=dict)
     """Where we register, by trunk."""
+    sound6: bool = False
+    """Workers have sound over IPv6, too."""
 
     def __post_init__(self) -> None:
         for port in (self.port, self.inside_port, self.tls_port):
@@ -142,6 +145,7 @@ class Edge:
             marks=lambda request: self.marks(request),
             policy=lambda request: self.policy(request),
             policy_of=lambda trunk: self.policy_of(trunk),
+            sound6=self._settings.sound6,
         )
         self._guard = Guard(self._settings.rules, self)
         self._dialler = Dialler(self._address[0], self._connect, self._dialled)
@@ -230,12 +234,15 @@ class Edge:
         self._running.call_ended(call_id.encode(), time.monotonic_ns())
         self._drive()
 
-    def adopt_call(self, worker_name: str, call_id: str, flow: Flow | None = None) -> bool:
+    def adopt_call(
+        self, worker_name: str, call_id: str, flow: Flow | None = None, *, sound6: bool | None = None
+    ) -> bool:
         """Take over a call that a worker still has after our restart; False if known already or no room.
 
-        Raises KeyError for an unknown worker.
+        `sound6` as in `load.Call`. Raises KeyError for an unknown worker.
         """
-        return self._running.adopt_call(worker_name, call_id.encode(), flow, time.monotonic_ns())
+        now_ns = time.monotonic_ns()
+        return self._running.adopt_call(worker_name, call_id.encode(), flow, now_ns, sound6=sound6)
 
     def room_at(self, worker: str) -> int:
         """Calls that this one would take now."""
@@ -273,6 +280,11 @@ class Edge:
     def live(self) -> list[str]:
         """Call-IDs of all calls that workers have now."""
         return [call_id.decode("ascii", "replace") for call_id in self._running.live()]
+
+    @property
+    def setup(self) -> Histogram:
+        """Of calls that were answered; read only."""
+        return self._running.setup
 
     @property
     def registrar_counters(self) -> RegistrarCounters:

@@ -1,7 +1,8 @@
 """A person who joins a caller and the model: one more call of the caller's worker, without a slot and turns.
 
     dial      the person's phone rings, the caller goes on with the model
-    joined    its answer: from the next tick of the metronome on `media.conference` mixes the three
+    answered  where the caller's call may be recorded, the person hears that first, alone
+    joined    from the next tick of the metronome on `media.conference` mixes the three
     left      the person hangs up, or is hung up: the model speaks to the caller again
     over      the caller's call ends, and the person's with it
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -21,13 +23,15 @@ from urllib.parse import quote
 import structlog
 
 from gateway import control
-from gateway.figures import LineSums
+from gateway.figures import LineSums, mos_of
 from gateway.sip.pj import Endpoint, SipCall
 from gateway.sip.session import Counters, Session
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.records import Figures
-from media.conference import Conference
-from media.timebase import NS_PER_S
+from media.chunk import PCM
+from media.conference import Conference, LaneCounters
+from media.keys import Presses
+from media.timebase import FRAME_MS, NS_PER_S, samples_of
 
 if TYPE_CHECKING:
     from gateway.sip.pj.pjmedia import Pjmedia
@@ -48,6 +52,9 @@ def headers_of(session: Session, reference: str, words: bool) -> list[tuple[str,
     return headers
 
 
+Told = control.Progress | control.CallEnded | control.Answered | control.JoinAsked | control.Announced
+
+
 class Guest:
     """The person's call, from its INVITE to its end."""
 
@@ -56,7 +63,9 @@ class Guest:
         self.call, self.session, self.asked, self._reader = call, session, asked, reader
         self.name = call.sip_call_id
         self.conference: Conference | None = None
-        """Once it was answered."""
+        """Once the person has joined."""
+        self._announcement: deque[bytes] = deque()  # bounded: a file of ours
+        self._silence = bytes(2 * samples_of(FRAME_MS, session.leg.intake.rate_hz))
         self.cause = ""
         """Why we ended it; empty when the person did."""
         self.gave_up: tuple[int, str] | None = None
@@ -65,24 +74,31 @@ class Guest:
         self.line_sums = LineSums()
         self.wrong: Exception | None = None
         """What went wrong in a tick, a bug of ours."""
-        self._packets, self._was_held, self._was_muted = 0, False, False
+        self._presses = Presses()
+        self._packets, self._was_held = 0, False
+
+    def announce(self, pcm: PCM) -> None:
+        """This is heard first, int16 at the worker's rate: rounded up to whole frames, with silence."""
+        size, sound = len(self._silence), pcm.tobytes()
+        sound += bytes(-len(sound) % size)
+        self._announcement.extend(sound[at : at + size] for at in range(0, len(sound), size))
+
+    @property
+    def is_announcing(self) -> bool:
+        """It has not been heard to its end."""
+        return bool(self._announcement)
 
     def begin(self, rate_hz: int) -> None:
-        """It was answered: the three are on one line from the next tick on."""
+        """The three are on one line from the next tick on."""
         session = self.session
-        playout = session.leg.playout
-        self._was_muted = playout.muted
-        if self.asked.model == "listens":
-            playout.muted = True
+        session.leg.playout.only_listens = self.asked.model == "listens"
         self.conference = session.join(rate_hz)
         session.leg.receive_event("joined")
 
     def end(self) -> None:
         """Nobody ticks any more: there are two again."""
         self.session.part()
-        playout = self.session.leg.playout
-        if self.asked.model == "listens":
-            playout.muted = self._was_muted
+        self.session.leg.playout.only_listens = False
         self.session.leg.receive_event("left")
 
     def tick(self) -> None:
@@ -101,8 +117,19 @@ class Guest:
 
     def hear(self) -> bytes:
         """The next 20 ms for the person's ear, in the clock's thread."""
+        if self._announcement:
+            return self._announcement.popleft()
         conference = self.conference
-        return conference.for_person() if conference is not None else b""
+        return conference.for_person() if conference is not None else self._silence
+
+    def hear_key(self, digit: str, timestamp_ms: int | None, duration_ms: int) -> bool:
+        """The person has pressed a key, as `Session.hear_key` has it: the model is told whose it was. False while
+        he has not joined, and of a press that is known."""
+        heard = digit if timestamp_ms is None else self._presses.receive(digit, timestamp_ms, duration_ms)
+        if heard is None or self.conference is None:
+            return False
+        self.session.leg.receive_event(f"person-dtmf {heard}")
+        return True
 
     def hang_up(self, cause: str) -> None:
         """From our side."""
@@ -113,11 +140,15 @@ class Guest:
         """Of its line."""
         sums = self.line_sums
         sent = sums.packets + sums.lost
+        lane = self.conference.person.counters if self.conference is not None else LaneCounters()
+        concealed_ms = FRAME_MS * lane.made_up
         return Figures(
             codec=sums.codec or self.call.codec, packets=sums.packets, lost_packets=sums.lost,
             loss=round(sums.lost / sent, 5) if sent else 0.0, jitter_ms=round(sums.jitter_ms, 2),
             jitter_max_ms=round(sums.jitter_max_ms, 2), delay_ms=round(sums.delay_ms, 1),
-            round_trip_ms=round(sums.round_trip_ms, 1),
+            round_trip_ms=round(sums.round_trip_ms, 1), concealed_ms=concealed_ms,
+            dropped_ms=FRAME_MS * lane.left_out,
+            mos=mos_of(sums, concealed_ms, FRAME_MS * (lane.heard + lane.made_up)),
         )  # fmt: skip
 
     def silent_ns(self, now_ns: int) -> int:
@@ -142,11 +173,14 @@ class Joining:
         self,
         endpoint: Endpoint,
         counters: Counters,
-        tell: Callable[[control.Progress | control.CallEnded | control.Answered | control.JoinAsked], object],
+        tell: Callable[[Told], object],
         words: bool,
+        consent: PCM | None = None,
     ) -> None:
-        """`words`: the person is sent the end of the conversation, too."""
+        """`words`: the person is sent the end of the conversation, too. `consent` is what tells that a call is
+        recorded, int16 at the worker's rate."""
         self._endpoint, self._counters, self._tell, self._words = endpoint, counters, tell, words
+        self._consent = consent
         self._guests: dict[SipCall, Guest] = {}
         self._asked: dict[Session, int] = {}
         """Whose model has asked for somebody, and the number of that."""
@@ -190,12 +224,14 @@ class Joining:
             return
         assert session is not None
         try:
-            account = self._endpoint.dialling_account(asked.srtp, asked.session_expires_s)
+            account = self._endpoint.dialling_account(
+                asked.srtp, asked.session_expires_s, sound6=asked.sound6
+            )
         except ValueError as wrong:
             self._answer(asked.id, 503, str(wrong))
             return
         call = SipCall(self._endpoint, account=account)
-        call.rtp_source = asked.rtp_source
+        call.rtp_source, call.sound6 = asked.rtp_source, asked.sound6
         if not call.place(asked.uri, headers_of(session, name_of_telephone_call(session.name), self._words)):
             self._endpoint.bury(call)
             self._answer(asked.id, 500, "the library does not call")
@@ -239,6 +275,13 @@ class Joining:
 
     # -- what becomes of the person's call; each says whether it was one
 
+    def key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> bool:
+        """A telephone event, or INFO, as `CallEvents.key` has it."""
+        guest = self._guests.get(call)
+        if guest is not None:
+            self._counters.keys_heard += guest.hear_key(digit, timestamp_ms, duration_ms)
+        return guest is not None
+
     def ringing(self, call: SipCall, status: int) -> bool:
         """Somebody is being called."""
         guest = self._guests.get(call)
@@ -256,17 +299,37 @@ class Joining:
             asyncio.get_running_loop().call_soon(guest.hang_up, ALONE)
             return True
         self._counters.placed_answered += 1
-        self._counters.persons_joined += 1
-        guest.begin(self._endpoint.rate_hz)
-        call.resume_media()
-        self._endpoint.metronome.do_before(guest.tick)
         guest.heard_at_ns = time.monotonic_ns()
-        log.info("joined", call=guest.session.name, by=guest.name)
+        recording = guest.session.recording
+        if self._consent is not None and recording is not None and recording.allowed:
+            guest.announce(self._consent)
+        call.resume_media()
         self._progress(guest.name, "answered", 200, "OK")
-        self._tell_caller(guest, "joined", 200, "OK")
         if guest.asked.most_s:
             asyncio.get_running_loop().call_later(guest.asked.most_s, self._spent, guest)
+        if guest.is_announcing:
+            self._await_announcement(guest)
+        else:
+            self._begin(guest)
         return True
+
+    def _await_announcement(self, guest: Guest) -> None:
+        """The clock's thread takes it, while nobody holds."""
+        if guest.call not in self._guests or guest.session.is_over:
+            return
+        if guest.is_announcing:
+            asyncio.get_running_loop().call_later(FRAME_MS / 1_000, self._await_announcement, guest)
+            return
+        self._tell(control.Announced(guest.name, False, True))
+        self._begin(guest)
+
+    def _begin(self, guest: Guest) -> None:
+        """The person is there."""
+        self._counters.persons_joined += 1
+        guest.begin(self._endpoint.rate_hz)
+        self._endpoint.metronome.do_before(guest.tick)
+        log.info("joined", call=guest.session.name, by=guest.name)
+        self._tell_caller(guest, "joined", 200, "OK")
 
     def ended(self, call: SipCall) -> bool:
         """The person's call is over; or it never was one."""
@@ -281,12 +344,15 @@ class Joining:
             guest.end()
             self._tell_caller(guest, "left", status, reason)
         else:
-            self._counters.placed_failed += 1
+            if call.connected:  # and has gone before the announcement was over
+                status, reason = 487, "gone before the announcement was over"
+            self._counters.placed_failed += not call.connected
             self._counters.joins_failed += 1
-            log.info("not joined", call=session.name, status=status, reason=reason)
+            log.info("not joined", call=session.name, status=status)
             if guest.asked.by_model:
                 session.leg.receive_event(f"join failed {status}")
-            self._progress(guest.name, "failed", status, reason)
+            if not call.connected:
+                self._progress(guest.name, "failed", status, reason)
             self._tell_caller(guest, "join-failed", status, reason)
         cause = guest.cause or "caller"
         self._tell(control.CallEnded(guest.name, cause, guest.figures()))

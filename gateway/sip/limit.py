@@ -9,8 +9,10 @@ from gateway.sip import pj
 
 
 def main() -> None:
-    """Print `{"calls": n, "version": "2.17"}`; the library is then left by `_exit`, as it must be."""
-    print(json.dumps({"calls": pj.call_limit(), "version": pj.version()}), flush=True)
+    """Print `{"calls": n, "version": "2.17", "ipv6": true}`; the library is then left by `_exit`, as it must be."""
+    print(
+        json.dumps({"calls": pj.call_limit(), "version": pj.version(), "ipv6": pj.takes_ipv6()}), flush=True
+    )
     os._exit(0)
 
 

@@ -146,6 +146,8 @@ class Call:
     """The peer asked for TLS on every hop; the worker does not know."""
     target: Target | None = None
     """Whom the worker calls: set for a call that it began, with `flow` None until the target is reached."""
+    sound6: bool | None = None
+    """Its sound is IPv6; None where nobody knows."""
     dialled: bytes = b""
     """Request-URI of the worker's own INVITE, which only we know to be `target`."""
     caller: bytes = b""
@@ -155,6 +157,8 @@ class Call:
     placed: bool = False
     """A call that we place ourselves: no transfer."""
     policy: Policy = OPEN
+    arrived_ns: int | None = None
+    """When its INVITE came from outside."""
 
 
 class Calls:

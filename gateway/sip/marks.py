@@ -18,6 +18,7 @@ Marks = Callable[[Request], tuple[Header, ...]]
 _RECORDING = re.compile(r"^X-Microturn-Recording: yes\r?$", re.M)
 _TENANT = re.compile(r"^X-Microturn-Tenant: (\S*)\r?$", re.M)
 _SOURCE = re.compile(r"^X-Microturn-Rtp: (lock|sdp)\r?$", re.M)
+_SOUND6 = re.compile(r"^X-Microturn-Sound: ip6\r?$", re.M)
 _PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
 
 
@@ -62,6 +63,16 @@ def source_of(message: str) -> Literal["learn", "lock", "sdp"]:
     """Of the INVITE that a worker got."""
     found = _SOURCE.search(message.partition("\r\n\r\n")[0])
     return "learn" if found is None else "lock" if found[1] == "lock" else "sdp"
+
+
+def sound_mark(sound6: bool) -> tuple[Header, ...]:
+    """That its sound is IPv6; none where it is IPv4."""
+    return (Header.make(b"X-Microturn-Sound", b"ip6"),) if sound6 else ()
+
+
+def has_sound6(message: str) -> bool:
+    """Of the INVITE that a worker got."""
+    return _SOUND6.search(message.partition("\r\n\r\n")[0]) is not None
 
 
 def unmarked(headers: list[Header]) -> list[Header]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.log import Format
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
 from gateway.safety.options import SafetyOptions
 
@@ -33,6 +34,8 @@ class EndpointOptions:
     """Session timer (RFC 4028) where the peer can have one; 0 is none."""
     dtmf_out: str = "auto"
     """How keys are pressed: auto, info or inband."""
+    rtp_host6: str = ""
+    """The address of calls whose sound is IPv6; empty is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +52,13 @@ class WorkerOptions:
     retry_after_s: int
     realtime: bool = True
     log_level: str = "info"
+    log_format: Format = "text"
     transfer_words: bool = True
     """The end of the conversation goes with a caller who is handed over."""
     hears_tones: bool = False
     """Keys are listened for in the sound of calls that send no events."""
     recording: RecordingOptions | None = None
+    traces: bool = False
+    """Whether it notes of every call what a trace is made of."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None

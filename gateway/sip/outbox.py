@@ -10,11 +10,11 @@ from gateway.sip.digest import answered_anew
 from gateway.sip.flows import Flow, Send
 from gateway.sip.header import BadMessage, Header, find, media_type
 from gateway.sip.load import Call
-from gateway.sip.marks import Marks
+from gateway.sip.marks import Marks, sound_mark
 from gateway.sip.message import Message, Request, render, reply
 from gateway.sip.path import DEFAULT_MAX_FORWARDS, Path, received, response_flow
 from gateway.sip.sdp_policy import Policy, with_body
-from gateway.sip.sdp_screen import screen_body
+from gateway.sip.sdp_screen import family_of, screen_body
 from gateway.sip.sips import for_worker
 from gateway.sip.transfers import for_target
 
@@ -41,12 +41,17 @@ def authorized(request: Request, policy: Policy) -> Request:
 
 class Outbox:
     """Messages in the order in which they are to be sent.  `retry_after_s` goes into each 503, `marks` into each
-    INVITE that a worker is to begin a call with."""
+    INVITE that a worker is to begin a call with.  With `sound6` workers may see sound over IPv6."""
 
     def __init__(
-        self, path: Path, counters: Counters, retry_after_s: int, marks: Marks = lambda request: ()
+        self,
+        path: Path,
+        counters: Counters,
+        retry_after_s: int,
+        marks: Marks = lambda request: (),
+        sound6: bool = False,
     ) -> None:
-        self._marks = marks
+        self._marks, self._sound6 = marks, sound6
         self.path = path
         self.counters = counters
         self.retry_after = (Header.make(b"Retry-After", b"%d" % retry_after_s),)
@@ -60,12 +65,16 @@ class Outbox:
 
     def to_worker(self, request: Request, source: Flow, call: Call) -> None:
         """Forward a request of the peer.  Raises BadMessage for one that the worker must not see."""
-        screen = self.screened(request)
+        is_new = request.method == b"INVITE" and not request.to_tag
+        if is_new:  # of an INVITE without an offer we make one
+            call.sound6 = family_of(request.body) == 6 if request.body else call.policy.offers6
+        screen = self.screened(request, call)
         if screen is not None:
             raise screen
         out = [self.path.via(request, True, response_flow(request.via, source), call.worker.flow)]
-        if request.method == b"INVITE" and not request.to_tag:
-            out += [*self.path.record_routes(source), *self._marks(request)]
+        if is_new:
+            sound = sound_mark(self._sound6 and bool(call.sound6))
+            out += [*self.path.record_routes(source), *self._marks(request), *sound]
         if call.sips:
             request = for_worker(request)
         headers = [h for h in request.headers if h.name != b"identity"]  # long, and of no use to it
@@ -146,10 +155,10 @@ class Outbox:
         tag = self.path.tag(request.call_id)
         self.send(Send(call.worker.flow, reply(request.headers, status, reason, tag)))
 
-    def screened(self, message: Message) -> BadMessage | None:
-        """Why no worker may see the body of `message`, counted; or None."""
+    def screened(self, message: Message, call: Call | None = None) -> BadMessage | None:
+        """Why no worker may see the body of `message`, in that call or as a new one, counted; or None."""
         try:
-            screen_body(message)
+            screen_body(message, self._sound6, call.sound6 if call is not None else None)
         except BadMessage as bad:
             self.counters.screened += 1
             return bad

@@ -33,6 +33,8 @@ class Library:
 
     calls: int
     version: str
+    ipv6: bool = False
+    """It sends and takes sound over IPv6, too."""
 
     @property
     def is_wheel(self) -> bool:
@@ -52,7 +54,7 @@ def ask_library() -> Library:
     )
     try:
         told = json.loads(asked.stdout.splitlines()[-1])
-        return Library(int(told["calls"]), str(told["version"]))
+        return Library(int(told["calls"]), str(told["version"]), bool(told["ipv6"]))
     except (IndexError, ValueError, KeyError):
         reason = (asked.stderr.strip().splitlines() or ["no output"])[-1]
         raise ValueError(f"pjsua2 does not work here ({reason}): run `make setup`") from None
@@ -61,7 +63,13 @@ def ask_library() -> Library:
 def plan_workers(
     settings: GatewaySettings, library: Library, recording: RecordingOptions | None = None
 ) -> list[WorkerOptions]:
-    """Options of every worker; fewer calls than asked for, said in the log, when the library takes no more."""
+    """Options of every worker; fewer calls than asked for, said in the log, when the library takes no more.
+    `ValueError` in words for the operator."""
+    if settings.rtp_host6 and not library.ipv6:
+        raise ValueError(
+            f"rtp_host6 = {settings.rtp_host6!r}: pjsua2 {library.version}, which is installed, was built without "
+            "IPv6: `make pjsip` builds one that has it; or leave rtp_host6 empty, and sound is IPv4 alone"
+        )
     each = min(library.calls, settings.sip_calls_per_worker)
     wide = math.ceil(settings.sip_wideband_calls / each)
     narrow_calls = settings.sip_calls - settings.sip_wideband_calls
@@ -86,6 +94,7 @@ def plan_workers(
                 rate_hz=RATES[wideband],
                 max_calls=calls,
                 rtp_host=settings.rtp_host,
+                rtp_host6=settings.rtp_host6,
                 rtp_port=settings.rtp_port + index * ports,
                 rtp_ports=ports,
                 srtp=settings.worker_srtp,
@@ -98,8 +107,10 @@ def plan_workers(
             retry_after_s=settings.sip_retry_after_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            log_format=settings.log_format,
             recording=recording,
-            announcements=settings.announcements(settings.rtp_host),
+            traces=bool(settings.traces_endpoint),
+            announcements=settings.announcements(settings.rtp_host, settings.rtp_host6),
             safety=safety,
             transfer_words=settings.transfer_words == "on",
             hears_tones=settings.dtmf_in == "inband",

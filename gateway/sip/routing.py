@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
+from gateway.histogram import SETUP, Histogram
 from gateway.sip.admission import Admission, Admit, Refusal, Waiting
 from gateway.sip.begun import Begun, PolicyOf
 from gateway.sip.counters import Counters
@@ -80,14 +81,18 @@ class Router:
         marks: Marks = lambda request: (),
         policy: Callable[[Request], Policy] = lambda request: OPEN,
         policy_of: PolicyOf = lambda trunk: OPEN,
+        sound6: bool = False,
     ) -> None:
-        """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk."""
+        """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk; `sound6`
+        that workers have sound over IPv6, too."""
         self.counters = Counters()
+        self.setup = Histogram("setup_telephone", SETUP)
+        """INVITE to 200, us."""
         self.workers = Workers()
         self._answered = answered
         self._path = Path(key, inside, outside, tls)
         self._calls = Calls(max_calls)
-        self._outbox = Outbox(self._path, self.counters, retry_after_s, marks)
+        self._outbox = Outbox(self._path, self.counters, retry_after_s, marks, sound6)
         self._admission = Admission(
             self.workers, self._calls, self._outbox, self.counters, admit, queue_length, queue_wait_ns, policy
         )
@@ -217,7 +222,9 @@ class Router:
         if call is not None and self._calls.end(call, now_ns):
             self.counters.calls_ended += 1
 
-    def adopt_call(self, worker: str, call_id: bytes, flow: Flow | None, now_ns: int) -> bool:
+    def adopt_call(
+        self, worker: str, call_id: bytes, flow: Flow | None, now_ns: int, *, sound6: bool | None = None
+    ) -> bool:
         """Take over a live call that a worker reports after our restart; False if known already or no room
         in the table.
 
@@ -228,7 +235,7 @@ class Router:
         known = self._calls.get(call_id)
         if self._calls.full or (known is not None and known.state is not CallState.ENDED):
             return False
-        call = Call(call_id, owner, flow, CallState.CONFIRMED, 0, b"", b"", None, now_ns)
+        call = Call(call_id, owner, flow, CallState.CONFIRMED, 0, b"", b"", None, now_ns, sound6=sound6)
         self._calls.add(call)
         self.counters.calls_adopted += 1
         return True
@@ -302,6 +309,9 @@ class Router:
         required = find(request.headers, b"require")
         if required:
             raise BadMessage(420, "Bad Extension", (Header.make(b"Unsupported", required),))
+        if self._admission.draining:  # what an INVITE would be told (RFC 3261 section 11.2)
+            self._outbox.refuse(request, source, 503, "Draining", self._outbox.retry_after)
+            return
         self._outbox.refuse(request, source, 200, "OK", _OPTIONS_ANSWER)
 
     def _ack(self, request: Request, source: Flow, call: Call | None, now_ns: int) -> None:
@@ -414,7 +424,7 @@ class Router:
         if call.sips:
             headers = (headers_for_worker if back.kind == "worker" else headers_for_peer)(headers)
         body = response.body
-        if source.kind != "worker" and (screen := self._outbox.screened(response)) is not None:
+        if source.kind != "worker" and (screen := self._outbox.screened(response, call)) is not None:
             if call.target is None or response.method != b"INVITE" or not 200 <= response.status < 300:
                 raise screen
             body = b""  # the worker hangs up what is answered without SDP: dropped, it would ring on
@@ -456,6 +466,8 @@ class Router:
                 invite, call.state, call.invite = call.invite, CallState.ANSWERED, None
                 self._calls.set_deadline(call, now_ns + UNACKNOWLEDGED_NS)
                 self._count_answer(call, response)
+                if call.arrived_ns is not None:
+                    self.setup.observe((now_ns - call.arrived_ns) // 1_000)
                 if call.target is None and invite is not None:
                     told = (call.call_id, call.worker.address.name.encode(), invite.start_line)
                     self._answered(*(octets.decode(errors="replace") for octets in told))

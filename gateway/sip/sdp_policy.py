@@ -33,6 +33,8 @@ class Policy:
     """0 off, 1 optional, 2 required; None is as the workers are set."""
     login: Login | None = None
     """Who we are where the peer asks for digest."""
+    offers6: bool = False
+    """To an INVITE without an offer we offer sound over IPv6."""
 
     def of_peer(self, request: Request) -> Request:
         """A request of the peer as its worker shall see it.  Raises BadMessage(488) where nothing is left to be

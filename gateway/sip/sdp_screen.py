@@ -19,13 +19,15 @@ _ACCEPT = Header.make(b"Accept", b"application/sdp")
 _STRAY = re.compile(rb"\x00|\r(?!\n)")
 _SDP_TYPE = re.compile(rb"[a-z]=")
 _FIRST_AUDIO = re.compile(rb"^m=audio +[^\s]+ +[^\n ]+ +([0-9]+)\b", re.M)
+_AUDIO_IN_USE = re.compile(rb"m=audio +(?!0[ /])")
 _RTPMAP_ILBC = re.compile(rb"a=rtpmap:\s*(\S+)\s+ilbc\s*/", re.I)
 _FMTP = re.compile(rb"a=fmtp:\s*(\S+)\s+(.*)", re.I)
 _ILBC_MODE = re.compile(rb"mode\s*=\s*([^;\s]*)", re.I)
 
 
-def screen_body(message: Message) -> None:
-    """Raise BadMessage (400, 415, 488) unless the body is one that a worker may see."""
+def screen_body(message: Message, sound6: bool = False, family6: bool | None = None) -> None:
+    """Raise BadMessage (400, 415, 488) unless the body is one that a worker may see; with `sound6` sound may be
+    IPv6, and `family6` says whether it is in this call, which keeps to that."""
     if not message.body:
         return
     kind = media_type(message.headers)
@@ -37,13 +39,16 @@ def screen_body(message: Message) -> None:
             415, "Content-Encoding Not Supported", (Header.make(b"Accept-Encoding", b"identity"),)
         )
     if kind == b"application/sdp":
-        screen_sdp(message.body)
+        screen_sdp(message.body, sound6)
+        if family6 is not None and (family := family_of(message.body)) and (family == 6) is not family6:
+            raise _not_acceptable(f"sound of this call is IPv{6 if family6 else 4}", 301)
     elif kind.startswith(b"multipart/") or message.method in (b"INVITE", b"ACK", b"PRACK", b"UPDATE"):
         raise BadMessage(415, "Unsupported Media Type", (_ACCEPT,))
 
 
-def screen_sdp(body: bytes) -> None:
-    """Raise BadMessage for SDP (RFC 4566) that is malformed (400) or that aborts a worker (488)."""
+def screen_sdp(body: bytes, sound6: bool = False) -> None:
+    """Raise BadMessage for SDP (RFC 4566) that is malformed (400), that aborts a worker (488), or whose sound is
+    IPv6 without `sound6` (488)."""
     if _STRAY.search(body):
         raise BadMessage(400, "Bad SDP")
     lines = [line.rstrip(b"\r") for line in body.rstrip().split(b"\n")]
@@ -69,8 +74,9 @@ def screen_sdp(body: bytes) -> None:
             _screen_attribute(line, ilbc)
     if versions and not session_version and not all(versions):
         raise _not_acceptable("SDP without c=")
-    if versions and all((version or session_version) == 6 for version in versions):
-        raise _not_acceptable("sound is IPv4 alone", 301)  # the library's builds have no IPv6
+    all6 = bool(versions) and {version or session_version for version in versions} == {6}
+    if not sound6 and (all6 or family_of(body) == 6):
+        raise _not_acceptable("sound is IPv4 alone", 301)
     for line in lines if ilbc else ():
         fmtp = _FMTP.match(line)
         if fmtp and fmtp[1] in ilbc and any(m not in (b"20", b"30") for m in _ILBC_MODE.findall(fmtp[2])):
@@ -81,6 +87,21 @@ def prefers_wideband(body: bytes) -> bool:
     """Whether the first audio line of an SDP offer names G.722 (payload type 9, RFC 3551) first."""
     match = _FIRST_AUDIO.search(body)
     return match is not None and match[1] == b"9"
+
+
+def family_of(body: bytes) -> int:
+    """4 or 6: that of the first audio line that is in use, of a description that was screened; 0 where none is."""
+    session, found, in_audio, in_media = b"", b"", False, False
+    for line in body.split(b"\n"):
+        if line.startswith(b"m="):
+            if in_audio:
+                break
+            in_media, in_audio = True, _AUDIO_IN_USE.match(line) is not None
+        elif line.startswith(b"c="):
+            found = line if in_audio else found
+            session = line if not in_media else session
+    address = (found or session)[2:].upper().split()
+    return 0 if not in_audio else 6 if address[1:2] == [b"IP6"] else 4
 
 
 def _screen_attribute(line: bytes, ilbc: set[bytes]) -> None:

@@ -223,7 +223,7 @@ class Session:
             elif action == ACTION and self.recording is not None:
                 self.recording.act(value)
             else:
-                log.warning("unknown action", call=self.name, action=event[:40])
+                log.warning("unknown action", call=self.name, bytes=len(event))
 
     def withhold(self, turn: int, since: int) -> None:
         """`safety.screen.Screened`."""

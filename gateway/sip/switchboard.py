@@ -269,7 +269,7 @@ class Switchboard:
         dial = control.Dial(
             0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
             wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes, wish.tenant or trunk.tenant,
-            joins, wish.model, by_model,
+            joins, wish.model, by_model, trunk.rtp_family == "ipv6",
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish, permit)
@@ -405,7 +405,7 @@ class Switchboard:
         if send is None:
             return
         if uri is None:
-            log.warning("the model asked for a transfer to nobody we know", target=asked.target[:64])
+            log.warning("the model asked for a transfer to nobody we know", call=asked.call_id)
         if uri is not None:
             self._transfers[asked.call_id] = name
             self._tell(asked.call_id, "transferring", target=name)
@@ -427,7 +427,7 @@ class Switchboard:
                 await self.join(call, wish, by_model=True), tenant or self._trunk(person.trunk).tenant
             )
         except Refused as refused:
-            log.warning("nobody joins as the model asked", call=call, reason=refused.text)
+            log.warning("nobody joins as the model asked", call=call, reason=refused.code)
             if refused.code != "no-room":  # which was told
                 told = why_of(refused.status, "")
                 self._tell(asked.call_id, "join-failed", refused.status, refused.text, told)

@@ -16,6 +16,13 @@ HANDSHAKE_S: Final = 5.0
 _READ_BYTES: Final = 64 << 10
 
 
+def expiry_of(certificate: Path) -> float:
+    """When the first certificate of that PEM file ends, Unix time. `OSError`, `ValueError` for what is none."""
+    from cryptography import x509
+
+    return x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc.timestamp()
+
+
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:
     """What peers get to see; clients need no certificate.  ValueError in words for the operator."""
     for name, file in (("sip_tls_cert", certificate), ("sip_tls_key", key)):

@@ -77,6 +77,9 @@ class Trunk(BaseModel):
     session_expires_s: Annotated[int, Field(ge=0, le=86_400)] = 0
     """Session timer (RFC 4028) that we ask for in calls of ours; 0 is none."""
 
+    rtp_family: Literal["ipv4", "ipv6"] = "ipv4"
+    """Of the sound that we offer: in calls of ours, and to INVITEs without an offer. What is offered to us may be
+    either."""
     rtp_source: Literal["", "learn", "lock", "sdp"] = ""
     """Whom the sound of its calls may come from; the setting `rtp_source` when empty."""
     recording: bool = False
@@ -185,7 +188,8 @@ class Trunk(BaseModel):
 
     def policy(self, srtp: int | None) -> Policy:
         """What its calls may have; `srtp` is that of trunks that do not say."""
-        return Policy(self.codecs, self.srtp_mode if self.srtp else srtp, self.login)
+        srtp_mode = self.srtp_mode if self.srtp else srtp
+        return Policy(self.codecs, srtp_mode, self.login, self.rtp_family == "ipv6")
 
     @property
     def host(self) -> str:

@@ -17,7 +17,7 @@ import structlog
 from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import TELEPHONE_COST_NS, CutTime
-from gateway.figures import TELL_S, figures_of
+from gateway.figures import TELL_S, Quality, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.sip import pj
@@ -49,19 +49,22 @@ class Worker:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self.counters = Counters()
+        self.quality = Quality("telephone")
         self.endpoint = Endpoint(options.endpoint, self)
         self.process = WorkerProcess(
             options.name, options.control, options.model,
             CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
-            report=self._report, hear=self._hear,
+            report=self._report, hear=self._hear, takes_notes=options.traces,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
         self.screens = (
             Screens(options.safety, options.endpoint.rate_hz, self.link.tell) if options.safety else None
         )
-        self.joining = Joining(self.endpoint, self.counters, self.link.tell, options.transfer_words)
+        self.joining = Joining(
+            self.endpoint, self.counters, self.link.tell, options.transfer_words, self.recorder.consent
+        )
         self._referrals = 0
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
@@ -133,6 +136,7 @@ class Worker:
         figures = (
             self._figures(session) if call is session.call and session.name == call.sip_call_id else None
         )
+        notes = self.turns.notes_of(session) if figures is not None else None
         if call is session.child:
             session.child = None
             self.counters.transfers_failed += 1
@@ -157,9 +161,13 @@ class Worker:
             session.conversation.end()
             if session.recording is not None:
                 session.recording.end()
+        if figures is not None:
+            self.quality.note(figures)
         if call.sip_call_id:
             cause = (session.cause or "caller") if figures is not None else ""
-            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures))
+            if figures is not None:
+                log.info("call over", call=session.name, reason=cause)
+            self.link.tell(control.CallEnded(call.sip_call_id, cause, figures, notes))
 
     def _figures(self, session: Session) -> Figures:
         tasks = session.conversation.tasks_begun
@@ -172,6 +180,7 @@ class Worker:
         if session is None or call is not session.call or session.child is not None or not call.connected:
             return None
         child = session.child = SipCall(self.endpoint)
+        child.sound6 = call.sound6  # the library calls by the same account
         self._by_call[child] = session
         self._loop.call_soon(self._check_dialled, child)
         self._loop.call_later(RING_S, self._stop_ringing, child)
@@ -226,12 +235,12 @@ class Worker:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
-            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s)
+            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s, sound6=dial.sound6)
         except ValueError as wrong:
             self._answer_main(dial.id, 503, str(wrong))
             return
         call = SipCall(self.endpoint, account=account)
-        call.rtp_source = dial.rtp_source
+        call.rtp_source, call.sound6 = dial.rtp_source, dial.sound6
         if not call.place(dial.uri):
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
@@ -268,6 +277,7 @@ class Worker:
     def _placed_answered(self, session: Session) -> None:
         self.counters.calls_answered += 1
         self.counters.placed_answered += 1
+        log.info("call", call=session.name, placed=True)
         session.call.resume_media()
         session.leg.hold(session.call.held)
         session.heard_at_ns = time.monotonic_ns()
@@ -311,7 +321,7 @@ class Worker:
             session.leg.receive_event("transfer failed 500")
             self._answer_main(message.id, 409, "the library does not refer")
             return
-        log.info("handing over", call=session.name, to=message.uri)
+        log.info("handing over", call=session.name)
         self._answer_main(message.id, 200)
 
     def _begin_referring(self, session: Session, seconds: float, status: int) -> None:
@@ -344,7 +354,7 @@ class Worker:
                 )  # after the library's answer to the NOTIFY
             return
         self.counters.handovers_failed += 1
-        log.info("not handed over", call=session.name, status=status, reason=reason)
+        log.info("not handed over", call=session.name, status=status)
         session.leg.receive_event(f"transfer failed {status}")
         self._tell_progress(session, "transfer-failed", status, reason)
 
@@ -432,9 +442,12 @@ class Worker:
                 return
         if call.answer_with(200):
             self.counters.calls_answered += 1
+            log.info("call", call=call.sip_call_id)
 
     def _key(self, call: SipCall, digit: str, timestamp_ms: int | None, duration_ms: int) -> None:
         session = self._by_call.get(call)
+        if self.joining.key(call, digit, timestamp_ms, duration_ms):
+            return
         if session is not None and call is session.call:
             session.hear_key(digit, timestamp_ms, duration_ms)
 
@@ -459,7 +472,8 @@ class Worker:
         self._seconds += 1
         if self._seconds % TELL_S == 0:
             for session in self._sessions.values():
-                self.link.tell(control.Measured(session.name, self._figures(session)))
+                self.quality.note(figures := self._figures(session))
+                self.link.tell(control.Measured(session.name, figures))
             for guest in self.joining:
                 self.link.tell(control.Measured(guest.name, guest.figures()))
 
@@ -486,7 +500,11 @@ class Worker:
     def _report(self) -> control.Report:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
+        counters |= self.quality.report()
         return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
+
+    def _calls(self) -> list[SipCall]:
+        return [session.call for session in self._sessions.values()] + [guest.call for guest in self.joining]
 
     def _ready(self) -> control.Ready:
         options = self.options
@@ -506,6 +524,7 @@ class Worker:
                 *(session.call.sip_call_id for session in self._sessions.values()),
                 *(guest.name for guest in self.joining),
             ],
+            [call.sip_call_id for call in self._calls() if call.sound6],
         )
 
 

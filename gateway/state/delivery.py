@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import structlog
 
+from gateway.histogram import ROUND_TRIP, Histogram
 from gateway.state import keys
 from gateway.state.buffer import Buffer, Waiting
 from gateway.state.client import Kept
@@ -122,6 +124,8 @@ class Delivery:
         self, connect: Callable[[], Server], buffer: Buffer, owned: dict[str, Owned], times: Times
     ) -> None:
         self.counters = StateCounters()
+        self.round_trip = Histogram("state.round_trip", ROUND_TRIP)
+        """Of requests that were answered, us."""
         self.server: Server | None = None
         self.is_connected = False
         self.wake = asyncio.Event()
@@ -238,7 +242,10 @@ class Delivery:
     async def _ask(self, parcels: list[Parcel]) -> list[Outcome | Away | Rejected]:
         assert self.server is not None
         lease_ms, live_s = self._times.lease_ms, self._times.live_s
+        asked_ns = time.monotonic_ns()
         outcomes = await self.server.send([parcel.batch() for parcel in parcels], lease_ms, live_s)
+        if parcels and not all(isinstance(outcome, Away) for outcome in outcomes):
+            self.round_trip.observe((time.monotonic_ns() - asked_ns) // 1_000)
         forgotten = [
             place
             for place, outcome in enumerate(outcomes)

@@ -31,10 +31,12 @@ class TelephoneDoor:
         persona: str,
         party_of: Callable[[str], Party] = lambda call_id: NOBODY,
         ruling_of: Callable[[str], Ruling | None] = lambda call_id: None,
+        price_of: Callable[[OutboundCall], float] = lambda wish: 0.0,
     ) -> None:
-        """`party_of` says who calls with that Call-ID, `ruling_of` before it which rule the call fell under."""
+        """`party_of` says who calls with that Call-ID, `ruling_of` before it which rule the call fell under,
+        `price_of` what a minute of a call of ours costs."""
         self._inner, self._sessions, self._party_of = inner, sessions, party_of
-        self._ruling_of, self._persona = ruling_of, persona
+        self._ruling_of, self._persona, self._price_of = ruling_of, persona, price_of
 
     def answered(self, call_id: str, worker: str, request: str) -> None:
         """The edge: a worker has answered the caller whose INVITE had this request line."""
@@ -57,6 +59,7 @@ class TelephoneDoor:
             placed=True,
             inside=call_id,
             joined=wish.joins,
+            price_minute=self._price_of(wish),
         )
 
     def happened(self, event: CallEvent) -> None:

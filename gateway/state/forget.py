@@ -2,7 +2,8 @@
 
 Calls are found by the caller's pseudonym in their session records, so it needs the same `caller_secret` as the
 gateways; or by the name of one call. Of a call that is over everything goes but its CDRs, which do not say who it
-was; one that lives is marked, and leaves nothing when it ends (`lease.SCRIPT`).
+was; one that lives is marked, and leaves nothing when it ends (`lease.SCRIPT`). Gateways are told, for the events
+that wait on their disks (`gateway/state/forgotten.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import msgspec
 from gateway.cluster.parties import given_identity, pseudonym
 from gateway.config import GatewaySettings
 from gateway.recording.keeper import delete_of
+from gateway.state import forgotten as asked
 from gateway.state import keys, records
 from gateway.state.client import Client
 from gateway.state.embedded import socket_of
@@ -60,6 +62,7 @@ def forget_caller(settings: GatewaySettings, caller: str) -> Done:
 
 
 async def _forget(client: Client, settings: GatewaySettings, caller: str) -> Done:
+    wanted = ""
     if keys.is_name(caller):
         calls = {caller}
     else:
@@ -71,6 +74,8 @@ async def _forget(client: Client, settings: GatewaySettings, caller: str) -> Don
         live += bool(lives)
         forgotten += bool(parts and not lives)
     await client.forget_tasks(calls)
+    told = asked.note(calls, wanted, settings.events_give_up_s)
+    await client.script(asked.NOTE, [asked.key(settings.redis_namespace)], told)
     folder = settings.recording_dir
     deleted = await asyncio.to_thread(delete_of, Path(folder), calls) if folder else 0
     return Done(forgotten, live, deleted)

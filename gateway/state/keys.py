@@ -74,6 +74,11 @@ def name_of_telephone_call(call_id: str) -> str:
     return f"t-{hashlib.blake2s(call_id.encode(errors='replace'), digest_size=16).hexdigest()}"
 
 
+def kept_name(call: str) -> str:
+    """Of a call by whatever name: that of a worker, which may be a Call-ID, or the one that it is kept under."""
+    return call if is_name(call) else name_of_telephone_call(call)
+
+
 def is_name(call: str) -> bool:
     """Whether a call can be kept under this name."""
     return _CALL.fullmatch(call) is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from pydantic import Field
@@ -18,6 +19,11 @@ class Prices:
     def cost(self, length_ms: int, engine_ms: int) -> float:
         """Of a call without its tasks, whose cost is known as it is."""
         return self.per_minute * max(0, length_ms) / 60_000 + self.per_engine_s * engine_ms / 1_000
+
+
+def cost_of_trunk(per_minute: float, length_ms: int) -> float:
+    """Of a call that we placed: each second that has begun counts, as with `cluster.spend`."""
+    return per_minute * math.ceil(max(0, length_ms) / 1_000) / 60
 
 
 class PriceSettings(BaseSettings):

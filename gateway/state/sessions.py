@@ -20,7 +20,7 @@ from gateway.state import records
 from gateway.state.address import Address
 from gateway.state.client import Client, Kept, Login
 from gateway.state.faults import Away
-from gateway.state.prices import Prices
+from gateway.state.prices import Prices, cost_of_trunk
 from gateway.state.records import MOST_RECORDINGS, Cdr, Door, Figures, Leg, Line, Reason, Session
 from gateway.state.store import Store
 
@@ -131,7 +131,8 @@ class Sessions:
         """Adopted calls of which it is not known yet what they were."""
         self.recalled: Callable[[Session], None] = lambda session: None
         self.over: Callable[[str], None] = lambda call: None
-        self.watcher: Watcher | None = None
+        self.watchers: list[Watcher] = []
+        """Told one after another."""
         self.prices = Prices()
         self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
         self._live: dict[str, _Live] = {}
@@ -172,9 +173,11 @@ class Sessions:
         placed: bool = False,
         inside: str = "",
         joined: str = "",
+        price_minute: float = 0.0,
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, `inside`
-        is its name in its worker, `joined` the call whose caller and model it was made to join."""
+        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, and
+        `price_minute` what that costs, `inside` is its name in its worker, `joined` the call whose caller and model
+        it was made to join."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
@@ -183,9 +186,10 @@ class Sessions:
             joined=joined,
         )  # fmt: skip
         self.store.begin(call)
-        self._know(_Live(session, Leg(0, door, worker, now_ms), _cdr_of(session), inside))
-        if self.watcher is not None:
-            self.watcher.began(session)
+        cdr = msgspec.structs.replace(_cdr_of(session), price_minute=price_minute)
+        self._know(_Live(session, Leg(0, door, worker, now_ms), cdr, inside))
+        for watcher in self.watchers:
+            watcher.began(session)
 
     def adopt(self, call: str, door: Door, worker: str, inside: str = "") -> None:
         """It lived on while this process was away: what is known of it is asked of Redis."""
@@ -211,8 +215,8 @@ class Sessions:
         live.cdr = msgspec.structs.replace(live.cdr, node=self._node)
         self._live[call] = live
         self.store.adopt(call)
-        if self.watcher is not None:
-            self.watcher.took(live.session)
+        for watcher in self.watchers:
+            watcher.took(live.session)
         if await self.store.settled(call, TAKE_OVER_S):
             return True
         self.hand_back(call)
@@ -222,8 +226,8 @@ class Sessions:
         """It did not go on here: another gateway may have it."""
         if self._live.pop(call, None) is not None:
             self.store.release(call)
-            if self.watcher is not None:
-                self.watcher.gave_back(call)
+            for watcher in self.watchers:
+                watcher.gave_back(call)
 
     def resume(self, call: str, worker: str = "", token: str = "") -> None:
         """The browser is back with another connection: the next leg of the same call, with a new token's hash."""
@@ -279,8 +283,8 @@ class Sessions:
         if live is None:
             return
         self.store.say(call, line)
-        if self.watcher is not None:
-            self.watcher.said(live.session, line)
+        for watcher in self.watchers:
+            watcher.said(live.session, line)
 
     def note_task(self, call: str, task: records.Task) -> None:
         """What became of work that was handed off."""
@@ -289,8 +293,8 @@ class Sessions:
             return
         live.has_tasks = True
         self.store.put_task(call, task)
-        if self.watcher is not None:
-            self.watcher.task(live.session, task)
+        for watcher in self.watchers:
+            watcher.task(live.session, task)
 
     def measured(self, call: str, figures: Figures) -> None:
         """What its worker has measured up to now."""
@@ -333,15 +337,17 @@ class Sessions:
         del self._live[call]
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=ended_ms))
         live.session = msgspec.structs.replace(live.session, ended_ms=ended_ms)
-        cost = self.prices.cost(ended_ms - live.cdr.began_ms, figures.engine_ms) + millionths / 1e6
+        length_ms = ended_ms - live.cdr.began_ms
+        trunk_cost = cost_of_trunk(live.cdr.price_minute, length_ms)
+        cost = self.prices.cost(length_ms, figures.engine_ms) + millionths / 1e6 + trunk_cost
         live.cdr = msgspec.structs.replace(
             live.cdr, ended_ms=ended_ms, reason=reason, cause=live.cause, figures=figures, tokens=tokens,
-            cost=round(cost, 6),
+            trunk_cost=round(trunk_cost, 6), cost=round(cost, 6),
         )  # fmt: skip
         self.store.put_session(call, live.session)
         self.store.put_cdr(call, live.cdr)
-        if self.watcher is not None:
-            self.watcher.over(live.session, live.cdr)
+        for watcher in self.watchers:
+            watcher.over(live.session, live.cdr)
         self.store.index.add(call, live.cdr.began_ms, ended_ms, live.session.tenant)
         self.store.end(call, self._keep_s(live.session.tenant))
 
@@ -375,8 +381,8 @@ class Sessions:
                 _complete(live, kept)
                 self._know(live)
                 self.recalling.discard(call)
-                if self.watcher is not None:
-                    self.watcher.began(live.session)
+                for watcher in self.watchers:
+                    watcher.began(live.session)
                 if live.over is not None:
                     self._finish(live, *live.over)
                 else:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from gateway.histogram import Histogram
 from gateway.state import keys, records
 from gateway.state.buffer import Buffer, Rank
 from gateway.state.client import Kept
@@ -116,6 +117,11 @@ class Store:
         counters = self._delivery.counters
         counters.dropped = self._buffer.dropped + self.index.dropped
         return counters
+
+    @property
+    def round_trip(self) -> Histogram:
+        """Of the requests that were answered; read only."""
+        return self._delivery.round_trip
 
     def gauges(self) -> dict[str, float]:
         """Of now."""

@@ -16,7 +16,7 @@ def main() -> None:
 
     options = msgspec.json.decode(options_line("webrtc-worker"), type=WebrtcOptions)
     setproctitle(f"microturn: webrtc-worker {options.name}")
-    set_up_logging(options.name, options.log_level)
+    set_up_logging(options.name, options.log_level, options.log_format)
     run(options)
 
 

@@ -65,6 +65,7 @@ class BrowserCall:
         self.leg = Leg(JitterBuffer(OpusDecoder(MODEL_HZ), MODEL_HZ))
         self.peer: Peer | None = None
         self.is_over = False
+        self.offered_ns = time.monotonic_ns()
         self.was_live = False
         self.away_since_ns: int | None = None
         self.is_weak = False

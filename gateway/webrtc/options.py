@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from gateway.log import Format
 from gateway.recording.options import AnnouncementOptions, RecordingOptions
 from gateway.safety.options import SafetyOptions
 
@@ -35,6 +36,7 @@ class WebrtcOptions:
     """A call whose browser is away may be resumed for so long."""
     realtime: bool = True
     log_level: str = "info"
+    log_format: Format = "text"
     tcp_only: bool = False
     """No UDP at all: media over TURN's TCP or our TCP port."""
     bitrate: int = 48_000
@@ -42,6 +44,8 @@ class WebrtcOptions:
     red: bool = False
     """Redundant audio (RFC 2198) both ways where a browser offers it."""
     recording: RecordingOptions | None = None
+    traces: bool = False
+    """Whether it notes of every call what a trace is made of."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None
     retry_after_s: int = 2

@@ -344,6 +344,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
             recording=recording,
+            traces=bool(settings.traces_endpoint),
             announcements=settings.announcements(settings.webrtc_host),
             safety=safety,
             host=settings.webrtc_host,
@@ -357,6 +358,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             resume_s=settings.resume_s,
             realtime=settings.realtime,
             log_level=settings.log_level,
+            log_format=settings.log_format,
         )
         for index in range(workers)
     ]

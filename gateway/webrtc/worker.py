@@ -20,7 +20,8 @@ import structlog
 from gateway import control
 from gateway.commands import obey
 from gateway.cut_time import BROWSER_COST_NS, CutTime
-from gateway.figures import TELL_S, figures_of
+from gateway.figures import TELL_S, Quality, figures_of
+from gateway.histogram import SETUP, Histogram
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.state.records import Figures
@@ -69,11 +70,13 @@ class Worker:
     def __init__(self, options: WebrtcOptions) -> None:
         self.options = options
         self.counters = Counters()
+        self.quality = Quality("browser")
+        self._setup = Histogram("setup_browser", SETUP)
         self.transport_counters = TransportCounters()
         self.process = WorkerProcess(
             options.name, options.control, options.model, CutTime(options.max_calls, BROWSER_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
-            report=self._report, hear=self._hear,
+            report=self._report, hear=self._hear, takes_notes=options.traces,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
@@ -105,7 +108,7 @@ class Worker:
     def _hear(self, message: control.MainMessage) -> None:
         match message:
             case control.Offer():
-                self.process.spawn(self._reply(message.id, self._take_offer(message)))
+                self.process.spawn(self._reply(message.id, message.call, self._take_offer(message)))
             case control.IceRestart():
                 self.link.tell(self._restart_ice(message))
             case control.Candidates():
@@ -135,11 +138,11 @@ class Worker:
             jpeg, reason = b"", "the gateway failed on it"
         self.link.tell(control.Still(message.call, message.task, message.number, jpeg, reason))
 
-    async def _reply(self, number: int, work: Coroutine[Any, Any, control.Answered]) -> None:
+    async def _reply(self, number: int, call: str, work: Coroutine[Any, Any, control.Answered]) -> None:
         try:
             answered = await work
         except Exception as wrong:  # the edge of a call: its browser is told, the others go on
-            log.error("offer broken", exc_info=wrong)
+            log.error("offer broken", call=call, exc_info=wrong)
             self.counters.calls_broken += 1
             answered = control.Answered(number, 500, reason="the gateway failed on this offer")
         self.link.tell(answered)
@@ -227,6 +230,7 @@ class Worker:
         if tenancy is not None and table is not None:
             ready_ns = phase_offset_ns(tenancy.group, table.groups) + tenancy.budget_ns + WAKE_NS
         self.pacer.add(call, ready_ns)
+        self._setup.observe((time.monotonic_ns() - call.offered_ns) // 1_000)
         self.counters.calls_answered += 1
         log.info("call", call=call.name)
 
@@ -234,14 +238,15 @@ class Worker:
         if self._calls.pop(call.name, None) is None:
             return
         self.pacer.remove(call)
-        figures = self._figures(call)
+        figures, notes = self._figures(call), self.turns.notes_of(call)
+        self.quality.note(figures)
         self.turns.leave(call)
         if call.recording is not None:
             call.recording.end()
         self._tally.close(call)
         self.counters.calls_ended += 1
         self.process.garbage.call_ended()
-        self.link.tell(control.CallEnded(call.name, call.cause, figures))
+        self.link.tell(control.CallEnded(call.name, call.cause, figures, notes))
         log.info("call over", call=call.name, reason=reason)
 
     def _figures(self, call: BrowserCall) -> Figures:
@@ -271,7 +276,8 @@ class Worker:
             if call.recording is not None:
                 call.recording.poll()
             if self._seconds % TELL_S == 0:
-                self.link.tell(control.Measured(call.name, self._figures(call)))
+                self.quality.note(figures := self._figures(call))
+                self.link.tell(control.Measured(call.name, figures))
 
     def _report(self) -> control.Report:
         return control.Report(self._sums(), self._gauges())
@@ -282,6 +288,7 @@ class Worker:
             sums |= {f"{kind}_{name}": value for name, value in dataclasses.asdict(counters).items()}
         sums |= self._tally.sums() | (self.screens.report() if self.screens is not None else {})
         sums["pacer_steps_left_out"] = self.pacer.steps_left_out
+        sums |= self.quality.report() | self._setup.report()
         return sums
 
     def _gauges(self) -> dict[str, float]:

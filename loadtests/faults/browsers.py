@@ -341,15 +341,16 @@ def _grown(before: dict[str, float], after: dict[str, float]) -> dict[str, int]:
     """Counters that moved, without prefix and suffix."""
     grown: dict[str, int] = {}
     for name, value in after.items():
-        if name.endswith("_total") and value != before.get(name, 0.0):
-            short = name.removeprefix("microturn_").removesuffix("_total")
+        if "_total" in name and value != before.get(name, 0.0):
+            short = name.removeprefix("microturn_").replace("_total", "", 1)
             grown[short] = int(value - before.get(name, 0.0))
     return grown
 
 
 HAVE_TO_COUNT = (
-    "http_refused_unauthorised", "http_refused_malformed", "http_refused_gone", "http_refused_precondition",
-    "http_server_connections_too_slow", "webrtc_offers_refused", "offers_malformed", "ice_bad_stun",
+    'admission_refused{by="http",reason="unauthorised"}', 'admission_refused{by="http",reason="malformed"}',
+    "http_refused_gone", "http_refused_precondition", "http_server_connections_too_slow",
+    'admission_refused{by="browsers",reason="worker"}', "offers_malformed", "ice_bad_stun",
     "ice_unmatched", "ice_tcp_bad_frames", "ice_tcp_silent", "transport_srtp_refused",
     "transport_rtcp_malformed", "transport_sctp_refused", "transport_sources_refused",
     "transport_channels_refused", "http_server_requests_malformed", "messages_refused", "jitter_malformed",

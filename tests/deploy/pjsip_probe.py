@@ -2,7 +2,7 @@
 
     python pjsip_probe.py limits                 calls, accounts, conference ports
     python pjsip_probe.py codecs                 codec ids, and the kind of io queue
-    python pjsip_probe.py call CODEC none|sdes|dtls    a call of the process to itself
+    python pjsip_probe.py call CODEC none|sdes|dtls [ADDRESS]    a call of the process to itself, with sound there
 
 Not a test and not imported by one: a pjsua2 library cannot be started twice in a process.
 """
@@ -41,10 +41,12 @@ def start(codec: str = "") -> tuple[pj.Endpoint, int]:
     return endpoint, int(address.rpartition(":")[2])
 
 
-def account_config(port: int) -> pj.AccountConfig:
+def account_config(port: int, sound: str = "127.0.0.1") -> pj.AccountConfig:
     config = pj.AccountConfig()
     config.idUri = f"sip:probe@127.0.0.1:{port}"
-    config.mediaConfig.transportConfig.boundAddress = "127.0.0.1"
+    is_ipv6 = ":" in sound
+    config.mediaConfig.ipv6Use = pj.PJSUA_IPV6_ENABLED_USE_IPV6_ONLY if is_ipv6 else pj.PJSUA_IPV6_DISABLED
+    config.mediaConfig.transportConfig.boundAddress = sound
     return config
 
 
@@ -123,10 +125,10 @@ class Answering(pj.Account):  # type: ignore[misc]
         call.answer(answer)
 
 
-def call(codec: str, keying: str) -> dict[str, object]:
-    """Calls itself; returns codec, media line and key lines of the offer, and RTP packets received."""
+def call(codec: str, keying: str, sound: str = "127.0.0.1") -> dict[str, object]:
+    """Calls itself; returns codec, media line, address and key lines of the offer, and RTP packets received."""
     endpoint, port = start(codec)
-    config = account_config(port)
+    config = account_config(port, sound)
     if keying != "none":
         config.mediaConfig.srtpUse = pj.PJMEDIA_SRTP_MANDATORY
         config.mediaConfig.srtpSecureSignaling = 0
@@ -161,6 +163,7 @@ def call(codec: str, keying: str) -> dict[str, object]:
     return {
         "codec": leg.audio,
         "media": next((line for line in lines if line.startswith("m=audio")), ""),
+        "address": next((line for line in lines if line.startswith("c=")), ""),
         "keys": sorted(
             {line.split(":")[0] for line in lines if line.startswith(("a=crypto", "a=fingerprint"))}
         ),
@@ -170,7 +173,7 @@ def call(codec: str, keying: str) -> dict[str, object]:
 
 def main(arguments: list[str]) -> dict[str, object]:
     if arguments[0] == "call":
-        return call(arguments[1], arguments[2])
+        return call(*arguments[1:])
     return {"limits": limits, "codecs": codecs}[arguments[0]]()
 
 

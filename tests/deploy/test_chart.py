@@ -17,12 +17,11 @@ from gateway.config import GatewaySettings, load
 from gateway.rules import Inbound
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
+from loadtests.chart.helm import NAME
+from loadtests.chart.pod import environment
 from media import slots
-from media.timebase import TURN_NS
 from model_server.config import ModelServerConfig
 from model_server.config import load as load_model
-from model_server.leases import STEP_SHARE
-from tests.support.chart_pod import NAME, environment
 from tests.support.helm import (
     CHART,
     NAMESPACE,
@@ -123,6 +122,9 @@ def test_the_gateway_accepts_itsenvironment(
     assert settings.make_guard_rules() and settings.make_rules()
     pod = dict(pods(objects))[NAME]
     assert pod["terminationGracePeriodSeconds"] > settings.drain_s + 10
+    probes_s = 11 if any(each["metadata"]["name"] == f"{NAME}-edge" for each in objects) else 0
+    assert settings.drain_least_s == probes_s, "two probes of the edge"
+    assert one(objects, "StatefulSet", NAME)["spec"]["minReadySeconds"] == 35
     ports = {port["containerPort"] for port in container(objects, "gateway")["ports"]}
     assert {settings.http_port, settings.sip_port, settings.webrtc_udp_port} <= ports
     assert settings.webrtc_udp_port + settings.webrtc_workers - 1 in ports
@@ -446,8 +448,7 @@ def test_gateways_are_scaled_by_what_is_predicted_never_by_cpu() -> None:
     rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
     rules = {each.get("record"): each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]}
     load = rules[metric["pods"]["metric"]["name"]]
-    assert f"/ {STEP_SHARE * TURN_NS / 1e6:.0f}e6" in load, "what all steps of a turn may take"
-    assert "2 * microturn_model_step_fixed_ns" in load, "model.groups of these values"
+    assert "microturn_predicted_free_calls" in load, "what admission itself predicts"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -24,15 +26,27 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from deploy.helm import dashboards
+from gateway import catalogue
+from gateway.caller.calls import CallPlan, place_call
+from gateway.caller.signals import numbered_tones
+from loadtests.chart.pod import DOCKER, ChartPod
+from loadtests.chart.programs import (
+    MODULES,
+    coturn,
+    gateway_name,
+    kamailio,
+    listening,
+    redis_server,
+    status_of,
+    write_edge,
+)
 from loadtests.ports import free_port
-from tests.support.chart_pod import DOCKER, NAME, ChartPod
-from tests.support.helm import NAMESPACE, VARIANTS, container, needs_helm, one, render
+from tests.support.helm import VARIANTS, container, needs_helm, render
 from tests.support.kamailio import needs_kamailio
 
 pytestmark = [needs_helm, pytest.mark.processes]
 
-TREE = Path(__file__).resolve().parents[2]
-MODULES = Path("/usr/lib/x86_64-linux-gnu/kamailio/modules")
 SECRET = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
 
 
@@ -43,6 +57,10 @@ class Edge(NamedTuple):
     port: int
     health: int
     log: Path
+    tls: int = 0
+    """Its port for TLS; 0 where Kamailio's module is not installed."""
+    homer: socket.socket | None = None
+    """Where it sends copies of messages."""
 
     def say(self, message: bytes, wait_s: float = 1.0, source: str = "127.0.0.1") -> bytes:
         """One datagram, and its final answer; nothing when it is not heard."""
@@ -101,32 +119,18 @@ def sdp(*lines: bytes, address: bytes = b"c=IN IP4 127.0.0.1") -> bytes:
     return b"".join(line + b"\r\n" for line in first if line)
 
 
-def write_edge(folder: Path, *arguments: str) -> Path:
-    """The configuration as it is rendered; only the folder of its list is another one."""
-    data = one(render(*arguments), "ConfigMap", f"{NAME}-edge")["data"]
-    config = folder / "kamailio.cfg"
-    assert "/etc/kamailio/dispatcher.list" in data["kamailio.cfg"]
-    config.write_text(data["kamailio.cfg"].replace("/etc/kamailio/", f"{folder}/"))
-    (folder / "dispatcher.list").write_text(data["dispatcher.list"])
-    return config
-
-
-def listening(port: int, health: int, *, tls: int = 0) -> list[str]:
-    """Arguments as the chart gives them, for a pod whose address is loopback."""
-    told = {
-        "UDP": f"udp:127.0.0.1:{port}",
-        "TCP": f"tcp:127.0.0.1:{port}",
-        "HEALTH": f"tcp:127.0.0.1:{health}",
-    }
-    if tls:
-        told["TLS"] = f"tls:127.0.0.1:{tls}"
-    return [word for name, value in told.items() for word in ("-A", f"LISTEN_{name}={value}")]
+def certify(folder: Path) -> None:
+    """tls.crt and tls.key, as a Secret of type kubernetes.io/tls is mounted; signed by itself, for loopback."""
+    make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        f"{make} -keyout tls.key -out tls.crt".split(), cwd=folder, check=True, capture_output=True
+    )
 
 
 @needs_kamailio
 @pytest.mark.parametrize("variant", ["contact-centre", "everything"])
 def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> None:
-    config = write_edge(tmp_path, *VARIANTS[variant])
+    config = write_edge(tmp_path, render(*VARIANTS[variant]))
     if not (MODULES / "tls.so").exists():  # kamailio-tls-modules: the rest is checked without
         text = config.read_text()
         assert "tls.so" in text
@@ -141,45 +145,19 @@ def test_kamailio_takes_every_configuration(variant: str, tmp_path: Path) -> Non
     assert {"LISTEN_UDP", "LISTEN_TCP", "LISTEN_TLS", "LISTEN_HEALTH"} <= set(given)
 
 
-def status_of(port: int, path: str) -> int:
-    """Of a page on loopback; 0 where nobody answers."""
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=2) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as answer:
-        return answer.code
-    except OSError:
-        return 0
-
-
-@contextlib.contextmanager
-def running(folder: Path, config: Path, port: int, health: int) -> Iterator[Path]:
-    """Kamailio with that configuration, while the block runs; gives its log."""
-    log = folder / "kamailio.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            ["kamailio", "-f", str(config), "-DD", "-E", "-m", "32", "-M", "8",
-             "-w", str(folder), "-Y", str(folder), *listening(port, health)],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    try:
-        yield log
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
 @pytest.fixture(scope="module")
 def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     """In front of a pod that takes who calls `bot`, or comes from 127.0.0.9 by the edge's word."""
     folder = tmp_path_factory.mktemp("edge")
-    port, health = free_port(), free_port()
+    port, health, tls = free_port(), free_port(), free_port() if (MODULES / "tls.so").exists() else 0
+    certify(folder)
+    homer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    homer.bind(("127.0.0.1", 0))
+    homer.settimeout(3.0)
     values = (
         f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1,edge.requestsPerSecond=5,"
+        f"edge.hep.endpoint=127.0.0.1:{homer.getsockname()[1]},edge.hep.captureId=7,"
+        f"edge.tls.enabled={json.dumps(tls > 0)},edge.tls.existingSecret=e,"
         "edge.networks={127.0.0.0/30},edge.scanners={Bot*Net},drain.seconds=20,drain.gracePeriodSeconds=40"
     )
     rules = [{"headers": {"X-Edge-Source": "/127[.]0[.]0[.]9/"}}, {"called": "bot"}]
@@ -188,19 +166,20 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
     more.write_text(json.dumps({"gateway": {"settings": settings}}))
     with ChartPod.start(folder, "--set", values, "-f", str(more)) as pod:
         given = f"{values},gateway.sip.port={pod.sip_port}"
-        config = write_edge(folder, "--set", given)
+        config = write_edge(folder, render("--set", given))
         listed = (folder / "dispatcher.list").read_text()
-        target = f"sip:{NAME}-0.{NAME}-nodes.{NAMESPACE}.svc.cluster.local:{pod.sip_port}"
+        target = gateway_name(0, pod.sip_port)
         assert target in listed
         # there is no DNS of a cluster here: its one gateway by its address, and one that is not there
         here = listed.replace(target, f"sip:127.0.0.1:{pod.sip_port}")
         (folder / "dispatcher.list").write_text(
             here + f"1 {target.replace('cluster.local', 'invalid')} 25 0\n"
         )
-        with running(folder, config, port, health) as log:
-            found = Edge(pod, port, health, log)
+        with kamailio(folder, config, port, health, tls=tls) as log:
+            found = Edge(pod, port, health, log, tls, homer)
             pod.wait_for(lambda: status_of(health, "/readyz") == 200, 15.0, "the edge is ready")
-            yield found
+            with homer:
+                yield found
 
 
 def place_calls(pod: ChartPod, *arguments: str) -> tuple[int, dict[str, object]]:
@@ -223,6 +202,26 @@ def test_helm_test_places_a_telephone_call_by_the_edge_and_a_browser_call(edge: 
         lambda: edge.pod.figure("calls_live") == 0, 5.0, "the BYE went by the edge, to its gateway"
     )
     assert edge.pod.figure("edge_calls_answered_total") == 1
+
+
+@needs_kamailio
+@pytest.mark.skipif(not (MODULES / "tls.so").exists(), reason="apt-get install kamailio-tls-modules")
+def test_a_call_by_tls_goes_to_a_gateway_that_has_none(
+    edge: Edge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "MICROTURN_SIP_TLS_PORT" not in edge.pod.gateway_environment
+    answered = edge.pod.figure("edge_calls_answered_total")
+    uri = f"sip:bot@127.0.0.1:{edge.tls};transport=tls"
+    plan = CallPlan(uri, "PCMU", numbered_tones(1.5, 8000, 1), 8000, seconds=1.5)
+    monkeypatch.setenv("SSL_CERT_FILE", str(edge.log.with_name("tls.crt")))
+    report = asyncio.run(place_call(plan))
+    assert report.answered and report.media_came_back and report.ended_by == "us"
+    edge.pod.wait_for(lambda: edge.pod.figure("calls_live") == 0, 5.0, "its BYE came by TLS, too")
+    assert edge.pod.figure("edge_calls_answered_total") == answered + 1
+    certify(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "tls.crt"))
+    with pytest.raises(ssl.SSLCertVerificationError):
+        asyncio.run(place_call(plan))
 
 
 @needs_kamailio
@@ -296,21 +295,77 @@ def test_gateways_are_told_who_called_and_callers_cannot_say_it(edge: Edge) -> N
     assert edge.say(bye, 3.0, "127.0.0.9").startswith(b"SIP/2.0 200")
 
 
+def hep3(packet: bytes) -> dict[int, bytes]:
+    """Chunks of HEP3 by their types (https://github.com/sipcapture/HEP, revision 12)."""
+    assert packet[:4] == b"HEP3" and int.from_bytes(packet[4:6], "big") == len(packet)
+    found, rest = {}, packet[6:]
+    while rest:
+        vendor, kind, length = (int.from_bytes(rest[at : at + 2], "big") for at in (0, 2, 4))
+        assert vendor == 0 and 6 <= length <= len(rest)
+        found[kind], rest = rest[6:length], rest[length:]
+    return found
+
+
+@needs_kamailio
+def test_homer_gets_every_message_of_a_call(edge: Edge) -> None:
+    assert edge.homer is not None
+    edge.homer.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while edge.homer.recv(65_535):
+            pass
+    edge.homer.settimeout(3.0)
+    other = invite(sdp(), "ladder").replace(b"sip:bot@127.0.0.1 SIP", b"sip:other@127.0.0.1 SIP")
+    assert edge.say(other, 3.0, "127.0.0.1").startswith(b"SIP/2.0 404")
+    seen: list[dict[int, bytes]] = []
+    while not seen or not (seen[-1][15].startswith(b"SIP/2.0 404") and port_of(seen[-1][7]) == edge.port):
+        seen.append(hep3(edge.homer.recv(65_535)))
+    of_call = [chunks for chunks in seen if b"Call-ID: ladder@test" in chunks[15]]
+    came, went = of_call[0], next(c for c in of_call[1:] if c[15].startswith(b"INVITE"))
+    assert came[15].startswith(b"INVITE sip:other@") and came[11] == b"\x01", "SIP"
+    assert came[2] == bytes([17]) and came[3] == came[4] == bytes([127, 0, 0, 1]), "UDP, from here to here"
+    assert port_of(came[8]) == edge.port and port_of(went[8]) == edge.pod.sip_port
+    assert abs(int.from_bytes(came[9], "big") - time.time()) < 60
+    assert int.from_bytes(came[12], "big") == 7
+    assert b"X-Edge-Source" not in came[15] and b"X-Edge-Source" in went[15], "as it came, and as it went"
+    assert not any(chunks[15].startswith(b"OPTIONS") for chunks in seen), "probes are not copied"
+
+
+def port_of(chunk: bytes) -> int:
+    """Network order."""
+    return int.from_bytes(chunk, "big")
+
+
 @needs_kamailio
 def test_the_edge_shows_figures(edge: Edge) -> None:
     assert [status_of(edge.health, path) for path in ("/healthz", "/metrics", "/x")] == [200, 200, 404]
+    before = figures_of(edge)
+    own = {name.partition("{")[0] for name in before if not KAMAILIOS.match(name)}
+    assert own == {family.name for family in catalogue.families("edge")}
+    [listed] = [family.listed for family in catalogue.families("edge") if family.listed]
+    reasons = {name.split('"')[1] for name in before if name.startswith("microturn_proxy_refused_total{")}
+    assert reasons == set(listed.split(", "))
+    scanner = invite(sdp(), "shown", more=b"User-Agent: sipvicious\r\n")
+    assert not edge.say(scanner, 0.3, "127.0.0.66")
+    after = figures_of(edge)
+    counted = 'microturn_proxy_refused_total{reason="scanner"}'
+    assert after[counted] == before[counted] + 1 and after["microturn_proxy_gateways_active"] == 1
+    asked = {
+        name
+        for board in dashboards.BOARDS
+        for name in re.findall(r"microturn_proxy_\w+", json.dumps(dashboards.board(board)))
+    }
+    assert asked <= {name.partition("{")[0] for name in after}, "Kamailio has no such figure"
+
+
+KAMAILIOS = re.compile(r"microturn_proxy_(core|shmem|tmx|sl|tcp|pike|dns|siptrace)_")
+"""By its own names."""
+
+
+def figures_of(edge: Edge) -> dict[str, float]:
+    """With their labels, without their times."""
     with urllib.request.urlopen(f"http://127.0.0.1:{edge.health}/metrics", timeout=2) as answer:
-        assert b"microturn_edge_" in answer.read()
-
-
-@needs_kamailio
-def test_the_gateways_figures_have_the_names_that_the_rules_use(edge: Edge) -> None:
-    names = set(re.findall(r"^(microturn_\w+)", edge.pod.get("/metrics")[1], re.M))
-    rule = one(render(*VARIANTS["contact-centre"]), "PrometheusRule", NAME)
-    texts = [each["expr"] for group in rule["spec"]["groups"] for each in group["rules"]]
-    used = set(re.findall(r"microturn_\w+", " ".join(texts)))
-    assert len(used) >= 6
-    assert used <= names, sorted(used - names)
+        lines = answer.read().decode().splitlines()
+    return {line.split()[0]: float(line.split()[1]) for line in lines if line and line[0] != "#"}
 
 
 class Answering:
@@ -348,7 +403,8 @@ class Answering:
 @needs_kamailio
 def test_a_gateway_that_is_full_or_drains_is_passed_over(tmp_path: Path) -> None:
     port, health = free_port(), free_port()
-    config = write_edge(tmp_path, "--set", f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1")
+    values = f"edge.enabled=true,edge.healthPort={health},edge.probeSeconds=1"
+    config = write_edge(tmp_path, render("--set", values))
     patience = 'modparam("tm", "fr_timer", 3000)'
     assert patience in config.read_text()
     config.write_text(config.read_text().replace(patience, patience.replace("3000", "500")))
@@ -356,7 +412,7 @@ def test_a_gateway_that_is_full_or_drains_is_passed_over(tmp_path: Path) -> None
     try:
         listed = tmp_path / "dispatcher.list"
         listed.write_text("".join(f"1 sip:127.0.0.1:{each.port} 25 0\n" for each in (full, good)))
-        with running(tmp_path, config, port, health) as log:
+        with kamailio(tmp_path, config, port, health) as log:
             assert status_of(health, "/readyz") in (0, 503), "nobody has answered OPTIONS yet"
             deadline_s = time.monotonic() + 10
             while not (full.probes and good.probes and status_of(health, "/readyz") == 200):
@@ -392,10 +448,10 @@ def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
         sys.executable,
         str(DOCKER / "place_calls.py"),
         f"--sip=sip:bot@127.0.0.1:{edge.port}",
-        "--seconds=5",
+        "--seconds=8",
     ]
     with subprocess.Popen(command, env=pod.gateway_environment, stdout=subprocess.PIPE, text=True) as caller:
-        pod.wait_for(lambda: pod.figure("calls_live") == 1, 5.0, "a call")
+        pod.wait_for(lambda: pod.figure("calls_live") == 1, 20.0, "a call")
         os.kill(first := pod.main_pid(), signal.SIGKILL)
         pod.wait_for(
             lambda: pod.main_pid() not in (0, first) and pod.status("/readyz") == 200, 10.0, "another one"
@@ -419,42 +475,11 @@ def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
 @pytest.mark.skipif(not shutil.which("turnserver"), reason="coturn is not installed: apt-get install coturn")
 def test_coturn_takes_its_configuration(tmp_path: Path) -> None:
     objects = render("--set", "coturn.enabled=true,coturn.host=turn.example.net")
-    text = one(objects, "ConfigMap", f"{NAME}-turn")["data"]["turnserver.conf"]
-    port = free_port()
-    text = text.replace("listening-port=3478", f"listening-port={port}").replace("/tmp/", f"{tmp_path}/")
-    config = tmp_path / "turnserver.conf"
-    config.write_text(text)
-    arguments = container(objects, "turn")["args"]
-    assert arguments[:2] == ["-c", "/etc/turn/turnserver.conf"]
-    arguments = ["-c", str(config), *arguments[2:]]
-    arguments = [
-        each.replace("$(POD_IP)", "127.0.0.1").replace("$(TURN_SECRET)", SECRET) for each in arguments
-    ]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["turnserver", *arguments],
-            cwd=tmp_path,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        _wait_for_port(port, process, tmp_path / "log")
-    finally:
-        process.terminate()
-        process.wait(10)
-    told = (tmp_path / "log").read_text(errors="replace")
+    with coturn(tmp_path, objects, free_port(), SECRET) as log:
+        pass
+    told = log.read_text(errors="replace")
     assert not re.search(r"(?i)bad configuration|unknown|wrong|unrecognized", told), told
-    assert SECRET not in text and SECRET not in told
-
-
-def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline_s = time.monotonic() + 15
-    while time.monotonic() < deadline_s and process.poll() is None:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 0.2):
-            return
-        time.sleep(0.02)
-    raise RuntimeError(f"nobody listens on {port}: {log.read_text(errors='replace')[-2000:]}")
+    assert SECRET not in (tmp_path / "turnserver.conf").read_text() and SECRET not in told
 
 
 @pytest.mark.redis
@@ -463,31 +488,14 @@ def _wait_for_port(port: int, process: subprocess.Popen[bytes], log: Path) -> No
 def test_redis_takes_its_configuration_and_its_password(tls: bool, tmp_path: Path) -> None:
     wanted = "redis.tls.enabled=true,redis.tls.existingSecret=r" if tls else "redis.storage.enabled=true"
     objects = render("--set", wanted)
-    text = one(objects, "ConfigMap", f"{NAME}-redis")["data"]["redis.conf"]
     port = free_port()
-    for old, new in (
-        ("port 6379", f"port {port}"),
-        ("/data", str(tmp_path)),
-        ("/etc/redis-tls", str(tmp_path)),
-    ):
-        text = text.replace(old, new)
-    (tmp_path / "redis.conf").write_text(text)
     if tls:
-        make = "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=x -keyout tls.key -out tls.crt"
-        subprocess.run(make.split(), cwd=tmp_path, check=True, capture_output=True)
+        certify(tmp_path)
         (tmp_path / "ca.crt").write_bytes((tmp_path / "tls.crt").read_bytes())
-    program, flag, script = container(objects, "redis")["command"]
-    script = script.replace("valkey-server", "redis-server").replace("/etc/redis", str(tmp_path))
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [program, flag, script], env=os.environ | {"REDIS_PASSWORD": SECRET}, cwd=tmp_path,
-            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-        )  # fmt: skip
     how: dict[str, Any] = {"port": port, "retry": Retry(NoBackoff(), 0)}
     if tls:
         how |= {"ssl": True, "ssl_ca_certs": str(tmp_path / "ca.crt"), "ssl_check_hostname": False}
-    try:
-        _wait_for_port(port, process, tmp_path / "log")
+    with redis_server(tmp_path, objects, port, SECRET, tls=tls) as process:
         with pytest.raises(redis.AuthenticationError):
             redis.Redis(**how).ping()
         server = redis.Redis(password=SECRET, **how)
@@ -497,7 +505,6 @@ def test_redis_takes_its_configuration_and_its_password(tls: bool, tmp_path: Pat
         if tls:
             with pytest.raises(redis.RedisError):
                 redis.Redis(port=port, retry=Retry(NoBackoff(), 0), password=SECRET).ping()
-    finally:
         process.terminate()  # the server itself, not a shell in front of it
         assert process.wait(10) == 0
-    assert SECRET not in (tmp_path / "log").read_text(errors="replace")
+    assert SECRET not in (tmp_path / "redis.log").read_text(errors="replace")

@@ -186,7 +186,7 @@ def _pins(profile: str) -> dict[str, str]:
 def test_pins_are_what_the_project_asks_for(profile: str) -> None:
     project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"]]
-    for extra in ("torch", "mcp", "sglang"):
+    for extra in ("torch", "mcp", "sglang", "traces"):
         wanted += project["optional-dependencies"][extra]
     asked = {canonicalize_name(each.name): each for each in map(Requirement, wanted)}
     pins = _pins(profile)
@@ -235,8 +235,10 @@ for name in modules:
     ("profile", "modules"),
     [
         ("gateway", ("gateway.cli", "gateway.main", "gateway.webrtc.worker", "gateway.recording.process",
-                     "gateway.state.sessions", "gateway.caller.command")),
-        ("worker", ("gateway.cli", "gateway.background.worker", "gateway.background.mcp_tools")),
+                     "gateway.state.sessions", "gateway.caller.command",
+                     "gateway.tracing.export")),
+        ("worker", ("gateway.cli", "gateway.background.worker", "gateway.background.mcp_tools",
+                    "gateway.tracing.export")),
         ("model-cpu", ("model_server.__main__", "model_server.engine.digits")),
     ],
 )  # fmt: skip

@@ -164,3 +164,9 @@ def test_a_call_of_the_library_to_itself(
     assert answer["media"].split()[2] == profile
     assert answer["keys"] == keys
     assert answer["packets"] >= 25
+
+
+def test_a_call_of_the_library_to_itself_by_ipv6(library: Path) -> None:
+    answer = probe(library, "call", "PCMU/8000/1", "sdes", "::1")
+    assert (answer["address"], answer["keys"]) == ("c=IN IP6 ::1", ["a=crypto"])
+    assert answer["packets"] >= 25

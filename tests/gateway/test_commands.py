@@ -85,3 +85,16 @@ def test_a_muted_model_is_not_heard_and_the_ledger_says_so(muted: bool) -> None:
     heard = b"".join(playout.pull() for _ in range(FRAMES_PER_TURN))
     assert bool(np.abs(np.frombuffer(heard, np.int16)).max() == 0) is muted
     assert (playout.ledger.played == 0) is muted and playout.ledger.flushed == (1_600 if muted else 0)
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "then"), [("mute-model", True), ("unmute-model", False), ("mute-caller", False)]
+)
+def test_a_mute_outlives_whoever_the_model_listened_to(meanwhile: str, then: bool) -> None:
+    call = Call()
+    playout = call.leg.playout
+    playout.only_listens = True  # a person has joined
+    do(call, meanwhile)
+    assert (playout.muted or playout.only_listens) is (meanwhile != "unmute-model")
+    playout.only_listens = False  # and has left
+    assert playout.muted is then

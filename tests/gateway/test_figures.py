@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from gateway.figures import LineSums, figures_of
+from gateway.figures import LineSums, Quality, figures_of
 from gateway.state.prices import Prices
 from gateway.turns import CallSums
 from media.chunk import Flags, Reply
@@ -60,3 +60,23 @@ def test_the_model_that_falls_silent_in_the_middle_was_interrupted() -> None:
 def test_prices_are_of_minutes_and_of_the_engine() -> None:
     assert Prices(0.06, 2.0).cost(90_000, 500) == pytest.approx(0.09 + 1.0)
     assert Prices().cost(90_000, 500) == 0.0 and Prices(1.0).cost(-5, 0) == 0.0
+
+
+def test_a_worker_tells_what_its_calls_lines_were_like() -> None:
+    quality, line = Quality("telephone"), LineSums("PCMU", packets=980, lost=20)
+    line.note(3.0, 30.0, None)
+    quality.note(figures_of(LineSums(), CallSums(), leg(), 0))  # it never had a turn
+    assert quality.report() == {}
+    quality.note(figures_of(line, CallSums(turns=100, concealed_samples=3_200), leg(), 0))
+    quality.note(
+        figures_of(LineSums("SPEEX"), CallSums(turns=50), leg(), 0)
+    )  # no packets, a codec without a MOS
+    told = quality.report()
+    assert (told["call_loss_telephone|4"], told["call_loss_telephone|sum"]) == (1, 20_000)
+    assert (told["call_jitter_telephone|2"], told["call_jitter_telephone|sum"]) == (1, 3_000)
+    assert (told["call_delay_telephone|2"], told["call_delay_telephone|0"]) == (1, 1)
+    assert (told["call_concealed_telephone|3"], told["call_concealed_telephone|0"]) == (1, 1)
+    assert (
+        sum(count for name, count in told.items() if name.startswith("call_mos") and "sum" not in name) == 1
+    )
+    assert not any(name.startswith("call_loss") and told[name] > 1 for name in told if "sum" not in name)

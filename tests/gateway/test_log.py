@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -28,6 +29,27 @@ def test_a_line_and_its_end_are_one_write() -> None:
     """In two, another process's line came between them: `make run`'s `ready` stood behind one, and was not seen."""
     told = subprocess.run([sys.executable, "-c", _TALK], capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["1", "True", "True"]
+
+
+def test_one_object_a_line_for_programs() -> None:
+    script = """
+from gateway.log import set_up_logging
+import structlog
+set_up_logging("sip-0", "info", "json")
+log = structlog.get_logger()
+try:
+    int("0049 151 is what Anna said")
+except ValueError as wrong:
+    log.error("call broken", call="84@203.0.113.7", exc_info=wrong)
+    log.exception("gateway broken")
+"""
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    call, gateway = map(json.loads, told.stderr.splitlines())
+    assert (call["event"], call["level"], call["process"]) == ("call broken", "error", "sip-0")
+    assert call["call"] == name_of_telephone_call("84@203.0.113.7")
+    assert "ValueError" in call["exception"] and "line 7" in call["exception"]
+    assert "Anna" not in call["exception"].replace('int("0049 151 is what Anna said")', "")
+    assert "Anna" in gateway["exception"], "what is none of a call's is shown whole"
 
 
 def test_what_a_peer_has_named_its_call_is_not_shown() -> None:

@@ -21,6 +21,15 @@ print(child.pid, flush=True)
 """
 
 
+def session_nice(pid: int) -> int | None:
+    """What its session weighs against others; None where the kernel does not group by session."""
+    try:
+        told = Path(f"/proc/{pid}/autogroup").read_text()
+    except OSError:
+        return None
+    return int(told.rpartition(" ")[2]) if told else None
+
+
 def test_its_threads_and_the_processes_that_it_started_step_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(priority, "_may_take_back", lambda nice: True)
     leader = subprocess.Popen(
@@ -36,6 +45,9 @@ def test_its_threads_and_the_processes_that_it_started_step_back_too(monkeypatch
             assert time.monotonic() < until_s
             time.sleep(0.01)
         assert {os.getpriority(os.PRIO_PROCESS, int(pid)) for pid in (*threads, rank)} == {expected}
+        assert session_nice(leader.pid) in (expected, None)
+        priority.come_forward(leader.pid)
+        assert session_nice(leader.pid) in (os.getpriority(os.PRIO_PROCESS, 0), None)
     finally:
         os.killpg(leader.pid, signal.SIGKILL)
         leader.wait()

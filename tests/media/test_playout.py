@@ -150,5 +150,5 @@ def test_something_else_is_heard_in_place_of_replies() -> None:
     playout.skip(5)  # who is away does not hear it later
     assert set(pull(playout, 7)[: 6 * FRAME]) == {9} and not playout.is_replaced
     playout.play_instead(0, reply(9))
-    playout.muted = True
+    playout.mute(True)
     assert not pull(playout, 12).any()

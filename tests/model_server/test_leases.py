@@ -153,6 +153,45 @@ def test_a_step_beyond_the_limit_is_refused_but_for_a_call_alone(make):
     assert refused == Refused("b", "a step of 1 rows would take 61.0 ms, its limit is 60.0 ms", 5)
 
 
+@pytest.mark.parametrize("seed", range(30))
+def test_as_many_calls_are_taken_as_are_said_to_be_free(make, seed):
+    rng = np.random.default_rng(seed)
+    fixed_ns, row_ns, bend_ns = (int(most * rng.random() * NS_PER_MS) for most in (40, 12, 0.4))
+    _, leases = make(
+        slots=int(rng.integers(1, 60)), groups=int(rng.integers(1, 6)),
+        predict=lambda rows: fixed_ns + row_ns * rows + bend_ns * rows**2 if rows else 0,
+    )  # fmt: skip
+    held = []
+    for number in range(int(rng.integers(0, 60))):  # a state as calls that come and go leave it
+        answer = leases.lease(1, Lease(f"a{number}"), number)
+        held += [answer] if isinstance(answer, Leased) else []
+        if held and rng.random() < 0.4:
+            release(leases, 1, held.pop(int(rng.integers(len(held)))), number)
+    free, later_ns = leases.free_calls(), 100 + REST_NS
+    leased = 0
+    while isinstance(leases.lease(1, Lease(f"b{leased}"), later_ns), Leased):
+        leased += 1
+    assert leased == free and leases.free_calls() == 0
+
+
+def test_refusals_are_counted_by_why(make):
+    _, leases = make(slots=2, groups=1, predict=lambda rows: 30 * NS_PER_MS)
+    granted(leases.lease(1, Lease("a"), 0))
+    assert not isinstance(leases.lease(1, Lease("a"), 0), Leased) and leases.refused.wish == 1
+    leases.is_shedding = True
+    leases.lease(1, Lease("b"), 0)
+    assert (leases.refused.overload, leases.free_calls()) == (1, 0)
+    leases.is_shedding = False
+    assert leases.free_calls() == 1
+    granted(leases.lease(1, Lease("b"), 0))
+    leases.lease(1, Lease("c"), 0)
+    assert (leases.refused.slots, leases.refused.predicted) == (1, 0)
+    _, tight = make(slots=9, groups=1, predict=lambda rows: rows * 100 * NS_PER_MS)
+    granted(tight.lease(1, Lease("a"), 0))
+    tight.lease(1, Lease("b"), 0)
+    assert tight.refused.predicted == 1 and tight.free_calls() == 0
+
+
 @pytest.mark.parametrize(("full_ns", "budget_ns"), [(0, MIN_BUDGET_NS), (9, 18), (30, 50), (400, 80)])
 def test_the_budget_is_that_of_a_full_group(make, full_ns, budget_ns):
     def predict(rows: int) -> int:

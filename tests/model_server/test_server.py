@@ -442,7 +442,7 @@ def test_a_worker_that_is_gone_leaves_its_slots_and_its_engines_state(node):
 def test_a_persona_that_the_engine_has_not_is_refused(node):
     answer = node.server.lease(1, Lease("a", persona="nobody"))
     assert answer == Refused("a", "persona = 'nobody': expected a known one", 0)
-    assert node.server.leases.leased == 0 and node.counters.leases_refused_total == 1
+    assert node.server.leases.leased == 0 and node.server.leases.refused.wish == 1
 
 
 def test_what_the_engine_raises_comes_out_of_the_tick(node):

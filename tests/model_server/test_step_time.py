@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from model_server.step_time import StepTime
@@ -82,3 +84,15 @@ def test_stalls_of_a_start_up_are_taken_for_twice_the_usual_step():
     assert few.predict_ns(4) == 2200
     few.add(4, 3000)
     assert few.predict_ns(4) == 2200
+
+
+def test_predictions_for_all_rows_are_those_for_each():
+    rng = random.Random(3)
+    measured = StepTime(positions_of_row=120)
+    assert measured.predict_up_to_ns(3) == [0, 0, 0, 0]
+    for _ in range(400):
+        rows = rng.randrange(1, 40)
+        measured.add(
+            rows, rng.randrange(1_000_000, 9_000_000) + 90_000 * rows, positions=rows * rng.randrange(1, 90)
+        )
+    assert measured.predict_up_to_ns(50) == [0, *(measured.predict_ns(rows) for rows in range(1, 51))]

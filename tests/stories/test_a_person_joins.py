@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from gateway.sip.switchboard import Model, OutboundCall, Refused
 from gateway.state.keys import name_of_telephone_call
 from tests.stories.test_baresip_calls import needs_baresip
+from tests.stories.test_recordings import SECRET
 from tests.support.baresip_phone import BaresipPhone
 from tests.support.own_gateway import OwnGateway
 from tests.support.raw_call import RawCall
@@ -102,6 +104,10 @@ def test_all_hear_each_other_and_nobody_himself(gateway: OwnGateway, person: Spe
         assert max(caller.voice.levels(CALLER_HZ, began_ns)) < LOUD / 20, "the caller hears himself"
         assert max(person.voice.levels(PERSON_HZ, began_ns)) < LOUD / 20, "the person hears himself"
         assert person.seen("INVITE")[-1].header("x-microturn-call") == call
+
+        person.ask("INFO", 1, ("content-type", "application/dtmf"), body=b"5")
+        assert watch.look_until(lambda seen: "person-dtmf 5" in seen.heard, lambda: None, 2.0)
+        assert "dtmf 5" not in watch.heard, "whose key it was is told"
 
         person.hang_up()
         gateway.wait_for(lambda: "left" in gateway.kinds(call))
@@ -207,6 +213,45 @@ def test_where_the_worker_is_full_nobody_is_called(gateway: OwnGateway, person: 
             caller.info("application/dtmf", b"C")
             assert watch.look_until(lambda seen: "join failed 503" in seen.heard, lambda: None, 2.0)
             assert len(person.seen("INVITE")) == calls
+
+
+def test_who_joins_a_call_that_is_recorded_hears_that_first(person: SpeakingTarget, tmp_path: Path) -> None:
+    announcement = 6_000 * np.sin(2 * np.pi * QUIET_HZ * np.arange(5_600) / 8_000)
+    soundfile.write(tmp_path / "consent.wav", announcement.astype(np.int16), 8_000)
+    trunks = {"pbx": {"server": f"127.0.0.1:{person.port}", "dial": "+"}}
+    settings = {
+        "rules": [{"called": "100", "recording": True}, {}], "recording_dir": str(tmp_path / "calls"),
+        "recording_key": SECRET, "recording_consent": str(tmp_path / "consent.wav"),
+    }  # fmt: skip
+    with OwnGateway.start(calls=3, rtp_port=56_000, trunks=trunks, **settings) as here:
+        announced: list[tuple[str, bool, bool]] = []
+        here.gateway.recordings.announced.append(lambda *told: announced.append(told))
+        with SpeakingCall(here.uri.replace("sip:", "sip:100@")) as caller:
+            call = here.only_call()
+            guest = join(here, call, "listens")
+            caller.voice.say(CALLER_HZ)
+            soon(lambda: person.voice.hears(QUIET_HZ), "that it is recorded")
+            assert "joined" not in here.kinds(call) and here.kinds(guest)[-1] == "answered"
+            assert max(person.voice.levels(CALLER_HZ)) < LOUD / 4
+            soon(lambda: person.voice.hears(CALLER_HZ), "the caller")
+            assert here.kinds(call)[-1] == "joined" and (guest, False, True) in announced
+            person.hang_up()
+            here.wait_for(lambda: "left" in here.kinds(call))
+
+            guest = join(here, call)
+            soon(lambda: person.voice.hears(QUIET_HZ), "that it is recorded, again")
+            person.hang_up()
+            here.wait_for(lambda: "join-failed" in here.kinds(call))
+            assert here.last(call, "join-failed").why == "cancelled"
+            assert here.kinds(guest)[-2:] == ["answered", "ended"]
+        with SpeakingCall(here.uri) as caller:  # of which no recording is allowed
+            call = here.only_call()
+            caller.voice.say(CALLER_HZ)
+            join(here, call)
+            here.wait_for(lambda: "joined" in here.kinds(call))
+            soon(lambda: person.voice.hears(CALLER_HZ), "the caller, at once")
+            assert max(person.voice.levels(QUIET_HZ)) < LOUD / 4
+        here.wait_for(lambda: here.is_idle, 5.0)
 
 
 @pytest.mark.long

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -83,6 +84,11 @@ def test_a_person_joins_by_the_api_and_leaves_by_it(folder: Any, tmp_path: Path)
                 mine, other = sorted(ask(gateway, "GET", "/cdrs")[1]["cdrs"], key=lambda cdr: cdr["ended_ms"])
                 assert (mine["call"], mine["joined"], mine["cause"]) == (placed["id"], name, "api")
                 assert mine["figures"]["codec"] == "PCMU" and "joined" not in other
+                assert mine["figures"]["mos"] > 3 and mine["figures"].get("concealed_ms", 0) < 500
+                seconds = math.ceil((mine["ended_ms"] - mine["began_ms"]) / 1_000)
+                assert mine["price_minute"] == 0.1 and mine["cost"] == mine["trunk_cost"]
+                assert mine["trunk_cost"] == pytest.approx(0.1 * seconds / 60, abs=1e-6)
+                assert not other["trunk_cost"], "nobody was called for it"
                 kinds = events(gateway.http, 11)
                 assert {"call.dialled", "call.ringing", "call.joined", "call.left"} <= set(kinds), kinds
                 left, right = done(gateway, tmp_path).T
@@ -98,7 +104,7 @@ def test_the_main_process_dies_and_the_three_go_on(folder: Any) -> None:
     try:
         server.start()
         with SpeakingTarget() as person:
-            trunk = {"server": f"127.0.0.1:{person.port}", "dial": "+"}
+            trunk = {"server": f"127.0.0.1:{person.port}", "dial": "+", "prices": {"+": 6.0}}
             settings = {"redis": server.url, "trunks": json.dumps({"pbx": trunk})}
             wish = GatewayWish(calls=2, settings=settings, ready_timeout_s=60.0)
             with GatewayUnderTest.start(wish) as gateway, SpeakingCall(gateway.uri) as caller:
@@ -126,6 +132,9 @@ def test_the_main_process_dies_and_the_three_go_on(folder: Any) -> None:
                 until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])
                 (cdr,) = ask(gateway, "GET", "/cdrs")[1]["cdrs"]
                 assert (cdr["call"], cdr["joined"], cdr["cause"]) == (placed["id"], name, "api")
+                assert cdr["price_minute"] == 6.0 and cdr["trunk_cost"] >= 0.1, (
+                    "as before the main process died"
+                )
         server.check_that_all_ends()
     finally:
         server.stop()

@@ -28,4 +28,4 @@ def test_five_callers_for_four_places() -> None:
         assert [(r.status, r.retry_after_s) for r in refused] == [(503, 2)]
         assert all(r.media_came_back for r in reports if r.answered)
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0)
-        assert gateway.metrics()["microturn_edge_refused_busy_total"] == 1
+        assert gateway.metrics()['microturn_admission_refused_total{by="edge",reason="busy"}'] == 1

@@ -103,7 +103,7 @@ class Talk:
     @property
     def concealed_ms(self) -> float:
         """By the gateway."""
-        return self.count("jitter_samples_concealed") / 16
+        return 1_000 * self.count("jitter_concealed_seconds")
 
     @property
     def browser_concealed_ms(self) -> float:

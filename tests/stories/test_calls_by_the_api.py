@@ -45,6 +45,17 @@ def until(holds: Callable[[], object], timeout_s: float = 8.0) -> None:
         time.sleep(0.02)
 
 
+def handover(http: str) -> dict[str, Any]:
+    """What is told of the first caller who is handed on."""
+    asked = urllib.request.Request(f"{http}/v1/events", headers={"Last-Event-ID": "0-0"})
+    with urllib.request.urlopen(asked, timeout=8.0) as answer:
+        for line in answer:
+            if line.startswith(b"data:") and (event := json.loads(line[5:]))["type"] == "call.handover":
+                data: dict[str, Any] = event["data"]
+                return data
+    raise AssertionError("nothing is told")
+
+
 def pressed(target: Target) -> str:
     """Keys that it heard as telephone events, one for each time stamp."""
     stamps = dict(list(target.events))
@@ -60,7 +71,8 @@ def test_a_program_calls_somebody_and_hands_him_over(folder: Any, tmp_path: Path
             trunks = {"pbx": plain | {"recording": True}, "plain": plain}
             settings = {
                 "redis": server.url, "trunks": json.dumps(trunks),
-                "transfers": json.dumps({"sales": "sip:200@127.0.0.1:9"}), **recorded_in(tmp_path),
+                "transfers": json.dumps({"sales": "sip:200@127.0.0.1:9"}), "events_words": "on",
+                **recorded_in(tmp_path),
             }  # fmt: skip
             wish = GatewayWish(calls=2, rtp_port=44_000, settings=settings, ready_timeout_s=60.0)
             with GatewayUnderTest.start(wish) as gateway:
@@ -89,12 +101,16 @@ def test_a_program_calls_somebody_and_hands_him_over(folder: Any, tmp_path: Path
                 until(lambda: ask(gateway, "GET", f"{call}/recording")[1]["state"] == "on")
                 assert ask(gateway, "POST", f"{call}/digits", {"digits": "42#"})[0] == 204
                 until(lambda: pressed(target) == "42#")
+                assert ask(gateway, "POST", f"{call}/text", {"text": "hello"})[0] == 204
+                until(lambda: "hello" in json.dumps(ask(gateway, "GET", f"{call}/transcript")[1]))
                 assert ask(gateway, "POST", f"{call}/transfer", {"target": "nobody"})[0] == 404
                 assert ask(gateway, "POST", f"{call}/transfer", {"target": "sales"})[0] == 202
                 until(lambda: "REFER" in target.answered)
                 refer = target.seen("REFER")[0]
                 assert refer.header("refer-to") == "<sip:200@127.0.0.1:9>"
                 assert refer.header("x-microturn-call") == placed["id"]
+                handed = handover(gateway.http)
+                assert handed["target"] == "sales" and "hello" in [line["text"] for line in handed["lines"]]
                 target.hang_up()  # it has taken the call along
                 gateway.wait_for(lambda m: m["microturn_calls_live"] == 0)
                 until(lambda: ask(gateway, "GET", "/cdrs")[1]["cdrs"])

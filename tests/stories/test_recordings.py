@@ -96,8 +96,8 @@ def test_a_recording_under_loss_is_what_each_side_heard(tmp_path: Path) -> None:
         left, right = done(gateway, tmp_path).T
         metrics = gateway.metrics()
     assert log.answered
-    assert metrics["microturn_recordings_samples_dropped_total"] == 0
-    assert metrics["microturn_recordings_samples_heard_late_total"] == 0
+    assert metrics["microturn_recordings_dropped_seconds_total"] == 0
+    assert metrics["microturn_recordings_heard_late_seconds_total"] == 0
 
     # right: every packet that the caller got, in one place of the recording. Of the library's mu-law some codes are
     # their neighbours in ours, where a sample lies between two.
@@ -201,7 +201,7 @@ def test_after_a_hold_the_two_sides_are_where_they_were(tmp_path: Path) -> None:
             speak(raw, 3.0)
         left, right = done(gateway, tmp_path).T
         metrics = gateway.metrics()
-    assert metrics["microturn_recordings_samples_heard_late_total"] == 0
+    assert metrics["microturn_recordings_heard_late_seconds_total"] == 0
     assert len(left) > 6.5 * RATE
     lags = {
         place: lag_of(right[place:], left[place : place + 2 * TURN], 4 * TURN)

@@ -85,7 +85,7 @@ def test_callers_who_are_verified_and_callers_who_are_not(server: StateServer, t
             counters = own.gateway.counters()["stir"]
             assert (counters.verified_a, counters.verified_c, counters.absent) == (1, 1, 1)
             assert (counters.failed_timeout, counters.failed_orig, counters.fetches) == (1, 1, 2)
-            assert b"microturn_stir_verified_a_total 1.0" in _metrics(own)
+            assert b'microturn_stir_results_total{result="verified_a"} 1.0' in _metrics(own)
             own.wait_for(lambda: own.gateway.sessions is not None and not list(own.gateway.sessions))
     with server.look() as look:
         kept = [decode(Session, look.get(name) or b"") for name in look.scan_iter("microturn:*:session")]

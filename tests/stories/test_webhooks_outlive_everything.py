@@ -75,7 +75,10 @@ async def story(gateway: GatewayUnderTest, receiver: Receiver) -> None:
     longest = max(ended, key=lambda event: event.data["ended_ms"] - event.data["began_ms"])
     assert longest.data["figures"]["turns"] > 3 and longest.data["cause"] == "caller"
     metrics = await asyncio.to_thread(gateway.metrics)
-    assert metrics["microturn_webhook_crm_waiting_bytes"] == 0 and metrics["microturn_events_lost_total"] == 0
+    assert (
+        metrics['microturn_webhook_waiting_bytes{endpoint="crm"}'] == 0
+        and metrics["microturn_events_lost_total"] == 0
+    )
 
 
 def test_every_event_is_delivered_after_an_outage_and_a_kill() -> None:

@@ -32,8 +32,7 @@ class Stranger:
     def __init__(self, at: tuple[str, int], first: int = 0) -> None:
         self._at, self._first = at, first
         self.got = 0
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
+        self._socket = open_rtp_socket(at[0])
         self._socket.setblocking(False)
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -75,9 +74,9 @@ def gateway() -> Iterator[OwnGateway]:
         yield own
 
 
-def attack(own: OwnGateway, number: str) -> tuple[int, int]:
+def attack(own: OwnGateway, number: str, sound_host: str = "127.0.0.1") -> tuple[int, int]:
     """Packets that caller and stranger got in the last half second of the attack."""
-    with RawCall(own.uri.replace("sip:", f"sip:{number}@")) as call:
+    with RawCall(own.uri.replace("sip:", f"sip:{number}@"), sound_host) as call:
         call.talk(1.4)
         assert call.audio is not None
         with Stranger((call.audio.host, call.audio.port)).sending() as stranger:
@@ -140,27 +139,38 @@ def test_a_caller_behind_nat_is_known_by_where_it_sends_from() -> None:
         told.close()
 
 
-def test_descriptors_of_others_are_left_alone() -> None:
+@pytest.mark.parametrize(("family", "host"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "[::1]")])
+def test_descriptors_of_others_are_left_alone(family: socket.AddressFamily, host: str) -> None:
     with (
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as here,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other,
+        socket.socket(family, socket.SOCK_DGRAM) as here,
+        socket.socket(family, socket.SOCK_DGRAM) as peer,
+        socket.socket(family, socket.SOCK_DGRAM) as other,
     ):
         for one in (peer, other):
-            one.bind(("127.0.0.1", 0))
-        here.bind(("127.0.0.1", free_port()))
+            one.bind((host.strip("[]"), 0))
+        here.bind((host.strip("[]"), free_port()))
         here.settimeout(5.0)
-        name = f"127.0.0.1:{here.getsockname()[1]}"
+        name = f"{host}:{here.getsockname()[1]}"
         open_before = sorted(os.listdir("/proc/self/fd"))
-        assert hear_only(name, peer.getsockname())
+        assert hear_only(name, peer.getsockname()[:2])
         other.sendto(b"other", here.getsockname())
         peer.sendto(b"peer", here.getsockname())
         assert here.recv(16) == b"peer"
         assert hear_only(name, None)
         other.sendto(b"other", here.getsockname())
         assert here.recv(16) == b"other"
-        assert not hear_only("127.0.0.1:1", peer.getsockname()) and not hear_only("[::1]:4000", None)
+        assert not hear_only(f"{host}:1", peer.getsockname()[:2]) and not hear_only("[::2]:4000", None)
         assert sorted(os.listdir("/proc/self/fd")) == open_before
-    assert [address_of(name) for name in ("0.0.0.0:4", "", "x:1", "10.0.0.1:0", "10.0.0.1:9")] == [
-        None, None, None, None, ("10.0.0.1", 9),
+    named = (
+        "0.0.0.0:4",
+        "",
+        "x:1",
+        "10.0.0.1:0",
+        "10.0.0.1:9",
+        "[::]:4",
+        "2001:db8::1:9",
+        "[2001:DB8:0::1]:9",
+    )
+    assert [address_of(name) for name in named] == [
+        None, None, None, None, ("10.0.0.1", 9), None, None, ("2001:db8::1", 9),
     ]  # fmt: skip

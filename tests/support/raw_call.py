@@ -29,14 +29,16 @@ _HEADER = struct.Struct("!BBHII")
 class RawCall:
     """One call to `uri` over UDP, PCMU with telephone events. A context manager: INVITE, and BYE at the end."""
 
-    def __init__(self, uri: str) -> None:
+    def __init__(self, uri: str, sound_host: str = "127.0.0.1", user: str = "raw") -> None:
+        """`user` is who calls."""
+        self._user = user
         self._target = parse_uri(uri)
         self._sip = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._sip.bind(("127.0.0.1", 0))
-        self._rtp = open_rtp_socket("127.0.0.1")
+        self._rtp, self._sound_host = open_rtp_socket(sound_host), sound_host
         self._local: Address = self._sip.getsockname()[:2]
         self._rng = random.SystemRandom()
-        self._tag, self._call_id = self._token(), f"{self._token()}@127.0.0.1"
+        self._tag, self.call_id = self._token(), f"{self._token()}@127.0.0.1"
         self._to = f"<{self._target.text}>"
         self._remote_uri = self._target.text
         self._routes: list[str] = []
@@ -58,16 +60,22 @@ class RawCall:
     ) -> None:
         with contextlib.suppress(TimeoutError):
             self.bye()
+        self.close()
+
+    def close(self) -> None:
+        """Without a word."""
         self._sip.close()
         self._rtp.close()
 
     # -- requests
 
-    def negotiate(self, direction: str, codec: str = "PCMU", payload_type: int = 0) -> int:
-        """INVITE, or re-INVITE, with `sendrecv`, `sendonly` (hold) ...; the final status."""
+    def negotiate(self, direction: str, codec: str = "PCMU", payload_type: int = 0, *, host: str = "") -> int:
+        """INVITE, or re-INVITE, with `sendrecv`, `sendonly` (hold) ...; the final status. `host` is another
+        address for our sound than where it is."""
         self._version += 1
         port = self._rtp.getsockname()[1]
-        body = describe("127.0.0.1", port, codec, payload_type, version=self._version, direction=direction)
+        host = host or self._sound_host
+        body = describe(host, port, codec, payload_type, version=self._version, direction=direction)
         answer = self._ask("INVITE", body, "application/sdp")
         if 200 <= answer.status < 300:
             self._to = answer.header("to")
@@ -195,11 +203,11 @@ class RawCall:
             ("via", f"SIP/2.0/UDP {host}:{port};rport;branch=z9hG4bK{self._token()}"),
             ("max-forwards", "70"),
             *(("route", route) for route in self._routes),
-            ("from", f"<sip:raw@{host}>;tag={self._tag}"),
+            ("from", f"<sip:{self._user}@{host}>;tag={self._tag}"),
             ("to", self._to),
-            ("call-id", self._call_id),
+            ("call-id", self.call_id),
             ("cseq", f"{cseq or self._cseq} {method}"),
-            ("contact", f"<sip:raw@{host}:{port}>"),
+            ("contact", f"<sip:{self._user}@{host}:{port}>"),
         ]
         if extra:
             headers.append(extra)

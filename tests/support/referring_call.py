@@ -92,8 +92,8 @@ class Target:
     """Who is called: on UDP and TCP at one port of 127.0.0.1. It answers each INVITE with `status` (0: rings),
     and sends every RTP packet back once it talks. A context manager; runs in a thread of its own."""
 
-    def __init__(self, status: int = 200) -> None:
-        self.status = status
+    def __init__(self, status: int = 200, sound_host: str = "127.0.0.1") -> None:
+        self.status, self._sound_host = status, sound_host
         self.requests: list[Message] = []
         self.answered: list[str] = []  # their methods, once an answer has left
         self.packets = 0
@@ -103,7 +103,7 @@ class Target:
         )  # time stamp and payload of telephone events
         self.transports: set[str] = set()
         self._udp, self._tcp = self._bind()
-        self._rtp = open_rtp_socket("127.0.0.1")
+        self._rtp = open_rtp_socket(sound_host)
         self._peers: list[socket.socket] = []
         self._ringing: Message | None = None
         self._send: Callable[[bytes], object] = self._rtp.send
@@ -130,7 +130,7 @@ class Target:
         """BYE (RFC 3261 section 12.2), answered or not."""
         self.ask("BYE", 2)
 
-    def ask(self, method: str, cseq: int, *more: tuple[str, str]) -> None:
+    def ask(self, method: str, cseq: int, *more: tuple[str, str], body: bytes = b"") -> None:
         """A request within the call, answered or not."""
         invite, way = self.seen("INVITE")[-1], "TCP" if "tcp" in self.transports else "UDP"
         headers = [
@@ -145,7 +145,7 @@ class Target:
             *more,
         ]
         contact = invite.header("contact").strip("<>").split(">")[0]
-        self._send(Message(method=method, uri=contact, headers=tuple(headers)).serialise())
+        self._send(Message(method=method, uri=contact, headers=tuple(headers), body=body).serialise())
 
     def __enter__(self) -> Target:
         self._thread.start()
@@ -237,6 +237,6 @@ class Target:
             return [answer_to(invite, self.status, "target")] if self.status else []
         offer = parse_audio(invite.body)
         assert offer is not None
-        body = describe("127.0.0.1", self._rtp.getsockname()[1], "PCMU", 0)
+        body = describe(self._sound_host, self._rtp.getsockname()[1], "PCMU", 0)
         contact = f"sip:target@127.0.0.1:{self.port}" + (";transport=tcp" if "tcp" in self.transports else "")
         return [answer_to(invite, 200, "target", body, contact)]

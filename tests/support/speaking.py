@@ -131,8 +131,8 @@ class SpeakingCall(RawCall):
 class SpeakingTarget(Target):
     """Who is called, and answers with `status`; 0 rings on."""
 
-    def __init__(self, status: int = 200) -> None:
-        super().__init__(status)
+    def __init__(self, status: int = 200, sound_host: str = "127.0.0.1") -> None:
+        super().__init__(status, sound_host)
         self.voice = Voice(self._rtp)
 
     def __exit__(

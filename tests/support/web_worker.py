@@ -23,6 +23,7 @@ from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.events.feed import Feed
 from gateway.fleet import Fleet
+from gateway.histogram import Histogram
 from gateway.http import serve_http
 from gateway.intercom import Intercom
 from gateway.metrics import Metrics
@@ -200,6 +201,10 @@ class WebSite:
 
     def drain(self) -> None:
         self.draining = True
+
+    def histograms(self) -> tuple[Histogram, ...]:
+        """None."""
+        return ()
 
     def gauges(self) -> dict[str, float]:
         return {"workers_ready": float(len(self.fleet.ready))}

@@ -169,11 +169,16 @@ async def dial(
 
 @contextlib.asynccontextmanager
 async def calling(
-    base: str, pcm: npt.NDArray[np.int16], camera: Filmed | None = None, called: str = "", token: str = ""
+    base: str,
+    pcm: npt.NDArray[np.int16],
+    camera: Filmed | None = None,
+    called: str = "",
+    token: str = "",
+    headers: dict[str, str] | None = None,
 ) -> AsyncIterator[WebrtcCaller]:
     """One call, deleted at the end."""
-    headers = {"Authorization": f"Bearer {token}"} if token else None
-    async with aiohttp.ClientSession(headers=headers) as http:
+    told = (headers or {}) | ({"Authorization": f"Bearer {token}"} if token else {})
+    async with aiohttp.ClientSession(headers=told) as http:
         caller = await dial(http, base, pcm, camera=camera, called=called)
         try:
             yield caller

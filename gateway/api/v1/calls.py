@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gateway.state.client import Kept
     from gateway.state.sessions import Sessions
 
+Placing = Callable[[str, str, str], None]
 _decode_page = msgspec.json.Decoder(shapes.CallPage).decode
 
 
@@ -49,10 +50,11 @@ class Calls:
         switchboard: Switchboard | None = None,
         trunks: Mapping[str, Trunk] | None = None,
         node: str = "",
-        placing: Callable[[str, str], None] = lambda call, tenant: None,
+        placing: Placing = lambda call, tenant, traceparent: None,
         recordings: RecordingDesk | None = None,
     ) -> None:
-        """Without a switchboard no call is made, or handed to anybody; `placing` is told of calls and tenants."""
+        """Without a switchboard no call is made, or handed to anybody; `placing` is told of calls, tenants and the
+        trace contexts of requests."""
         self._sessions, self._intercom, self._cluster = sessions, intercom, cluster
         self._switchboard, self._trunks, self._node = switchboard, trunks or {}, node
         self._placing, self._recordings = placing, recordings
@@ -199,7 +201,7 @@ class Calls:
             call = await switchboard.originate(out)
         except Refused as wrong:
             raise _refused(wrong) from None
-        self._placing(call, asked.holder.tenant or trunk.tenant)
+        self._placing(call, asked.holder.tenant or trunk.tenant, asked.traceparent)
         return shapes.Placed(call, self._node)
 
     async def transfer(self, asked: Asked) -> None:
@@ -234,7 +236,7 @@ class Calls:
             call = await switchboard.join(asked.call, out)
         except Refused as wrong:
             raise _refused(wrong) from None
-        self._placing(call, tenant)
+        self._placing(call, tenant, asked.traceparent)
         return shapes.Placed(call, self._node)
 
     async def leave(self, asked: Asked) -> None:

@@ -271,6 +271,10 @@ class CallRecord(Given, frozen=True):
     figures: Figures = Figures()
     tokens: int = 0
     """Of the background models, both ways."""
+    price_minute: float = 0.0
+    """Of a call that we placed: its trunk's for the number that was called."""
+    trunk_cost: float = 0.0
+    """By that, to the second; a part of `cost`."""
     cost: float = 0.0
     """Estimated, by the prices of the settings."""
 

@@ -69,6 +69,11 @@ class Asked:
     number: str = ""
     """The request's id."""
 
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context of the request, as it came; empty without one."""
+        return self.request.headers.get("traceparent", "")
+
     def sees(self, tenant: str) -> bool:
         """Whether something of that tenant is the holder's to see."""
         return not self.holder.tenant or self.holder.tenant == tenant

@@ -24,7 +24,7 @@ also takes the object out of Python's hands, and those at the head of `pjmedia`,
 from __future__ import annotations
 
 from gateway.sip.pj.call import CallEvents, SipCall
-from gateway.sip.pj.endpoint import Endpoint, version
+from gateway.sip.pj.endpoint import Endpoint, takes_ipv6, version
 from gateway.sip.pj.limit import call_limit
 
-__all__ = ["CallEvents", "Endpoint", "SipCall", "call_limit", "version"]
+__all__ = ["CallEvents", "Endpoint", "SipCall", "call_limit", "takes_ipv6", "version"]

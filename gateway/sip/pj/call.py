@@ -42,7 +42,9 @@ def guarded(method: Callable[..., None]) -> Callable[..., None]:
         try:
             method(self, *args)
         except Exception:  # ends this callback alone; the call is ended by its owner
-            log.exception("sip callback failed", callback=method.__name__)
+            log.exception(
+                "sip callback failed", call=getattr(self, "sip_call_id", ""), callback=method.__name__
+            )
             self.failed()
 
     return call
@@ -124,6 +126,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self._source: tuple[str, int] | None = None
         """As of the last look."""
         self._locked_to: tuple[str, int] | None = None
+        self.sound6 = False
+        """It is sent over IPv6."""
         self.final = (0, "")
         """Status and reason with which it ended."""
 
@@ -160,7 +164,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
         try:
             self.makeCall(uri, op)
         except pj.Error as wrong:
-            log.warning("call failed", error=wrong.reason)
+            log.warning("call failed", call=self.sip_call_id, error=wrong.reason)
             return False
         return not self.over
 
@@ -407,7 +411,7 @@ class SipCall(pj.Call):  # type: ignore[misc]
         prm.statusCode = 603  # unless it is the edge that says whom to call
         target = str(prm.dstUri)
         if not _TOKEN.search(target):
-            log.warning("transfer refused", call=self.sip_call_id, target=target[:120])
+            log.warning("transfer refused", call=self.sip_call_id)
             return
         call = self._endpoint.events.transfer(self)
         if call is None:

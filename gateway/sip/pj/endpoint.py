@@ -12,11 +12,11 @@ from typing import Any
 
 import pjsua2 as pj
 
-from gateway.sip.marks import may_be_recorded, persona_of, source_of, tenant_of
+from gateway.sip.marks import has_sound6, may_be_recorded, persona_of, source_of, tenant_of
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj.call import CallEvents, SipCall, guarded
 from gateway.sip.pj.metronome import Metronome
-from gateway.sip.pj.pjmedia import Pjmedia
+from gateway.sip.pj.pjmedia import Pjmedia, has_ipv6
 from media.timebase import FRAME_MS
 
 CODEC_ORDER = {"PCMU/8000/1": 130, "PCMA/8000/1": 129}
@@ -42,12 +42,26 @@ class _Account(pj.Account):  # type: ignore[misc]
         message = str(rdata.wholeMsg)
         call.persona, call.may_be_recorded = persona_of(message), may_be_recorded(message)
         call.tenant, call.rtp_source = tenant_of(message), source_of(message)
+        call.sound6 = has_sound6(message)
         call.sip_call_id, call.remote = str(info.callIdString), str(info.remoteUri)
         try:
             self._endpoint.events.incoming(call)
         except Exception:
             call.hang_up(500)
             raise
+
+
+class _Library(pj.Endpoint):  # type: ignore[misc]
+    """Where sound is IPv6 in some calls: whose account takes which, before the library has made its sockets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.account6: Any = None
+
+    def onSelectAccount(self, prm: Any) -> None:  # noqa: N802
+        rdata = prm.rdata
+        if self.account6 is not None and has_sound6(str(rdata.wholeMsg)):
+            prm.accountIndex = self.account6.getId()
 
 
 class Endpoint:
@@ -62,7 +76,7 @@ class Endpoint:
         """For what the clock's thread pulls."""
         self.metronome: Any = None
         self.account: Any = None
-        self._dialling: dict[tuple[int, int], Any] = {}
+        self._dialling: dict[tuple[int, int, bool], Any] = {}
         self.sip_port = 0
         self.sip_socket: socket.socket | None = None
         """The library's, to see when there is something to `poll` for; nothing else may be done with it."""
@@ -75,7 +89,8 @@ class Endpoint:
 
     def start(self) -> None:
         """Bind SIP on a loopback port of the system's choice and begin to take calls."""
-        self._endpoint = pj.Endpoint()
+        has_sound6 = bool(self.options.rtp_host6)
+        self._endpoint = _Library() if has_sound6 else pj.Endpoint()
         self._endpoint.libCreate()
         self._endpoint.libInit(self._configuration())
         transport = pj.TransportConfig()
@@ -90,10 +105,12 @@ class Endpoint:
         info = self._endpoint.transportGetInfo(number)
         self.sip_port = int(str(info.localName).rsplit(":", 1)[1])
         self.sip_socket = _socket_at(("127.0.0.1", self.sip_port))
+        own = (self.options.srtp, self.options.session_expires_s)
         self.account = _Account(self)
-        self.account.create(
-            self._account_configuration(self.options.srtp, self.options.session_expires_s), True
-        )
+        self.account.create(self._account_configuration(*own), True)
+        if has_sound6:
+            self._endpoint.account6 = _Account(self)
+            self._endpoint.account6.create(self._account_configuration(*own, sound6=True))
 
     def poll(self) -> None:
         """Handle what SIP has to say, without waiting. Media does not depend on it."""
@@ -101,18 +118,22 @@ class Endpoint:
             if self._endpoint.libHandleEvents(0) <= 0:
                 return
 
-    def dialling_account(self, srtp: int, session_expires_s: int) -> Any:
-        """Of calls that we place: one for each pair of these. `ValueError` when the library takes no more."""
-        found = self._dialling.get((srtp, session_expires_s))
+    def dialling_account(self, srtp: int, session_expires_s: int, *, sound6: bool = False) -> Any:
+        """Of calls that we place: one for all that have these alike; with `sound6` sound is offered over IPv6.
+        `ValueError` when the library takes no more, or has no IPv6."""
+        if sound6 and not self.options.rtp_host6:
+            raise ValueError("no sound over IPv6: rtp_host6 is not set")
+        found = self._dialling.get((srtp, session_expires_s, sound6))
         if found is None:
-            config = self._account_configuration(srtp, session_expires_s)
-            config.idUri = f"sip:dial-{srtp}-{session_expires_s}@127.0.0.1:{self.sip_port}"
+            config = self._account_configuration(srtp, session_expires_s, sound6=sound6)
+            kind = "dial6" if sound6 else "dial"
+            config.idUri = f"sip:{kind}-{srtp}-{session_expires_s}@127.0.0.1:{self.sip_port}"
             found = _Account(self)
             try:
                 found.create(config)
             except pj.Error as wrong:
                 raise ValueError(f"no more accounts: {wrong.reason}") from None
-            self._dialling[srtp, session_expires_s] = found
+            self._dialling[srtp, session_expires_s, sound6] = found
         return found
 
     def bury(self, call: SipCall) -> None:
@@ -166,11 +187,13 @@ class Endpoint:
         _discard_nothing(media)
         return config
 
-    def _account_configuration(self, srtp: int, session_expires_s: int) -> Any:
+    def _account_configuration(self, srtp: int, session_expires_s: int, *, sound6: bool = False) -> Any:
         config = pj.AccountConfig()
         config.idUri = f"sip:microturn@127.0.0.1:{self.sip_port}"
         media = config.mediaConfig
-        media.transportConfig.boundAddress = self.options.rtp_host
+        # One family an account: the library takes one address. By itself 2.17 would take both kinds of offer.
+        media.ipv6Use = pj.PJSUA_IPV6_ENABLED_USE_IPV6_ONLY if sound6 else pj.PJSUA_IPV6_DISABLED
+        media.transportConfig.boundAddress = self.options.rtp_host6 if sound6 else self.options.rtp_host
         media.transportConfig.port = self.options.rtp_port
         media.transportConfig.portRange = self.options.rtp_ports
         # Where it begins in its range: the callers of a worker that was killed go on sending to the first
@@ -210,6 +233,11 @@ def library_path() -> str:
     """Of the library's own module, which its builds put in different places."""
     module = sys.modules[pj.Endpoint.__module__]._pjsua2
     return str(module.__file__)
+
+
+def takes_ipv6() -> bool:
+    """Whether sound may be sent over IPv6."""
+    return has_ipv6(library_path())
 
 
 def _discard_nothing(media: Any) -> None:

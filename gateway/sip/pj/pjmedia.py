@@ -2,7 +2,8 @@
 
 Leaned on (`tests/gateway/sip/test_pj_media.py`): `pjmedia_port_get_frame`, `_put_frame`, `_add_ref` and `_dec_ref`,
 `pjmedia_null_port_create`, `pjmedia_stream_get_last_jb_frame_type`, `pjmedia_stream_get_stat_jbuf`,
-`pjsua_pool_create`; the layouts of `pjmedia_frame`, `pjmedia_jb_state` and `OnStreamCreatedParam`.
+`pjsua_pool_create`, `pj_sockaddr_parse`; the layouts of `pj_str_t`, `pjmedia_frame`, `pjmedia_jb_state` and
+`OnStreamCreatedParam`.
 
 Who holds the interpreter's lock: what the owner's thread asks for takes microseconds and at most the stream's
 own mutex, which nobody holds while he waits for Python, so it is kept. `put` gives it away: once in five seconds it
@@ -159,6 +160,22 @@ class Pjmedia:
     def put_nothing(self, port: int) -> None:
         """Time passes without sound: silence is sent, or, on hold, nothing but RTCP."""
         self._put_frame(port, self._nothing_at)
+
+
+class _Text(ctypes.Structure):
+    """`pj_str_t`."""
+
+    _fields_ = (("ptr", ctypes.c_char_p), ("slen", ctypes.c_ssize_t))
+
+
+def has_ipv6(path: str) -> bool:
+    """Whether the library at `path` was built with IPv6 (PJ_HAS_IPV6): one without takes no such address."""
+    library, text = ctypes.CDLL(path), _Text(b"[::1]", 5)
+    parse = _function(
+        library.pj_sockaddr_parse, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p, ctypes.c_void_p
+    )
+    room = ctypes.create_string_buffer(128)  # pj_sockaddr has 28
+    return int(parse(0, 0, ctypes.addressof(text), ctypes.addressof(room))) == 0
 
 
 def _function(function: Any, *takes: Any, gives: Any = ctypes.c_int) -> Any:

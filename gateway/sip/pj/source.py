@@ -22,14 +22,18 @@ _UNSPECIFIED: Final = bytes(16)  # struct sockaddr of AF_UNSPEC: connected to no
 
 
 def address_of(name: str) -> tuple[str, int] | None:
-    """Of `203.0.113.7:4000`, as the library writes it; None for none, IPv6 or a wildcard."""
+    """Of `203.0.113.7:4000` or `[2001:db8::7]:4000`, as the library writes it; None for none or a wildcard."""
     host, colon, port = name.rpartition(":")
+    is_ipv6 = host.startswith("[") and host.endswith("]")
     try:
-        packed = socket.inet_pton(socket.AF_INET, host)
+        packed = socket.inet_pton(socket.AF_INET6 if is_ipv6 else socket.AF_INET, host.strip("[]"))
         number = int(port)
     except (OSError, ValueError):
         return None
-    return (host, number) if colon and any(packed) and 0 < number < 65536 else None
+    if not (colon and any(packed) and 0 < number < 65536):
+        return None
+    # as `getsockname` has it
+    return (socket.inet_ntop(socket.AF_INET6, packed) if is_ipv6 else host), number
 
 
 def hear_only(local: str, peer: tuple[str, int] | None) -> bool:
@@ -41,7 +45,7 @@ def hear_only(local: str, peer: tuple[str, int] | None) -> bool:
         return False
     if peer is None:
         return int(_libc.connect(descriptor, _UNSPECIFIED, len(_UNSPECIFIED))) == 0
-    found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0, descriptor)
+    found = socket.socket(_family(peer), socket.SOCK_DGRAM, 0, descriptor)
     try:
         found.connect(peer)
     except OSError:
@@ -51,17 +55,22 @@ def hear_only(local: str, peer: tuple[str, int] | None) -> bool:
     return True
 
 
+def _family(address: tuple[str, int]) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+
+
 def _descriptor_at(address: tuple[str, int]) -> int:
     """The newest first: it is a call's that has just begun."""
+    family = _family(address)
     for descriptor in sorted((int(name) for name in os.listdir("/proc/self/fd")), reverse=True):
         try:
-            found = socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 0, descriptor)
+            found = socket.socket(family, socket.SOCK_DGRAM, 0, descriptor)
         except OSError as wrong:
             if wrong.errno not in (errno.EBADF, errno.ENOTSOCK):
                 raise
             continue
         try:
-            if found.getsockname() == address and found.type == socket.SOCK_DGRAM:
+            if found.getsockname()[:2] == address and found.type == socket.SOCK_DGRAM:
                 return descriptor
         except OSError:  # no socket
             continue

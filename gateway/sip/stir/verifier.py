@@ -77,7 +77,7 @@ class Verifier:
         finally:
             self._held -= 1
 
-    def note(self, verdict: Verdict, source: str, trunk: str, refused: bool) -> None:
+    def note(self, verdict: Verdict, source: str, trunk: str, refused: bool, call: str = "") -> None:
         """Count a result, and log one that failed: one line a second at most."""
         self.counters.count(verdict)
         self.counters.refused += refused
@@ -88,7 +88,7 @@ class Verifier:
             self._untold += 1
             return
         log.warning(
-            "caller not verified", why=verdict.why, told=verdict.told, source=source, trunk=trunk,
+            "caller not verified", call=call, why=verdict.why, told=verdict.told, source=source, trunk=trunk,
             refused=refused, others=self._untold,
         )  # fmt: skip
         self._told_s, self._untold = now_s, 0

@@ -57,6 +57,14 @@ def test_the_page_and_its_modules(directory: Path) -> None:
         assert "camera=(self)" in headers["Permissions-Policy"]
 
 
+def test_operators_have_their_page_where_no_browser_may_call() -> None:
+    pages = console.read_pages()
+    assert {"/", "/console/figures", "/console/figures.html", "/console/call.js"} <= set(pages)
+    left = console.of_operators(pages)
+    assert set(pages) - set(left) == {"/", "/console/index.html"}
+    assert [route.path for route in console.routes(left)] == ["/console/{path:.*}"]
+
+
 def test_a_page_that_is_known_is_not_sent_again(directory: Path) -> None:
     first = serve(directory, ("/", {}))[0]
     again = serve(directory, ("/", {"If-None-Match": first[1]["ETag"]}))[0]

@@ -449,8 +449,8 @@ def test_who_offers_too_fast_is_slowed_down(tmp_path: Path) -> None:
         assert [a.status for a in answers[:4]] == [400] * 4 and answers[-1].status == 429
         assert answers[-1].headers["Retry-After"] == "1" and (await told(answers[-1]))["code"] == "too-fast"
         metrics = await (await here.http.get("/metrics")).text()
-        assert "microturn_http_refused_too_fast_total" in metrics
-        assert "microturn_http_refused_malformed_total 4.0" in metrics
+        refused = 'microturn_admission_refused_total{by="http",reason='
+        assert f'{refused}"rate"}}' in metrics and f'{refused}"malformed"}} 4.0' in metrics
 
     on_a_site(story, tmp_path, webrtc_offers_per_s=1)
 

@@ -248,11 +248,12 @@ def test_a_worker_that_stops_gives_back_and_another_goes_on(server: StateServer)
 def test_a_worker_drops_what_was_cancelled(server: StateServer) -> None:
     async def story() -> None:
         answerer = Scripted()
-        async with line(server) as here, working(server, answerer):
+        async with line(server) as here, working(server, answerer) as one:
             await here.ask(order(), LONG_MS)
             await until(lambda: len(answerer.answered) == 1)
             await here.cancel(order().key)
             await until(lambda: answerer.cancelled == 1, "dropped")
+            await until(lambda: one.counters.withdrawn == 1, "counted")
 
     play(story())
 
@@ -272,10 +273,12 @@ def test_what_has_no_answer_has_failed(
         answerer = Scripted(words, fails)
         for _ in words:
             answerer.go.release()
-        async with line(server) as here, working(server, answerer):
+        async with line(server) as here, working(server, answerer) as one:
             await here.ask(order(), LONG_MS)
             news = await Reader(here).until(is_over)
             assert (news[-1].state, news[-1].note) == ("failed", note)
+            await until(lambda: one.finished == 1)
+            assert (one.counters.failed, one.counters.done) == (1, 0)
 
     play(story())
 
@@ -291,11 +294,15 @@ def test_a_bug_of_ours_ends_one_task_alone(server: StateServer) -> None:
     async def story() -> None:
         answerer = Broken(("Fine.",))
         answerer.go.release()
-        async with line(server) as here, working(server, answerer):
+        async with line(server) as here, working(server, answerer) as one:
             await here.ask(order(1), LONG_MS)
             await here.ask(order(2), LONG_MS)
             news = await Reader(here).until(lambda n: sum(x.state in ("done", "failed") for x in n) == 2)
             assert {x.task: x.state for x in news} == {"1-ab": "failed", "2-ab": "done"}
+            await until(lambda: one.finished == 2)
+            assert (one.counters.broken, one.counters.done) == (1, 1)
+            assert sum(n for name, n in one.task_time.report().items() if not name.endswith("sum")) == 2
+            assert one.gauges()["worker_tasks_running"] == 0 and one.gauges()["worker_connected"] == 1
 
     with structlog.testing.capture_logs() as logs:
         play(story())
@@ -305,10 +312,11 @@ def test_a_bug_of_ours_ends_one_task_alone(server: StateServer) -> None:
 def test_a_deadline_ends_the_work(server: StateServer) -> None:
     async def story() -> None:
         answerer = Scripted()
-        async with line(server) as here, working(server, answerer):
+        async with line(server) as here, working(server, answerer) as one:
             await here.ask(order(), 700)
             news = await Reader(here).until(is_over)
             assert (news[-1].state, news[-1].note) == ("failed", "out of time") and answerer.cancelled == 1
+            assert one.counters.timed_out == 1
 
     play(story())
 

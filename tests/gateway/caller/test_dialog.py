@@ -18,13 +18,13 @@ ANSWER = describe("127.0.0.1", 9000, "PCMU", 0)
 class Peer:
     """Both ends of one dialog: reads what it sends, answers as told."""
 
-    def __init__(self, *, reliable: bool = False) -> None:
+    def __init__(self, *, transport: str = "udp") -> None:
         self.dialog = Dialog(
             parse_uri("sip:echo@127.0.0.1:5060"),
             ("127.0.0.1", 6000),
             LocalMedia("127.0.0.1", 4000, "PCMU", 0),
             rng=random.Random(1),
-            reliable=reliable,
+            transport=transport,
         )
         self.now_ns = 0
 
@@ -103,7 +103,7 @@ def test_unanswered_invite_is_repeated_with_doubling_gaps_then_given_up() -> Non
 
 
 def test_over_tcp_nothing_is_repeated() -> None:
-    peer = Peer(reliable=True)
+    peer = Peer(transport="tcp")
     invite = peer.invite()
     assert "SIP/2.0/TCP" in invite.header("via")
     assert peer.pass_time(31 * S) == []

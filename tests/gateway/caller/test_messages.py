@@ -90,6 +90,8 @@ def test_uris() -> None:
     assert (uri.user, uri.address, uri.transport) == ("bob", ("127.0.0.1", 5070), "tcp")
     assert parse_uri("sip:[::1]").address == ("::1", 5060)
     assert parse_uri("sip:127.0.0.1").transport == "udp"
+    assert parse_uri("sip:bot@example.org;transport=TLS").address == ("example.org", 5061)
+    assert parse_uri("sip:bot@example.org:5099;transport=tls").transport == "tls"
     for wrong in ("127.0.0.1:5060", "http://x", "sips:a@b", "sip:a@b:99999", ""):
         with pytest.raises(ValueError, match="sip|range"):
             parse_uri(wrong)

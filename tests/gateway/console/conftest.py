@@ -19,8 +19,16 @@ PAGES = read_pages()
 ELSEWHERE = "gateway.invalid"  # a name of this machine that browsers do not hold for it
 
 
-class _Folder(BaseHTTPRequestHandler):
+class Folder(BaseHTTPRequestHandler):
+    metrics = b""
+    """Of /metrics; nothing: there is none."""
+
     def do_GET(self) -> None:  # noqa: N802, as http.server names it
+        if self.path == "/metrics" and self.metrics:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(self.metrics)
+            return
         found = PAGES.get(self.path.partition("?")[0])
         self.send_response(200 if found else 404)
         for name, value in HEADERS.items():
@@ -36,7 +44,7 @@ class _Folder(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def origin() -> Iterator[str]:
     """The page's URL, without a gateway behind it: every call fails with 404 or 501."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Folder)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Folder)
     thread = threading.Thread(target=server.serve_forever, name="console")
     thread.start()
     yield f"http://127.0.0.1:{server.server_port}/"

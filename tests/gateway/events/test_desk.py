@@ -102,7 +102,7 @@ async def gateway(
     async with node(url, name) as here:
         desk = make(folder)
         sessions = Sessions(here.store, name, lambda work: tasks.add(asyncio.create_task(work)))
-        sessions.watcher = desk
+        sessions.watchers.append(desk)
         try:
             yield desk, sessions, here
         finally:

@@ -138,3 +138,43 @@ def test_a_disk_that_takes_nothing_is_counted_and_ends_nothing(tmp_path: Path) -
         spool._writing = file
     assert spool.append(b"kept") and rest(spool) == [b"kept"]
     spool.close()
+
+
+def test_what_waits_is_written_over_and_nobody_loses_his_place(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path, 1 << 20, "crm", "log")
+    for number in range(9):
+        assert spool.append(b"event %d of anna" % number)
+    for _ in range(4):  # one has some of them
+        record = spool.read("crm")
+        assert record is not None
+        spool.advance("crm", record.after)
+    sealed = spool.seal()
+    assert len(sealed) == 1 and not spool.seal()[1:]
+    assert spool.append(b"event 9 of anna")
+    changed = spool.change(sealed[0], lambda payload: b"*".ljust(len(payload)) if b"5" in payload else None)
+    assert changed == 1 and not spool.change(99, lambda payload: payload)
+    spool.swap(sealed[0])
+    spool.sync()
+    spool.close()
+    assert not list(tmp_path.glob("*.changed")) and b"event 5" not in b"".join(
+        path.read_bytes() for path in tmp_path.glob("*.log")
+    )
+    (tmp_path / "00000001.changed").write_bytes(b"of one that was killed")
+    spool = spool_at(tmp_path, 1 << 20, "crm", "log")
+    left = [payload.strip() for payload in rest(spool)]
+    assert left == [b"event 4 of anna", b"*", *(b"event %d of anna" % number for number in range(6, 10))]
+    assert len(rest(spool, "log")) == 10 and not spool.counters.damaged
+    assert not (tmp_path / "00000001.changed").exists()
+    spool.close()
+
+
+def test_a_segment_that_everybody_has_got_meanwhile_stays_away(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path)
+    assert spool.append(b"anna")
+    (sealed,) = spool.seal()
+    assert spool.change(sealed, lambda payload: b"****") == 1
+    assert spool.append(b"bert")
+    assert rest(spool) == [b"anna", b"bert"]
+    spool.swap(sealed)
+    assert names(tmp_path) == ["00000002.log"] and not list(tmp_path.glob("*.changed"))
+    spool.close()

@@ -157,7 +157,7 @@ def test_a_pause_by_the_model_leaves_silence_and_the_model_is_told_what_cannot_b
     paused = call.told[2]
     assert isinstance(paused, control.RecordingTold) and (paused.by, paused.at_ms) == ("model", begin // 8)
     report = call.recorder.report()
-    assert (report["recordings_paused"], report["recordings_samples_paused"]) == (1, 5 * TURN)
+    assert (report["recordings_paused"], report["recordings_paused_us"]) == (1, 5 * 200_000)
     chunk = call.leg.cut(call.now_ns, call.now_ns, call.now_ns)
     assert chunk is not None and chunk.events == ("recording resume failed 409",)
 

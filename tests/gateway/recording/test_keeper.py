@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from structlog.testing import capture_logs
 
+from gateway.recording.finish import NEW
 from gateway.recording.keeper import (
     LAST_RETRY_S,
     MOST_TRIES,
     Keeper,
     alone,
+    backlog,
     delete_of,
     read_counters,
 )
@@ -97,6 +99,23 @@ def test_a_store_that_never_takes_it_is_asked_a_bounded_number_of_times(tmp_path
         assert len(told) == 2 and "SignatureDoesNotMatch" in told[0]["event"]
 
     keeping(tmp_path, story, secret="another secret")
+
+
+def test_what_is_not_done_yet_is_shown(tmp_path: Path) -> None:
+    names = ("recordings_unfinished", "recordings_to_upload", "recordings_to_upload_oldest_seconds")
+
+    def seen(*, uploads: bool = True) -> tuple[float, ...]:
+        told = backlog(tmp_path, uploads=uploads, unix_s=1_000.0)
+        return tuple(told[name] for name in names)
+
+    assert seen() == (0, 0, 0), "no call was recorded yet"
+    recorded(tmp_path, tones(0.4), None)
+    (tmp_path / "done").mkdir(exist_ok=True)
+    for name, at_s in (("a.wav", 700.0), ("b.ogg", 900.0), ("c.wav.new", 10.0)):
+        (tmp_path / "done" / name).touch()
+        os.utime(tmp_path / "done" / name, (at_s, at_s))
+    assert NEW == ".new" and seen() == (1, 2, 300)
+    assert seen(uploads=False) == (1, 0, 0), "they stay here for good"
 
 
 def test_recordings_are_deleted_when_their_time_is_over_and_not_before(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from gateway.sip.header import Header, find
 from gateway.sip.message import Request, Response
 from gateway.sip.routing import Router
 from gateway.sip.timers import SECOND_NS
-from tests.support.sip_router import ALICE, edge, give, one, request, status
+from tests.support.sip_router import ALICE, answer, edge, give, one, request, status
 
 NONE_YET = Refusal(480, "Too Many Calls", (Header.make(b"Retry-After", b"2"),))
 
@@ -24,6 +24,17 @@ def test_an_invite_is_held_until_it_is_decided_and_then_goes_to_a_worker() -> No
     assert flow.kind == "worker" and isinstance(invite, Request) and invite.method == b"INVITE"
     assert router.waiting == 0 and router.knows(b"c1")
     assert router.decide(b"c1", None, 6) == []  # once is enough
+
+
+def test_set_up_is_from_the_invites_arrival_to_its_200_however_long_it_was_held() -> None:
+    router = asking()
+    give(router, request(call_id="c1"), now=SECOND_NS)
+    flow, invite = one(router.decide(b"c1", None, 2 * SECOND_NS))
+    assert isinstance(invite, Request) and router.setup.report() == {}
+    give(router, answer(invite, 180), flow, 3 * SECOND_NS)
+    assert router.setup.report() == {}
+    give(router, answer(invite, 200), flow, 3 * SECOND_NS + 500_000_000)
+    assert router.setup.report() == {"setup_telephone|9": 1, "setup_telephone|sum": 2_500_000}
 
 
 def test_a_refusal_that_comes_later_says_what_it_is_told() -> None:

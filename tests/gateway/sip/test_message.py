@@ -10,7 +10,7 @@ import pytest
 
 from gateway.sip.header import BadMessage, check_address, find, parse_via, split_values
 from gateway.sip.message import MAX_MESSAGE_BYTES, Request, Response, StreamParser, parse, render, reply
-from gateway.sip.sdp_screen import prefers_wideband, screen_sdp
+from gateway.sip.sdp_screen import family_of, prefers_wideband, screen_body, screen_sdp
 
 RFC4475 = Path(__file__).resolve().parents[4] / "shared" / "data" / "sip" / "rfc4475"
 
@@ -227,6 +227,49 @@ def test_stream_that_cannot_be_framed_ends(data: bytes, status: int) -> None:
 )
 def test_good_sdp_passes(sdp: bytes) -> None:
     screen_sdp(sdp)
+
+
+SDP6 = SDP.replace(b"c=IN IP4 192.0.2.1", b"c=IN IP6 2001:db8::1")
+
+
+@pytest.mark.parametrize(
+    ("sdp", "family"),
+    [
+        (SDP, 4),
+        (SDP6, 6),
+        (SDP6.replace(b"\r\n", b"\n"), 6),
+        (SDP6 + b"c=IN IP4 192.0.2.1\r\n", 4),
+        (SDP + b"c=IN ip6 2001:db8::1\r\nm=audio 4002 RTP/AVP 0\r\n", 6),
+        (SDP.replace(b"audio 4000", b"audio 0") + b"m=audio 2 RTP/AVP 0\r\nc=IN IP6 ::1\r\n", 6),
+        (b"v=0\r\nc=IN IP6 ::1\r\nm=video 4 RTP/AVP 9\r\nm=audio 5 RTP/AVP 0\r\nc=IN IP4 10.0.0.1\r\n", 4),
+        (SDP6.replace(b"audio 4000", b"audio 0"), 0),
+        (b"v=0\r\nc=IN IP6 ::1\r\nm=video 4 RTP/AVP 9\r\n", 0),
+    ],
+)
+def test_the_family_is_that_of_the_first_sound_in_use(sdp: bytes, family: int) -> None:
+    assert family_of(sdp) == family
+    screen_sdp(sdp, sound6=True)
+    if family == 6:
+        with pytest.raises(BadMessage):
+            screen_sdp(sdp)
+
+
+@pytest.mark.parametrize(
+    ("sdp", "family6", "told"),
+    [
+        (SDP, False, b""), (SDP6, True, b""), (SDP6, None, b""), (SDP6, False, b"IPv4"), (SDP, True, b"IPv6"),
+        (SDP.replace(b"audio 4000", b"audio 0"), True, b""),
+    ],
+)  # fmt: skip
+def test_a_call_keeps_to_its_family(sdp: bytes, family6: bool | None, told: bytes) -> None:
+    invited = parse(invite(body=sdp))
+    assert isinstance(invited, Request)
+    if not told:
+        screen_body(invited, True, family6)
+        return
+    with pytest.raises(BadMessage) as caught:
+        screen_body(invited, True, family6)
+    assert caught.value.status == 488 and told in caught.value.extra[0].value
 
 
 @pytest.mark.parametrize(

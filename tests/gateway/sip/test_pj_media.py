@@ -24,6 +24,12 @@ def test_a_library_without_them_is_refused() -> None:
         pjmedia.Pjmedia("libc.so.6")
 
 
+def test_whether_it_has_ipv6_is_asked_without_an_account_which_would_abort_it() -> None:
+    assert pjmedia.has_ipv6(endpoint.library_path()) in (True, False)
+    with pytest.raises(AttributeError, match="pj_sockaddr_parse"):
+        pjmedia.has_ipv6("libc.so.6")
+
+
 def test_a_frame_is_laid_out_as_in_c() -> None:
     """pjmedia/frame.h: enum, void *, size_t, pj_timestamp (8 octets), pj_uint32_t."""
     frame = pjmedia.Frame

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gateway.config import GatewaySettings
 from gateway.sip.pool import Library, plan_workers
 
@@ -42,3 +44,16 @@ def test_ports_and_names_do_not_overlap() -> None:
 def test_a_gateway_without_wideband_has_no_wideband_worker() -> None:
     workers = plan_workers(settings(sip_calls=8, sip_wideband_calls=0), WHEEL)
     assert {w.endpoint.rate_hz for w in workers} == {8_000} and len(workers) == 2
+
+
+def test_sound_over_ipv6_needs_a_library_that_has_it() -> None:
+    asked = settings(rtp_host6="2001:db8::1", sip_calls=4, disclosure="auto")
+    with pytest.raises(
+        ValueError, match="pjsua2 2.15.1, which is installed, was built without IPv6: `make pjsip`"
+    ):
+        plan_workers(asked, WHEEL)
+    worker = plan_workers(asked, Library(1024, "2.17", ipv6=True))[0]
+    assert worker.endpoint.rtp_host6 == "2001:db8::1"
+    assert worker.announcements.disclosure, "it is beyond loopback"
+    worker = plan_workers(settings(sip_calls=4), WHEEL)[0]
+    assert not worker.endpoint.rtp_host6 and not worker.announcements.disclosure

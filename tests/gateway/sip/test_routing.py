@@ -47,6 +47,7 @@ def test_no_worker_or_draining_is_503_and_live_calls_go_on() -> None:
     worker, _ = establish(router)
     router.drain()
     assert status(give(router, request(call_id="new"))) == 503
+    assert status(give(router, request("OPTIONS", "asked"))) == 503, "proxies that ask send calls elsewhere"
     assert one(give(router, request("BYE", cseq=2, to_tag="w")))[0] == worker
 
 

@@ -241,3 +241,45 @@ def test_adopted_call_learns_its_flow_from_the_peer() -> None:
     assert flow == BOB_TCP and isinstance(bye, Request)
     assert one(give(router, answer(bye, 200), BOB_TCP))[0] == worker_flow(1)
     assert router.workers.loads()["w1"] == 0
+
+
+# ---- Families of sound ----
+
+SDP6 = SDP.replace(b"IN IP4 192.0.2.1\r\nt=", b"IN IP6 2001:db8::1\r\nt=")
+
+
+def marked(forwarded: Request | Response) -> bool:
+    return find(forwarded.headers, b"x-microturn-sound") == b"ip6"
+
+
+@pytest.mark.parametrize(("offer", "other"), [(SDP, SDP6), (SDP6, SDP)])
+def test_a_call_has_the_family_that_it_was_offered_and_keeps_it(offer: bytes, other: bytes) -> None:
+    router = edge(sound6=True)
+    worker, forwarded = one(give(router, request(body=offer)))
+    assert marked(forwarded) is (offer is SDP6) and isinstance(forwarded, Request)
+    give(router, answer(forwarded, 200, body=offer), worker)
+    give(router, request("ACK", branch="z9hG4bKack", to_tag="w"))
+    for cseq, method in enumerate(("INVITE", "UPDATE"), 2):
+        assert status(give(router, request(method, cseq=cseq, to_tag="w", body=other))) == 488
+    again = one(give(router, request(cseq=4, to_tag="w", body=offer)))[1]
+    assert isinstance(again, Request) and not marked(again), "a mark is for the beginning"
+
+
+def test_without_ipv6_it_is_refused_and_nobody_marks_a_call_by_himself() -> None:
+    router = edge()
+    assert status(give(router, request(body=SDP6))) == 488
+    router = edge(sound6=True)
+    _, forwarded = one(give(router, request(extra=b"X-Microturn-Sound: ip6\r\n")))
+    assert not marked(forwarded)
+    late = one(give(router, request(call_id="c2", body=b"")))[1]
+    assert isinstance(late, Request) and not marked(late)
+
+
+@pytest.mark.parametrize("sound6", [True, False])
+def test_an_adopted_call_keeps_its_family_too(sound6: bool) -> None:
+    router = edge(sound6=True)
+    assert router.adopt_call("w1", b"c1", None, 0, sound6=sound6)
+    offers = {True: SDP6, False: SDP}
+    refused = give(router, request(cseq=5, to_tag="w", body=offers[not sound6]), BOB_TCP)
+    assert status(refused) == 488
+    assert one(give(router, request(cseq=6, to_tag="w", body=offers[sound6]), BOB_TCP))[0] == worker_flow(1)

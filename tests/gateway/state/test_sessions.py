@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import math
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway import control
 from gateway.config import GatewaySettings
 from gateway.rules import Ruling
 from gateway.sip.edge import EdgeSettings
+from gateway.sip.switchboard import OutboundCall
 from gateway.state.client import Kept
 from gateway.state.doors import BrowserDoor, TelephoneDoor
 from gateway.state.keys import name_of_telephone_call
@@ -46,6 +48,7 @@ class Bench:
         self.sip = TelephoneDoor(
             self.telephones, self.sessions, "echo",
             ruling_of=lambda call_id: Ruling("r", "correct 482913", called="100") if call_id == CALL_ID else None,
+            price_of=lambda wish: 0.6 if wish.to.startswith("+49") else 0.0,
         )  # fmt: skip
         self.sent: list[control.MainMessage] = []
 
@@ -275,6 +278,24 @@ def test_a_record_has_what_was_measured_and_what_the_tasks_have_cost(server: Sta
             assert cdr.cost == pytest.approx(6.0 * minutes + 0.3 + 0.5, abs=1e-5)
             (cdr,) = [decode(Cdr, record) for record in (await here.kept(lost)).cdrs.values()]
             assert (cdr.reason, cdr.cause, cdr.figures.turns, cdr.tokens) == ("worker-lost", "", 50, 0)
+
+
+def test_a_call_of_ours_costs_what_its_trunk_takes_for_each_second(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_sip()
+            here.sip.placed(CALL_ID, "sip-0", OutboundCall("+4916", "carrier"))
+            here.sip.placed("other", "sip-0", OutboundCall("+1", "carrier"))
+            for call_id in (CALL_ID, "other"):
+                here.sip.hear("sip-0", control.CallEnded(call_id, "caller"))
+            for call_id, price in ((CALL_ID, 0.6), ("other", 0.0)):
+                kept = await here.kept(name_of_telephone_call(call_id))
+                (cdr,) = [decode(Cdr, record) for record in kept.cdrs.values()]
+                seconds = math.ceil((cdr.ended_ms - cdr.began_ms) / 1_000)
+                assert seconds and cdr.placed and cdr.price_minute == price
+                assert cdr.cost == cdr.trunk_cost == pytest.approx(price * seconds / 60)
+
+    play(story())
 
 
 def test_what_a_caller_was_told_and_its_recordings_are_in_the_cdr_whenever_they_come(

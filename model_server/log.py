@@ -1,0 +1,32 @@
+"""Lines of a model server's processes, for people or as JSON; calls by the names that workers give them, which are
+nobody's Call-IDs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Literal
+
+import structlog
+from structlog.typing import Processor
+
+Format = Literal["text", "json"]
+
+
+def set_up_logging(level: str = "info", format: Format = "text") -> None:
+    """On standard error, from `level` up."""
+    for_programs: list[Processor] | None = None  # structlog's own are for people
+    if format == "json":
+        for_programs = [
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ]
+    structlog.contextvars.bind_contextvars(process="model-server")
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        processors=for_programs,
+    )
