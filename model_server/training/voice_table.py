@@ -69,7 +69,9 @@ class Manner:
     treble_db: float = 6.0
     """Rise from 500 Hz to 2 kHz."""
     sibilants: bool = True
-    """Whether its hiss is repeated below 4 kHz."""
+    """Whether its hiss is repeated below 4 kHz, ..."""
+    sibilant_drop: float = 0.4
+    """... and by how much weaker, log10 of the amplitude: 8 dB."""
     hiss_db: float = 0.0
     """By how much all that is unvoiced is raised."""
     phones: str | None = None
@@ -77,7 +79,7 @@ class Manner:
 
 
 MANNERS = {
-    "say:6": Manner(0.6, hiss_db=8.0, phones="s s ih1 k s s"),  # else an "eight" over a telephone
+    "say:6": Manner(0.68, 23.0, sibilant_drop=0.6, phones="s s ih1 k s"),  # else an "eight" over a telephone
     "say:13": Manner(sibilants=False),
     "say:30": Manner(treble_db=3.0, sibilants=False),
     "say:60": Manner(0.85, treble_db=0.0),
@@ -92,8 +94,7 @@ MANNERS = {
 QUIET = -3.5
 """log10 of the gain: weaker than that everywhere is a pause inside a word."""
 SIBILANT_HZ = (3000, 4000, 4300)
-SIBILANT_DROP = 0.4
-"""Hiss above the second frequency is repeated between the first and the third, 8 dB weaker."""
+"""Hiss above the second frequency is repeated between the first and the third, weaker."""
 _FASTER = 0.97  # step by which a word is said faster until it fits
 
 _LONGEST_SAMPLES = (SUBFRAMES - 2) * SUBFRAME_SAMPLES  # the last vectors are silence
@@ -218,13 +219,13 @@ def _levelled(sound: Sound) -> Sound:
     return sound * 10 ** (_LEVEL_DBFS / 20) / np.sqrt(np.mean(active**2))
 
 
-def _telephone_proof(features: Features) -> Features:
+def _telephone_proof(features: Features, drop: float) -> Features:
     """With something left of its sibilants below 4 kHz, where a telephone line carries them."""
     low_hz, from_hz, high_hz = SIBILANT_HZ
     hz = mel_edges_hz()[1:-1]
     lower = (hz > low_hz) & (hz < high_hz)
     mels, hiss = features[:, :MELS], 1 - features[:, VOICING, None]
-    repeated = np.maximum(mels, mels[:, hz > from_hz].max(1, keepdims=True) - SIBILANT_DROP)
+    repeated = np.maximum(mels, mels[:, hz > from_hz].max(1, keepdims=True) - drop)
     mels[:, lower] = ((1 - hiss) * mels + hiss * repeated)[:, lower]
     return features
 
@@ -234,7 +235,7 @@ def _features_of(word: str) -> Features:
     manner, sound = manner_of(word), speak(word)
     features = voice_features.analyse(sound, SUBFRAMES)
     if manner.sibilants:
-        features = _telephone_proof(features)
+        features = _telephone_proof(features, manner.sibilant_drop)
     unvoiced = (features[:, VOICING] < 0.5) & (features[:, :MELS].max(1) > QUIET)
     features[unvoiced, :MELS] += manner.hiss_db / 20
     after = -(-len(sound) // SUBFRAME_SAMPLES)

@@ -75,7 +75,7 @@ def test_it_passes_questions_in_keys_on(echo):
 
 def test_keys_that_no_telephone_has_are_actions(echo):
     said = echo.step(batch([1], {0: chunk(0, events=("dtmf A", "dtmf B", "dtmf C", "dtmf D"))})).said[0]
-    assert said.events == ("transfer", "dtmf 5", "hangup")
+    assert said.events == ("transfer", "dtmf 5", "join", "hangup")
 
 
 @pytest.mark.parametrize("name", ["torch"])
