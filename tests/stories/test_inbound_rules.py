@@ -26,6 +26,7 @@ SETTINGS = {
     "rules": json.dumps(RULES),
     "personas": json.dumps({"echo": "interpret"}),
     "calls_without_rule": "refuse",
+    "caller_numbers": "on",  # the log says what was called
     "tenants": json.dumps({"acme": {}}),
     "trunks": json.dumps({"loop": {"hosts": ["127.0.0.1"]}}),
 }
