@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.on_moshi import tiny
 from tests.support.moshi_here import needs_moshi
 
@@ -22,3 +24,15 @@ def test_both_ways_are_measured_on_the_same_networks() -> None:
     for found in several:
         assert 0 < found["frame_p50_ms"] <= found["frame_p99_ms"] <= found["turn_p99_ms"]
         assert found["row_bytes"] == several[0]["row_bytes"] > 0 and found["roofline_frame_ms"] >= 0
+
+
+def test_without_a_gpu_nothing_of_that_size_is_begun(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from model_server.engine.moshi import steps
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert steps.main(["--calls", "1"]) == 2
+    assert "no CUDA device here" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,13 +28,16 @@ COPY_BYTES = 1 << 28
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 when it was measured."""
+    """0 when it was measured, 2 where there is no GPU: 8 billion weights are more than most other machines hold."""
     parser = argparse.ArgumentParser(prog="python -m model_server.engine.moshi.steps", description=__doc__)
     parser.add_argument("--calls", type=int, nargs="+", default=[1, 8, 16, 32], metavar="N")
     parser.add_argument("--frames", type=int, default=FRAMES, help=f"measured of each ({FRAMES})")
     parser.add_argument("--context", type=int, default=MOSHI_7B["context"], help="frames that it looks back")
     given = parser.parse_args(argv)
-    where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        print("steps: no CUDA device here; the published size takes a GPU of 24 GB or more", file=sys.stderr)
+        return 2
+    where = torch.device("cuda")
     config = dict(MOSHI_7B) | {"context": given.context}
     networks = Networks.random(config, None, dtype_of("auto", where), where)
     print(json.dumps(alone(networks, given.frames)), flush=True)
