@@ -119,7 +119,7 @@ async def measure(plan: Plan, folder: Path) -> tuple[dict[str, Any], list[CallRe
     per_call = {number: _per_call(some, idle, plan.calls) for number, some in spans.items()}
     more = per_call[RECORDED] - per_call[PLAIN]
     tape_s = _tape_cpu_s()
-    recorded_s = metrics["microturn_recordings_bytes_written_total"] / (4 * RATE_HZ)
+    recorded_s = metrics["microturn_recordings_written_bytes_total"] / (4 * RATE_HZ)
     return (
         {
             "calls": plan.calls,
