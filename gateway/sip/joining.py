@@ -376,8 +376,8 @@ class Joining:
             guest.call.lock_source()
             patience_s = hold_timeout_s if guest.call.held else rtp_timeout_s
             ear = guest.call.ear
-            if guest.wrong is not None or (ear is not None and ear.wrong is not None):
-                log.error("a conference is broken", call=guest.session.name)
+            if (wrong := guest.wrong or (ear.wrong if ear is not None else None)) is not None:
+                log.error("a conference is broken", call=guest.session.name, exc_info=wrong)
                 self._counters.calls_broken += 1
                 guest.hang_up("error")
             elif guest.silent_ns(now_ns) > patience_s * NS_PER_S:

@@ -63,6 +63,7 @@ class Exporter:
         self._waiting: queue.Queue[Span] = queue.Queue(maxsize=MOST_WAITING)  # full: counted
         self._closing = threading.Event()
         self._told_s, self._told = 0.0, 0
+        self._in_hand = 0  # spans that the exporter has right now
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
@@ -74,9 +75,12 @@ class Exporter:
             self.counters.dropped += 1
 
     def close(self) -> None:
-        """What waits has `CLOSE_S` to leave."""
+        """What waits has `CLOSE_S` to leave; the log tells what did not."""
         self._closing.set()
         self._thread.join(CLOSE_S)
+        if self._thread.is_alive():
+            self.counters.lost += self._waiting.qsize() + self._in_hand
+        self._tell(at_end=True)
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
@@ -87,6 +91,7 @@ class Exporter:
     def _send(self) -> None:
         """All that waits; whatever goes wrong costs its batch alone."""
         while batch := self._take():
+            self._in_hand = len(batch)
             try:
                 done = self._exporter.export([self._readable(span) for span in batch])
             except Exception as wrong:  # the edge of a thread that has to go on
@@ -96,6 +101,7 @@ class Exporter:
                 self.counters.sent += len(batch)
             else:
                 self.counters.lost += len(batch)
+            self._in_hand = 0
         self._tell()
 
     def _take(self) -> list[Span]:
@@ -107,10 +113,10 @@ class Exporter:
                 break
         return batch
 
-    def _tell(self) -> None:
+    def _tell(self, at_end: bool = False) -> None:
         counters = self.counters
         gone, now_s = counters.dropped + counters.lost, time.monotonic()
-        if gone > self._told and (not self._told_s or now_s - self._told_s >= TELL_S):
+        if gone > self._told and (at_end or not self._told_s or now_s - self._told_s >= TELL_S):
             self._told, self._told_s = gone, now_s
             log.warning(
                 "traces are lost", dropped=counters.dropped, not_taken=counters.lost, sent=counters.sent

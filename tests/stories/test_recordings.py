@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,11 +13,11 @@ import soundfile
 
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.codec import find_codec
-from gateway.caller.stream import RtpStream
 from gateway.recording.finish import decrypt
 from gateway.recording.keys import Keyring
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.stories.test_webrtc_calls import chirps
+from tests.support.lossy_caller import lossy_caller
 from tests.support.raw_call import RawCall
 from tests.support.webrtc_caller import calling
 
@@ -27,29 +26,6 @@ pytestmark = pytest.mark.processes
 SECRET = "hGUNxVVHBBlxbQJ6H5k7rpGsmzdMBNBcs7ZQsBIiwxE="
 RATE, FRAME, TURN = 8_000, 160, 1_600
 LOSS = 0.05
-
-
-class LossyStream(RtpStream):
-    """One packet in twenty does not get there."""
-
-    __slots__ = ()
-    rng = random.Random(4)
-
-    def send_next(self) -> None:
-        remote = self.remote
-        if self.rng.random() < LOSS:
-            self.remote = None
-        super().send_next()
-        self.remote = remote
-
-
-class LossyCaller(Caller):
-    """Of such streams."""
-
-    def _make_stream(self, *args: Any) -> RtpStream:
-        stream = super()._make_stream(*args)
-        stream.__class__ = LossyStream
-        return stream
 
 
 def settings(folder: Path) -> dict[str, str]:
@@ -91,7 +67,7 @@ def lag_of(sound: np.ndarray, window: np.ndarray, most: int) -> int:
 
 def test_a_recording_under_loss_is_what_each_side_heard(tmp_path: Path) -> None:
     with GatewayUnderTest.start(GatewayWish(calls=2, settings=settings(tmp_path))) as gateway:
-        log = call(gateway, 6.0, LossyCaller)
+        log = call(gateway, 6.0, lossy_caller(LOSS, seed=4))
         gateway.wait_for(lambda m: m["microturn_recordings_ended_total"] == 1, 5.0)
         left, right = done(gateway, tmp_path).T
         metrics = gateway.metrics()

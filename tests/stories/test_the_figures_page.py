@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-from gateway.caller.calls import Caller, CallLog, CallPlan
+from gateway.caller.calls import CallLog, CallPlan
 from gateway.caller.signals import numbered_tones
-from gateway.caller.stream import RtpStream
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.gateway.state.server import StateServer, first_program
 from tests.support.chromium import Chromium
+from tests.support.lossy_caller import lossy_caller
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -34,33 +33,10 @@ RATE_HZ, CALLS = 8_000, 12
 SECONDS = 38.0 if SHOTS else 14.0
 
 
-class LossyStream(RtpStream):
-    """Two packets in a hundred do not get out."""
-
-    __slots__ = ()
-    rng = random.Random(3)
-
-    def send_next(self) -> None:
-        remote = self.remote
-        if self.rng.random() < 0.02:
-            self.remote = None
-        super().send_next()
-        self.remote = remote
-
-
-class LossyCaller(Caller):
-    """Of such streams."""
-
-    def _make_stream(self, *args: Any) -> RtpStream:
-        stream = super()._make_stream(*args)
-        stream.__class__ = LossyStream
-        return stream
-
-
 async def calls(uri: str) -> None:
     """As many as there is room for, and more; half of them end early and come again."""
     rng = np.random.default_rng(5)
-    async with LossyCaller() as caller:
+    async with lossy_caller(0.02, seed=3)() as caller:
         calling: list[asyncio.Task[CallLog]] = []
         until_s = time.monotonic() + SECONDS
         while (left_s := until_s - time.monotonic()) > 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 
 import pytest
@@ -51,3 +52,17 @@ def test_what_has_no_room_and_what_nobody_takes_is_counted_and_told(monkeypatch:
     assert (exporter.counters.sent, exporter.counters.dropped, exporter.counters.lost) == (0, 5, 10)
     [told] = [line for line in logs if line["event"] == "traces are lost"]
     assert (told["dropped"], told["not_taken"]) == (5, 10)
+
+
+def test_what_a_silent_collector_leaves_at_the_end_is_counted_and_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(export, "CLOSE_S", 0.1)
+    monkeypatch.setattr(export, "TIMEOUT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent, capture_logs() as logs:
+        exporter = Exporter(f"http://127.0.0.1:{silent.getsockname()[1]}/v1/traces", "microturn", "node-1")
+        for number in range(300):
+            exporter.put(span(number))
+        exporter.close()
+    assert exporter.counters.sent == 0 and exporter.counters.lost == 300
+    assert [line["not_taken"] for line in logs if line["event"] == "traces are lost"] == [300]
