@@ -343,6 +343,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             name=f"web-{index}",
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
+            engines=settings.further_sockets,
             recording=recording,
             traces=bool(settings.traces_endpoint),
             announcements=settings.announcements(settings.webrtc_host),
