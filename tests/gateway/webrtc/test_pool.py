@@ -71,7 +71,7 @@ def test_offers_go_where_there_is_most_room_and_never_beyond() -> None:
         asked = [await ask(bench.pool.offer(OFFER)) for _ in range(4)]
         assert (len(bench.sent["web-0"]), len(bench.sent["web-1"])) == (1, 2)  # those out count as taken
         _, refused = await bench.pool.offer(OFFER)
-        assert (refused.status, refused.retry_after_s) == (503, 2) and bench.pool.is_full
+        assert (refused.status, refused.retry_after_s) == (503, 2) and bench.pool.is_full()
         for name in ("web-0", "web-1", "web-1"):
             bench.take(name)
         done = await asyncio.gather(*asked)
