@@ -564,7 +564,7 @@ def route(
     tenant = found.tenant or (now.trunks[trunk].tenant if trunk in now.trunks else "")
     told = {
         "rule": found.rule, "persona": found.persona or now.persona or "(the usual one)",
-        "engine": found.engine or "(the usual one)", "tenant": tenant or "-",
+        **({"engine": found.engine or "(the usual one)"} if now.engines else {}), "tenant": tenant or "-",
         "trunk": found.trunk or trunk or "-", "recording": "allowed" if found.recording else "not allowed",
     }  # fmt: skip
     typer.echo("  ".join(f"{name}: {value}" for name, value in told.items()))
