@@ -97,6 +97,27 @@ def test_workers_without_a_model_server_get_no_offers() -> None:
     on_a_bench(story, Bench())
 
 
+def test_an_offer_goes_where_its_engine_has_a_model_server() -> None:
+    async def story(bench: Bench) -> None:
+        bench.welcome("web-0")
+        bench.welcome("web-1", "b-0000000000000001", attached=False)
+        _, refused = await bench.pool.offer(OFFER, engine="lab")
+        assert refused.status == 503 and "no model server of engine lab is there" in refused.reason
+        bench.pool.hear("web-1", control.Attachable(True, "lab"))
+        assert bench.pool.has_engine("lab") and not bench.pool.is_full("lab")
+        asked = await ask(bench.pool.offer(OFFER, engine="lab"))  # which has less room
+        request = bench.take("web-1")
+        assert isinstance(request, control.Offer) and request.engine == "lab"
+        assert (await asked)[0] == "web-1"  # type: ignore[index]
+        usual = await ask(bench.pool.offer(OFFER))
+        bench.take("web-0")
+        assert (await usual)[0] == "web-0"  # type: ignore[index]
+        bench.pool.hear("web-0", control.Attachable(False))
+        assert bench.pool.has_engine("lab") and not bench.pool.is_ready, "one engine's loss is no other's"
+
+    on_a_bench(story, Bench())
+
+
 def test_a_resume_token_leads_to_its_worker_even_when_that_is_full() -> None:
     async def story(bench: Bench) -> None:
         name = "b-0000000000000001"
