@@ -17,6 +17,7 @@ import structlog
 
 from gateway.control import CallNotes
 from gateway.cut_time import CutTime
+from gateway.state.keys import kept_name
 from gateway.turns import Call, CallSums, Turns
 from media.slots import SlotTable
 
@@ -80,7 +81,7 @@ class EngineTurns:
     async def lease(self, call: Call) -> bool:
         """A slot of the call's engine; False when there is none, or no such engine."""
         if call.engine not in self._turns:
-            log.warning("no slot", call=call.name, reason=f"this worker has no engine {call.engine!r}")
+            log.warning("no slot", call=kept_name(call.name), reason=f"this worker has no engine {call.engine!r}")
             return False
         return await self._turns[call.engine].lease(call)
 

@@ -16,7 +16,7 @@ from gateway.sip.admission import Refusal
 from gateway.sip.edge import EdgeSettings
 from gateway.sip.header import find
 from gateway.sip.marks import engine_of, persona_of
-from gateway.sip.message import Request
+from gateway.sip.message import Request, parse
 from gateway.telephones import Telephones
 from tests.support.sip_router import request
 
@@ -45,7 +45,10 @@ class Bench:
         raise AssertionError("nobody is asked")
 
     def invite(self, called: str) -> Request:
-        return request(uri=f"sip:{called}@gateway.example", call_id=f"of-{called}")
+        data = request(call_id=f"of-{called}").replace(b"sip:bot@198", b"sip:%b@198" % called.encode(), 1)
+        message = parse(data)
+        assert isinstance(message, Request)
+        return message
 
     def admit(self, called: str) -> str:
         """"" when it is taken, else status and why."""
