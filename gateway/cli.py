@@ -275,12 +275,11 @@ def _model_flags(settings: GatewaySettings, name: str = "") -> list[str]:
     """Of the model server of the usual engine, or of a further one that is ours to start."""
     further = settings.engines.get(name)
     engine, why = choose(settings.engine if further is None else further.engine or "auto")
-    log.info("engine", engine=engine, why=why, **({"name": name} if name else {}))
+    log.info("engine", engine=engine, why=why, **({"of": name} if name else {}))
     own: list[str] = []
     persona, weights, slots = settings.persona, settings.weights, _slots_said(settings)
     if further is not None:
-        persona = settings.engine_personas(settings.persona)[name]
-        weights, slots = further.weights, further.slots
+        persona, weights, slots = further.persona, further.weights, further.slots
         own = [f"--checkpoint={further.checkpoint}"] if further.checkpoint else []
         own += [f"--ranks={further.ranks}"] if further.ranks else []
     if slots is None and engine != "moshi":  # whose rows are memory of its device: it takes what there is
@@ -563,7 +562,8 @@ def route(
         raise typer.Exit(1)
     tenant = found.tenant or (now.trunks[trunk].tenant if trunk in now.trunks else "")
     told = {
-        "rule": found.rule, "persona": found.persona or now.persona or "(the usual one)",
+        "rule": found.rule,
+        "persona": found.persona or (now.persona if not found.engine else "") or "(the usual one)",
         **({"engine": found.engine or "(the usual one)"} if now.engines else {}), "tenant": tenant or "-",
         "trunk": found.trunk or trunk or "-", "recording": "allowed" if found.recording else "not allowed",
     }  # fmt: skip

@@ -40,7 +40,8 @@ class FurtherEngine(BaseModel):
     socket: str = ""
     """Control socket of a model server that somebody else runs."""
     persona: str = ""
-    """What the model is to be where neither rule nor request says it; empty is the setting `persona`."""
+    """What the model is to be where neither rule nor request says it; empty is the model server's own. The setting
+    `persona` is of the usual engine: another one might not know it."""
     weights: str = ""
     """Of `moshi`."""
     checkpoint: str = ""
@@ -70,9 +71,10 @@ class FurtherEngineSettings(BaseSettings):
         }
         return {"": usual, **further}
 
-    def engine_personas(self, usual: str) -> dict[str, str]:
+    @property
+    def engine_personas(self) -> dict[str, str]:
         """What each further one is to be where nobody says it."""
-        return {name: engine.persona or usual for name, engine in self.engines.items()}
+        return {name: engine.persona for name, engine in self.engines.items()}
 
     def check_engines(self, usual: Path) -> None:
         """`ValueError` in words for the operator."""

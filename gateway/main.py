@@ -78,7 +78,7 @@ class Gateway:
             SRTP.index(settings.srtp), settings.rtp_source, settings.joins,
         )  # fmt: skip
         self.telephones.switchboard.records = self._recording is not None
-        self.telephones.switchboard.engines = settings.engine_personas(settings.persona)
+        self.telephones.switchboard.engines = settings.engine_personas
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
@@ -219,7 +219,7 @@ class Gateway:
             lambda call_id: self.cluster.desk.party_of_telephone(call_id),
             lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
             lambda wish: self.settings.trunks[wish.trunk].price_of(wish.to) or 0.0,
-            self.settings.engine_personas(self.settings.persona),
+            self.settings.engine_personas,
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed

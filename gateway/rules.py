@@ -42,7 +42,7 @@ class Rule(BaseModel):
     attestation: tuple[Attestation, ...] = ()
     """What was found out about the caller's signature (STIR/SHAKEN); telephones alone."""
     persona: str = ""
-    """Empty is its engine's, or the setting `persona`."""
+    """Empty is its engine's, which of the usual one is the setting `persona`."""
     engine: str = ""
     """What answers, one of `engines`; empty is the usual one."""
     tenant: str = ""

@@ -102,7 +102,7 @@ class Worker:
         if self.options.hears_tones:
             session.leg.tones = ToneEar(MODEL_HZ)
         if self.screens is not None:
-            self.screens.look_after(session, persona, tenant)
+            self.screens.look_after(session, persona, tenant, engine)
         return session
 
     def _record(self, session: Session, allowed: bool) -> None:

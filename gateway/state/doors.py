@@ -44,7 +44,7 @@ class TelephoneDoor:
         """The edge: a worker has answered the caller whose INVITE had this request line."""
         ruling = self._ruling_of(call_id) or Ruling("")
         name = name_of_telephone_call(call_id)
-        persona = ruling.persona or self._persona
+        persona = ruling.persona or ("" if ruling.engine else self._persona)
         party = self._party_of(call_id)
         self._sessions.begin(
             name, "sip", worker, persona, ruling.called, party, inside=call_id, engine=ruling.engine
@@ -52,7 +52,8 @@ class TelephoneDoor:
 
     def placed(self, call_id: str, worker: str, wish: OutboundCall) -> None:
         """The switchboard: whom we called has answered."""
-        persona = "" if wish.joins else wish.persona or self._engines.get(wish.engine) or self._persona
+        usual = self._engines.get(wish.engine, "") if wish.engine else self._persona
+        persona = "" if wish.joins else wish.persona or usual
         self._sessions.begin(
             name_of_telephone_call(call_id),
             "sip",
@@ -140,7 +141,8 @@ class BrowserDoor:
             if call in self._sessions:
                 self._sessions.resume(call, worker, token)
             else:
-                persona, party = asked.persona or self._persona, self._party_of(call)
+                persona = asked.persona or ("" if asked.engine else self._persona)
+                party = self._party_of(call)
                 self._sessions.begin(
                     call, "webrtc", worker, persona, party=party, resume=token, engine=asked.engine
                 )

@@ -164,7 +164,7 @@ class Worker:
         )
         call.leg.turn = message.turn
         if self.screens is not None:
-            self.screens.look_after(call, message.persona, message.tenant)
+            self.screens.look_after(call, message.persona, message.tenant, message.engine)
         call.recording = CallRecording(
             self.recorder, call.name, call.name, call.leg, self.link.tell, call.first_pull_ns,
             allowed=message.recording, announces=not message.turn,

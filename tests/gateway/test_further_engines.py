@@ -72,7 +72,7 @@ def test_each_is_met_at_a_path_of_its_own(settings: GatewaySettings) -> None:
 def test_rules_choose_and_an_engine_brings_its_persona(settings: GatewaySettings) -> None:
     found = [settings.make_rules().find(Inbound(called)) for called in ("100", "101", "102", "7")]
     assert [(ruling.engine, ruling.persona) for ruling in found if ruling is not None] == [
-        ("second", "interpret"), ("second", "every 5"), ("lab", "count"), ("", ""),
+        ("second", "interpret"), ("second", "every 5"), ("lab", ""), ("", ""),
     ]  # fmt: skip
 
 
@@ -103,7 +103,7 @@ def test_each_gets_what_is_its_own(settings: GatewaySettings) -> None:
         "--engine=echo", "--persona=interpret", f"--socket={RUN_DIR}/model-second.sock", "--slots=7"
     ]  # fmt: skip
     assert flags("open") == [  # what its device has memory for
-        "--engine=moshi", "--persona=count", "--weights=/weights", f"--socket={RUN_DIR}/model-open.sock"
+        "--engine=moshi", "--weights=/weights", f"--socket={RUN_DIR}/model-open.sock"
     ]  # fmt: skip
 
 
