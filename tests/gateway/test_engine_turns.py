@@ -67,7 +67,7 @@ async def worker(usual: Path, lab: Path) -> AsyncIterator[tuple[EngineTurns, lis
     """Its turns, and what it says of which engine there is; what breaks in it breaks the test."""
     told: list[tuple[str, bool]] = []
     turns = EngineTurns(
-        "w", {"": usual, "lab": lab}, CutTime(8, 200_000), attachable=lambda *said: told.append(said)
+        "w", {"": usual, "lab": lab}, CutTime(8, 200_000), attachable=lambda engine, there: told.append((engine, there))
     )
     keeping = asyncio.create_task(turns.keep())
     try:
