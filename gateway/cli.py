@@ -219,7 +219,9 @@ async def _upgrade(models: dict[str, _Model], name: str, flags: dict[str, Any], 
         settings = load(**flags)
         if name not in models:
             there = ", ".join(each for each in models if each) or "none beside the usual one"
-            raise UpgradeFailed(f"engine = {name!r} is not among those that microturn up has started ({there})")
+            raise UpgradeFailed(
+                f"engine = {name!r} is not among those that microturn up has started ({there})"
+            )
         if name and (name not in settings.engines or settings.engines[name].engine is None):
             raise UpgradeFailed(f"engines.{name} is no engine to be started any more: restart microturn up")
         servers, serving = models[name].servers, models[name].serving

@@ -252,9 +252,7 @@ class GatewaySettings(
     def make_rules(self) -> Rules:
         """What becomes of a call; `ValueError` in words for the operator."""
         takes_others = self.calls_without_rule == "take"
-        return Rules(
-            self.rules, self.personas, takes_others, self.tenants, self.trunks, self.engine_personas
-        )
+        return Rules(self.rules, self.personas, takes_others, self.tenants, self.trunks, self.engine_personas)
 
     @property
     def worker_srtp(self) -> int:

@@ -1,8 +1,9 @@
-"""The turns of one worker's calls, by the engine that answers them: for each a `Turns` of its own, with the model server
-at its path, or the two of a live upgrade.
+"""The turns of one worker's calls, by the engine that answers them: for each a `Turns` of its own, with the model
+server at its path, or the two of a live upgrade.
 
-A call has its engine from its beginning to its end. What happens to a model server (it dies, a spare takes over, calls
-move) so happens to the calls of its engine alone; all they share is the thread that cuts them (`gateway/cut_time.py`).
+A call has its engine from its beginning to its end. What happens to a model server (it dies, a spare takes over,
+calls move) so happens to the calls of its engine alone; all they share is the thread that cuts them
+(`gateway/cut_time.py`).
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ class EngineTurns:
         between: Callable[[], None] = lambda: None,
         takes_notes: bool = False,
     ) -> None:
-        """`sockets` has the path of each engine's model server, "" the usual one's; `attachable` is told of which engine
-        there is one for new calls. The rest is as in `Turns`."""
+        """`sockets` has the path of each engine's model server, "" the usual one's; `attachable` is told of which
+        engine there is one for new calls. The rest is as in `Turns`."""
         self._turns = {
             engine: Turns(
                 worker, path, cut_time, attachable=functools.partial(attachable, engine), between=between,
@@ -53,7 +54,7 @@ class EngineTurns:
         return [engine for engine, turns in self._turns.items() if turns.is_attached]
 
     def is_attached(self, engine: str) -> bool:
-        """Whether a model server is there for new calls of that engine; not of one that this worker has never had."""
+        """Whether a model server is there for new calls of that engine; not of one that this worker never had."""
         return engine in self._turns and self._turns[engine].is_attached
 
     def table_of(self, call: Call) -> SlotTable | None:
@@ -81,7 +82,9 @@ class EngineTurns:
     async def lease(self, call: Call) -> bool:
         """A slot of the call's engine; False when there is none, or no such engine."""
         if call.engine not in self._turns:
-            log.warning("no slot", call=kept_name(call.name), reason=f"this worker has no engine {call.engine!r}")
+            log.warning(
+                "no slot", call=kept_name(call.name), reason=f"this worker has no engine {call.engine!r}"
+            )
             return False
         return await self._turns[call.engine].lease(call)
 
@@ -105,5 +108,5 @@ class EngineTurns:
         return dict(sums)
 
     def _of(self, call: Call) -> Turns:
-        """A call of an engine that is not here never got a slot: nobody knows anything of it, the usual one neither."""
+        """A call of an engine that is not here never got a slot: the usual one knows nothing of it either."""
         return self._turns.get(call.engine) or self._turns[""]

@@ -59,8 +59,8 @@ class FurtherEngineSettings(BaseSettings):
 
     engines: dict[str, FurtherEngine] = Field(
         default_factory=dict,
-        description="further engines by name, beside the usual one: engine (what `microturn up` starts) or socket (of "
-        "a model server that runs elsewhere on this machine), persona, weights, checkpoint, ranks, slots, spare",
+        description="further engines by name, beside the usual one: engine (what `microturn up` starts) or socket "
+        "(of a model server that somebody else runs here), persona, weights, checkpoint, ranks, slots, spare",
     )
 
     def engine_sockets(self, usual: Path) -> dict[str, Path]:
@@ -90,8 +90,8 @@ class FurtherEngineSettings(BaseSettings):
         for name, path in self.engine_sockets(usual).items():
             if len(os.fsencode(path)) > MOST_PATH_BYTES:
                 raise ValueError(
-                    f"engines.{name}: the socket {path} has more than {MOST_PATH_BYTES} bytes: choose a shorter run_dir "
-                    "or socket"
+                    f"engines.{name}: the socket {path} has more than {MOST_PATH_BYTES} bytes: choose a shorter "
+                    "run_dir or socket"
                 )
             if (other := places.setdefault(path, name)) != name:
                 told = f"engines.{other}" if other else "the usual engine"
@@ -111,8 +111,8 @@ def check_engine(name: str, engines: Mapping[str, object], where: str) -> None:
 def _check(where: str, engine: FurtherEngine) -> None:
     if (engine.engine is not None) == bool(engine.socket):
         raise ValueError(
-            f"{where}: expected engine (what `microturn up` starts, such as 'echo') or socket (of a model server that "
-            "runs already), one of the two"
+            f"{where}: expected engine (what `microturn up` starts, such as 'echo') or socket (of a model server "
+            "that runs already), one of the two"
         )
     if engine.socket:
         if not Path(engine.socket).is_absolute():
@@ -127,7 +127,8 @@ def _check(where: str, engine: FurtherEngine) -> None:
         )
     if engine.checkpoint and engine.engine not in ("digits", "sglang"):
         raise ValueError(
-            f"{where}: checkpoint = {engine.checkpoint!r} with engine = {engine.engine!r}: expected digits or sglang"
+            f"{where}: checkpoint = {engine.checkpoint!r} with engine = {engine.engine!r}: only digits and sglang "
+            "have one"
         )
     if engine.ranks and engine.ranks > 1 and engine.engine != "digits":
         raise ValueError(

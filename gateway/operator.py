@@ -100,8 +100,7 @@ class Operator:
 
 
 async def ask(run_dir: Path, tell: Tell, engine: str = "") -> Outcome:
-    """Ask the `up` of that directory for an upgrade of that engine's model server. `ValueError` when there is no
-    `up`."""
+    """Ask the `up` of that directory to upgrade that engine's model server. `ValueError` without one."""
     loop = asyncio.get_running_loop()
     try:
         connection = control.connect(run_dir / SOCKET)

@@ -124,7 +124,9 @@ class Rules:
             self._checked.append(_compiled(rule, where, tenants, trunks, engines or {}))
             catch_all = where if rule.is_catch_all else ""
         for name, persona in listed.items():
-            self._checked.append(_compiled(Rule(called=name, persona=persona), f"personas.{name}", {}, {}, {}))
+            self._checked.append(
+                _compiled(Rule(called=name, persona=persona), f"personas.{name}", {}, {}, {})
+            )
         if takes_others:
             self._checked.append((lambda call: True, OTHERS))
 

@@ -103,8 +103,8 @@ class Telephones:
         return len(self.edge.remove_worker(worker))
 
     def _admit(self, request: Request) -> Refusal | Later | None:
-        """New calls need a model server: without any they are refused here, before a worker is bothered. Whether there
-        is one of the call's own engine is asked behind the rules, which name it."""
+        """New calls need a model server: without any they are refused here, before a worker is bothered. Whether
+        there is one of the call's own engine is asked behind the rules, which name it."""
         if any(self.attached.values()) and not self.draining:
             return self.further(request)
         retry = Header.make(b"Retry-After", str(self._retry_after_s).encode())

@@ -128,8 +128,8 @@ class Call(Protocol):
 
 
 class Turns:
-    """Every call of one worker that has, had or waits for a slot of one engine: `gateway/engine_turns.py` has one for
-    each."""
+    """Every call of one worker that has, had or waits for a slot of one engine: `gateway/engine_turns.py` has one
+    for each."""
 
     def __init__(
         self,

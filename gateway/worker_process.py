@@ -91,7 +91,7 @@ class WorkerProcess:
         takes_notes: bool = False,
         engines: Mapping[str, str] | None = None,
     ) -> None:
-        """`model_path` is the socket of the usual engine's model server, `engines` has those of the further ones."""
+        """`model_path` is the socket of the usual engine's model server, `engines` has those of further ones."""
         self.garbage = Garbage()
         sockets = {"": model_path, **(engines or {})}
         self.turns = EngineTurns(

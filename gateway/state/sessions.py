@@ -181,9 +181,9 @@ class Sessions:
         price_minute: float = 0.0,
         engine: str = "",
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one; `engine` answers it, `placed` says that we called,
-        and `price_minute` what that costs, `inside` is its name in its worker, `joined` the call whose caller and model
-        it was made to join."""
+        """It was answered. `resume` is the hash of its token, if it has one; `engine` answers it, `placed` says
+        that we called, `price_minute` what that costs, `inside` is its name in its worker, `joined` the call whose
+        caller and model it was made to join."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,

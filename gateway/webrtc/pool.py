@@ -104,7 +104,9 @@ class Place:
 
     def room_for(self, engine: str) -> int:
         """Calls of that engine."""
-        return self.capacity - len(self.calls) - self.offers_out if self.send and engine in self.attached else 0
+        return (
+            self.capacity - len(self.calls) - self.offers_out if self.send and engine in self.attached else 0
+        )
 
 
 class WebrtcPool:

@@ -160,7 +160,12 @@ class Worker:
         if len(self._calls) >= self.options.max_calls:
             return self._full(message.id)
         call = self._calls[message.call] = BrowserCall(
-            message.call, message.persona, message.engine, live=self._live, ended=self._ended, tell=self.link.tell
+            message.call,
+            message.persona,
+            message.engine,
+            live=self._live,
+            ended=self._ended,
+            tell=self.link.tell,
         )
         call.leg.turn = message.turn
         if self.screens is not None:

@@ -1,6 +1,6 @@
 """Calls of two engines in one worker: what happens to a model server happens to the calls of its engine alone.
 
-Real model servers (`echo`), and calls that nobody carries: what they say is text, their ear is served when they are cut.
+Real model servers (`echo`), and calls that nobody carries: they say text, their ear is served when they are cut.
 """
 
 from __future__ import annotations
@@ -67,7 +67,10 @@ async def worker(usual: Path, lab: Path) -> AsyncIterator[tuple[EngineTurns, lis
     """Its turns, and what it says of which engine there is; what breaks in it breaks the test."""
     told: list[tuple[str, bool]] = []
     turns = EngineTurns(
-        "w", {"": usual, "lab": lab}, CutTime(8, 200_000), attachable=lambda engine, there: told.append((engine, there))
+        "w",
+        {"": usual, "lab": lab},
+        CutTime(8, 200_000),
+        attachable=lambda engine, there: told.append((engine, there)),
     )
     keeping = asyncio.create_task(turns.keep())
     try:
@@ -88,8 +91,10 @@ async def talking(*calls: Call, turns: int = 4) -> None:
     """Until so many more turns of each are answered."""
     had = [len(call.answered) for call in calls]
     await until(
-        lambda: all(len(call.answered) >= n + turns for call, n in zip(calls, had, strict=True))
-        or any(call.wrong for call in calls)
+        lambda: (
+            all(len(call.answered) >= n + turns for call, n in zip(calls, had, strict=True))
+            or any(call.wrong for call in calls)
+        )
     )
     assert not any(call.wrong for call in calls)
     for call in calls:
@@ -99,24 +104,27 @@ async def talking(*calls: Call, turns: int = 4) -> None:
 def test_each_call_is_answered_by_its_engine_whatever_groups_that_has(tmp_path: Path) -> None:
     async def story() -> None:
         ours, theirs = folders(tmp_path)
-        async with running(ours, "--groups=4") as usual, running(theirs, "--groups=1", "--slots=3") as lab:
-            async with worker(usual.path, lab.path) as (turns, told):
-                await until(lambda: len(told) == 2)
-                assert set(told) == {("", True), ("lab", True)} and set(turns.attached) == {"", "lab"}
-                here, there, more = Call("here", ""), Call("there", "lab"), Call("more", "lab")
-                assert [await turns.lease(call) for call in (here, there, more)] == [True] * 3
-                assert (await gauge(usual.path, "slots_leased"), await gauge(lab.path, "slots_leased")) == (1, 2)
-                tables = [turns.table_of(call) for call in (here, there)]
-                assert [table.slots for table in tables if table is not None] == [8, 3]
-                assert turns.kind_of(there) == "echo"
-                await talking(here, there, more)
-                assert turns.report()["turns_cut"] >= 12 and turns.report()["replies_stale"] == 0
-                turns.leave(there)
-                await until(lambda: _leased(lab.path, 1))
-                assert await gauge(usual.path, "slots_leased") == 1
-                for call in (here, more):
-                    turns.leave(call)
-                assert turns.is_empty
+        async with (
+            running(ours, "--groups=4") as usual,
+            running(theirs, "--groups=1", "--slots=3") as lab,
+            worker(usual.path, lab.path) as (turns, told),
+        ):
+            await until(lambda: len(told) == 2)
+            assert set(told) == {("", True), ("lab", True)} and set(turns.attached) == {"", "lab"}
+            here, there, more = Call("here", ""), Call("there", "lab"), Call("more", "lab")
+            assert [await turns.lease(call) for call in (here, there, more)] == [True] * 3
+            assert [await gauge(up.path, "slots_leased") for up in (usual, lab)] == [1, 2]
+            tables = [turns.table_of(call) for call in (here, there)]
+            assert [table.slots for table in tables if table is not None] == [8, 3]
+            assert turns.kind_of(there) == "echo"
+            await talking(here, there, more)
+            assert turns.report()["turns_cut"] >= 12 and turns.report()["replies_stale"] == 0
+            turns.leave(there)
+            await until(lambda: _leased(lab.path, 1))
+            assert await gauge(usual.path, "slots_leased") == 1
+            for call in (here, more):
+                turns.leave(call)
+            assert turns.is_empty
 
     asyncio.run(asyncio.wait_for(story(), 60))
 
@@ -124,25 +132,28 @@ def test_each_call_is_answered_by_its_engine_whatever_groups_that_has(tmp_path: 
 def test_the_death_of_one_server_is_nothing_to_the_calls_of_the_other(tmp_path: Path) -> None:
     async def story() -> None:
         ours, theirs = folders(tmp_path)
-        async with running(ours) as usual, running(theirs) as lab:
-            async with worker(usual.path, lab.path) as (turns, told):
-                await until(lambda: len(told) == 2)
-                here, there = Call("here", ""), Call("there", "lab")
-                assert await turns.lease(here) and await turns.lease(there)
-                await talking(here, there)
-                kept, had = here.leg.tenancy, there.leg.tenancy
-                assert lab.child.process is not None and had is not None
-                lab.child.process.kill()
-                await until(lambda: there.leg.tenancy is None)
-                assert turns.attached == [""] and not turns.is_attached("lab") and turns.is_attached("")
-                await talking(here)
-                await until(lambda: there.leg.tenancy is not None)
-                assert there.leg.tenancy is not None and there.leg.tenancy.generation > had.generation
-                await talking(here, there)
-                assert here.leg.tenancy is kept, "it has the slot that it had"
-                assert told[2:] == [("lab", False), ("lab", True)]
-                assert turns.report()["model_servers_lost"] == 1
-                assert await gauge(usual.path, "slots_leased") == 1
+        async with (
+            running(ours) as usual,
+            running(theirs) as lab,
+            worker(usual.path, lab.path) as (turns, told),
+        ):
+            await until(lambda: len(told) == 2)
+            here, there = Call("here", ""), Call("there", "lab")
+            assert await turns.lease(here) and await turns.lease(there)
+            await talking(here, there)
+            kept, had = here.leg.tenancy, there.leg.tenancy
+            assert lab.child.process is not None and had is not None
+            lab.child.process.kill()
+            await until(lambda: there.leg.tenancy is None)
+            assert turns.attached == [""] and not turns.is_attached("lab") and turns.is_attached("")
+            await talking(here)
+            await until(lambda: there.leg.tenancy is not None)
+            assert there.leg.tenancy is not None and there.leg.tenancy.generation > had.generation
+            await talking(here, there)
+            assert here.leg.tenancy is kept, "it has the slot that it had"
+            assert told[2:] == [("lab", False), ("lab", True)]
+            assert turns.report()["model_servers_lost"] == 1
+            assert await gauge(usual.path, "slots_leased") == 1
 
     asyncio.run(asyncio.wait_for(story(), 60))
 
@@ -150,19 +161,22 @@ def test_the_death_of_one_server_is_nothing_to_the_calls_of_the_other(tmp_path: 
 def test_a_live_upgrade_moves_the_calls_of_its_engine(tmp_path: Path) -> None:
     async def story() -> None:
         ours, theirs = folders(tmp_path)
-        async with running(ours) as usual, running(theirs) as lab:
-            async with worker(usual.path, lab.path) as (turns, told):
-                await until(lambda: len(told) == 2)
-                here, there = Call("here", ""), Call("there", "lab")
-                assert await turns.lease(here) and await turns.lease(there)
-                await talking(here, there)
-                kept, old = here.leg.tenancy, lab.child.process
-                done = await lab.upgrade("--slots=6")
-                assert (done.calls, done.inherited) == (1, False) and lab.child.process is not old
-                assert here.leg.tenancy is kept and turns.report()["calls_moved"] == 1
-                await talking(here, there)
-                assert await gauge(lab.path, "slots") == 6 and await gauge(lab.path, "slots_leased") == 1
-                assert len(told) == 2, "there was one for new calls all the time"
+        async with (
+            running(ours) as usual,
+            running(theirs) as lab,
+            worker(usual.path, lab.path) as (turns, told),
+        ):
+            await until(lambda: len(told) == 2)
+            here, there = Call("here", ""), Call("there", "lab")
+            assert await turns.lease(here) and await turns.lease(there)
+            await talking(here, there)
+            kept, old = here.leg.tenancy, lab.child.process
+            done = await lab.upgrade("--slots=6")
+            assert (done.calls, done.inherited) == (1, False) and lab.child.process is not old
+            assert here.leg.tenancy is kept and turns.report()["calls_moved"] == 1
+            await talking(here, there)
+            assert await gauge(lab.path, "slots") == 6 and await gauge(lab.path, "slots_leased") == 1
+            assert len(told) == 2, "there was one for new calls all the time"
 
     asyncio.run(asyncio.wait_for(story(), 90))
 

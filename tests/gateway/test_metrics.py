@@ -43,7 +43,11 @@ def test_figures_of_further_engines_are_beside_the_usual_ones_with_their_name() 
     steps = {"step_ns": {"le_ns": [1_000_000], "counts": [3, 1], "sum_ns": 9_000_000}}
     metrics.model = told | {"histograms": {}}
     metrics.further = {
-        "lab": {"counters": {"turns_total": 9}, "gauges": {"slots": 8, "moshi_row_bytes": 5}, "histograms": steps},
+        "lab": {
+            "counters": {"turns_total": 9},
+            "gauges": {"slots": 8, "moshi_row_bytes": 5},
+            "histograms": steps,
+        },
         "open": None,
     }
     lines = metrics.text().decode().splitlines()

@@ -111,7 +111,10 @@ def test_an_upgrade_of_one_engine_moves_its_calls_alone() -> None:
                 assert usual_server(gateway) == usual
                 await until_leased(gateway, 1, 1)
                 other = await asyncio.to_thread(upgrade, gateway, "away")
-                assert other.returncode == 1 and "'away' is not among those that microturn up has started" in other.stderr
+                assert (
+                    other.returncode == 1
+                    and "'away' is not among those that microturn up has started" in other.stderr
+                )
                 await asyncio.sleep(3.0)
                 caller.wind_up()
                 return list(await asyncio.gather(*calls))

@@ -51,7 +51,7 @@ class Bench:
         return message
 
     def admit(self, called: str) -> str:
-        """"" when it is taken, else status and why."""
+        """ "" when it is taken, else status and why."""
         answer = self.telephones._admit(self.invite(called))
         assert answer is None or isinstance(answer, Refusal)
         if answer is None:

@@ -150,7 +150,9 @@ def test_a_call_of_a_further_engine_says_so_and_has_not_the_usual_persona(server
             told = OutboundCall("+4930123", "carrier", engine="lab")
             here.sip.placed("out@x", "sip-0", told)
             assert here.sessions.engine_of(name_of_telephone_call("out@x")) == "lab"
-            here.sip.placed("guest@x", "sip-0", dataclasses.replace(told, joins=name_of_telephone_call("out@x")))
+            here.sip.placed(
+                "guest@x", "sip-0", dataclasses.replace(told, joins=name_of_telephone_call("out@x"))
+            )
             assert here.sessions.engine_of(name_of_telephone_call("guest@x")) == "", "it has no model"
 
     play(story())
