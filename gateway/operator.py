@@ -57,7 +57,7 @@ class Operator:
     def __init__(
         self, run_dir: Path, upgrade: Callable[[str, Tell], Awaitable[Outcome]], tasks: Tasks
     ) -> None:
-        """`upgrade` gets the engine's name. Listens from birth until `close`. `ValueError` when another `up` does."""
+        """`upgrade` gets the engine's name. Listens from birth until `close`. `ValueError` if another `up` does."""
         self._path, self._upgrade, self._tasks = run_dir / SOCKET, upgrade, tasks
         self._listener = control.listen(self._path)
         self._is_busy = False
