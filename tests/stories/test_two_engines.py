@@ -29,8 +29,6 @@ ENGINES = {"lab": {"engine": "echo", "slots": 8}, "away": {"socket": "/nowhere/a
 RULES = [{"called": "lab", "engine": "lab"}, {"called": "away", "engine": "away"}]
 SETTINGS = {"engines": json.dumps(ENGINES), "rules": json.dumps(RULES)}
 ROOT = Path(__file__).parents[2]
-ONE_WAY_MS = 300
-"""A call that comes back is heard after a turn and some; here only whether it does is looked at."""
 
 
 def wish(**settings: str) -> GatewayWish:
@@ -66,12 +64,11 @@ def test_each_call_is_its_engines_and_one_that_is_away_refuses_its_own_alone() -
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         with keeping_time():
             async with Caller() as caller:
-                calls = [
-                    asyncio.create_task(caller.place(tones(uri, 12.0, seed)))
-                    for seed, uri in enumerate((gateway.uri, at(gateway, "lab"), at(gateway, "lab")))
-                ]
+                uris = (gateway.uri, at(gateway, "lab"), at(gateway, "lab"), at(gateway, "away"))
+                *plans, nobody = [tones(uri, 12.0, seed) for seed, uri in enumerate(uris)]
+                calls = [asyncio.create_task(caller.place(plan)) for plan in plans]
                 await until_leased(gateway, 1, 2)
-                refused = report_call(await caller.place(tones(at(gateway, "away"), 1.0, 9)))
+                refused = report_call(await caller.place(nobody))
                 assert (refused.answered, refused.status) == (False, 503)
                 usual, lab = usual_server(gateway), gateway.only("model-server", "lab")
                 lab.kill()
@@ -85,24 +82,20 @@ def test_each_call_is_its_engines_and_one_that_is_away_refuses_its_own_alone() -
         assert gateway.metrics()['microturn_model_up{engine="away"}'] == 0
         logs = asyncio.run(story(gateway))
         gateway.wait_for(lambda m: (m["microturn_calls_live"], m[LEASED], m[LEASED + LAB]) == (0, 0, 0))
-        metrics = gateway.metrics()
+        lost, workers = gateway.metrics()["microturn_model_servers_lost_total"], len(gateway.workers())
         assert any("engine away has no model server" in line for line in list(gateway.lines))
     assert all(heard(log) for log in logs)
-    reports = [report_call(log) for log in logs]
-    assert all(report.media_came_back for report in reports)
-    assert reports[0].gap_ms < 1_000 < max(report.gap_ms for report in reports[1:]), "it heard nothing of it"
-    # of the one worker, or of both where its calls were in two
-    assert 1 <= metrics["microturn_model_servers_lost_total"] <= len(gateway.workers() or [0, 1])
+    gaps_ms = [report.gap_ms for report in map(report_call, logs)]
+    assert gaps_ms[0] < min(gaps_ms[1:]), "it heard nothing of it"
+    assert lost == workers, "each was attached to it, and lost nothing else"
 
 
 def test_an_upgrade_of_one_engine_moves_its_calls_alone() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         with keeping_time():
             async with Caller() as caller:
-                calls = [
-                    asyncio.create_task(caller.place(tones(uri, 40.0, seed)))
-                    for seed, uri in enumerate((gateway.uri, at(gateway, "lab")))
-                ]
+                plans = [tones(uri, 40.0, seed) for seed, uri in enumerate((gateway.uri, at(gateway, "lab")))]
+                calls = [asyncio.create_task(caller.place(plan)) for plan in plans]
                 await until_leased(gateway, 1, 1)
                 usual, lab = usual_server(gateway), gateway.only("model-server", "lab")
                 done = await asyncio.to_thread(upgrade, gateway, "lab")
