@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -120,6 +120,9 @@ def up(
 
 def _look_at_weights(settings: GatewaySettings) -> None:
     """The end of the command, before anything is started, where weights cannot be held here or are of no use."""
+    for name, further in settings.engines.items():
+        if further.engine == "moshi":
+            _look_at_moshi(further.weights, further.slots, f"engines.{name}: ")
     if settings.engine != "moshi":
         if settings.weights:
             wrong = (
@@ -128,13 +131,16 @@ def _look_at_weights(settings: GatewaySettings) -> None:
             typer.echo(f"microturn: {wrong}; --engine moshi, or no weights", err=True)
             raise typer.Exit(2)
         return
-    held = ask_moshi(settings.weights, _slots_said(settings))
+    _look_at_moshi(settings.weights, _slots_said(settings))
+
+
+def _look_at_moshi(weights: str, slots: int | None, whose: str = "") -> None:
+    held = ask_moshi(weights, slots)
+    typer.echo(f"microturn: {whose}{held.found}", err=True)
     if not held.can_start:
-        typer.echo(f"microturn: {held.found}", err=True)
         raise typer.Exit(2)
-    typer.echo(f"microturn: {held.found}", err=True)
     if not held.good:
-        typer.echo(f"microturn: LOOK: {held.advice}", err=True)
+        typer.echo(f"microturn: LOOK: {whose}{held.advice}", err=True)
 
 
 def _slots_said(settings: GatewaySettings) -> int | None:
@@ -143,7 +149,7 @@ def _slots_said(settings: GatewaySettings) -> int | None:
 
 
 async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
-    """Keep the model server and the gateway alive until Ctrl-C or SIGTERM."""
+    """Keep the model servers and the gateway alive until Ctrl-C or SIGTERM."""
     stop, at_once = asyncio.Event(), asyncio.Event()
 
     def heed(name: int) -> None:
@@ -159,26 +165,22 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
         f"--{k.replace('_', '-')}={v}" for k, v in flags.items() if v is not None and k not in MODEL_FLAGS
     ]
     here = [sys.executable, "-m", "gateway"]
-    servers = ModelServers(
-        [*MODEL_SERVER, *_model_flags(settings)],
-        settings.model_socket,
-        with_spare=settings.spare_model_server == "on"
-        or (settings.spare_model_server == "auto" and settings.engine != "moshi"),
-    )
-    model = Child("model-server", servers.start)
+    models = _start_models(settings)
     tasks = Tasks(lambda wrong: log.error("operator's line broken", exc_info=wrong))
-    operator = Operator(settings.run_dir, lambda tell: _upgrade(servers, model, flags, tell), tasks)
+    operator = Operator(settings.run_dir, lambda name, tell: _upgrade(models, name, flags, tell), tasks)
     gateway = Child("gateway", command([*here, "gateway", *given], kept=True))
     workers = _background_workers(settings, flags, log_level=settings.log_level)
-    children = [*([state] if state is not None else []), model, gateway, *workers]
+    serving = [each.serving for each in models.values()]
+    children = [*([state] if state is not None else []), *serving, gateway, *workers]
     keepers = [asyncio.create_task(child.keep()) for child in children]
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
     await _end(gateway, settings.drain_s, at_once)
     tasks.cancel()
     operator.close()
-    servers.close()
-    await model.stop(3.0)
+    for each in models.values():
+        each.servers.close()
+    await asyncio.gather(*(child.stop(3.0) for child in serving))
     await asyncio.gather(*(worker.stop(3.0) for worker in workers))
     if state is not None:
         await state.stop(3.0)
@@ -188,18 +190,49 @@ async def _up(settings: GatewaySettings, flags: dict[str, Any]) -> int:
     return 0
 
 
-async def _upgrade(servers: ModelServers, serving: Child, flags: dict[str, Any], tell: Tell) -> Outcome:
-    """With the flags that `up` was started with, and what file and code are now."""
+@dataclass(frozen=True, slots=True)
+class _Model:
+    """The model server of one engine, with all that may take its place."""
+
+    servers: ModelServers
+    serving: Child
+
+
+def _start_models(settings: GatewaySettings) -> dict[str, _Model]:
+    """One for each engine that is ours to start, by name; the usual one, "", first."""
+    usual = settings.spare_model_server == "on" or (
+        settings.spare_model_server == "auto" and settings.engine != "moshi"
+    )
+    spares = {"": usual, **{name: each.spare for name, each in settings.engines.items() if each.engine}}
+    sockets = settings.engine_sockets(settings.model_socket)
+    models = {}
+    for name, with_spare in spares.items():
+        argv = [*MODEL_SERVER, *_model_flags(settings, name)]
+        servers = ModelServers(argv, sockets[name], with_spare=with_spare)
+        models[name] = _Model(servers, Child(f"model-server{'-' * bool(name)}{name}", servers.start))
+    return models
+
+
+async def _upgrade(models: dict[str, _Model], name: str, flags: dict[str, Any], tell: Tell) -> Outcome:
+    """Of that engine, with the flags that `up` was started with, and what file and code are now."""
     try:
         settings = load(**flags)
-        if settings.model_socket != servers.path:
+        if name not in models:
+            there = ", ".join(each for each in models if each) or "none beside the usual one"
+            raise UpgradeFailed(
+                f"engine = {name!r} is not among those that microturn up has started ({there})"
+            )
+        if name and (name not in settings.engines or settings.engines[name].engine is None):
+            raise UpgradeFailed(f"engines.{name} is no engine to be started any more: restart microturn up")
+        servers, serving = models[name].servers, models[name].serving
+        if settings.engine_sockets(settings.model_socket)[name] != servers.path:
             raise UpgradeFailed(f"run_dir is now {settings.run_dir}: it stays as it is in a live upgrade")
-        argv = [*MODEL_SERVER, *_model_flags(settings)]
+        argv = [*MODEL_SERVER, *_model_flags(settings, name)]
         done = await Upgrade(servers, serving, argv, tell).run()
     except (UpgradeFailed, ValueError, OSError) as wrong:
         log.error("live upgrade failed: the model server goes on", reason=str(wrong))
         return Outcome(False, f"{wrong}. The model server goes on as it was")
-    log.info("live upgrade done", pid=serving.pid, **asdict(done))
+    log.info("live upgrade done", pid=serving.pid, **({"engine": name} if name else {}), **asdict(done))
     how = "the old one died, and the new one serves" if done.inherited else "the new model server serves"
     return Outcome(
         True, f"{how}: loaded in {done.load_s} s, {done.calls} calls moved in {done.move_s} s", asdict(done)
@@ -240,16 +273,26 @@ def _background_workers(settings: GatewaySettings, flags: dict[str, Any], log_le
     ]
 
 
-def _model_flags(settings: GatewaySettings) -> list[str]:
-    engine, why = choose(settings.engine)
-    log.info("engine", engine=engine, why=why)
+def _model_flags(settings: GatewaySettings, name: str = "") -> list[str]:
+    """Of the model server of the usual engine, or of a further one that is ours to start."""
+    further = settings.engines.get(name)
+    engine, why = choose(settings.engine if further is None else further.engine or "auto")
+    log.info("engine", engine=engine, why=why, **({"of": name} if name else {}))
+    own: list[str] = []
+    persona, weights, slots = settings.persona, settings.weights, _slots_said(settings)
+    if further is not None:
+        persona, weights, slots = further.persona, further.weights, further.slots
+        own = [f"--checkpoint={further.checkpoint}"] if further.checkpoint else []
+        own += [f"--ranks={further.ranks}"] if further.ranks else []
+    if slots is None and engine != "moshi":  # whose rows are memory of its device: it takes what there is
+        slots = settings.slots
     return [
         f"--engine={engine}",
-        *([f"--persona={settings.persona}"] if settings.persona else []),
-        *([f"--weights={settings.weights}"] if engine == "moshi" else []),
-        f"--socket={settings.model_socket}",
-        # moshi's rows are memory of its device from the start: without a word it takes what there is
-        *([] if engine == "moshi" and _slots_said(settings) is None else [f"--slots={settings.slots}"]),
+        *([f"--persona={persona}"] if persona else []),
+        *([f"--weights={weights}"] if engine == "moshi" else []),
+        *own,
+        f"--socket={settings.engine_sockets(settings.model_socket)[name]}",
+        *([f"--slots={slots}"] if slots is not None else []),
         f"--log-level={settings.log_level}",
         f"--log-format={settings.log_format}",
         # an engine that computes must not run before everything else; echo only keeps time
@@ -301,14 +344,17 @@ def worker(
 
 
 @app.command()
-def upgrade(run_dir: RunDir = None) -> None:
+def upgrade(
+    run_dir: RunDir = None,
+    engine: Annotated[str, typer.Option(help="one of engines; nothing is the usual one")] = "",
+) -> None:
     """A new model server, with today's code, settings and checkpoint, takes over in a running `microturn up`.
 
     Calls go on, and nobody hears of it. Exit status 1 when the old one goes on instead; it says why.
     """
     settings = _settings(run_dir=run_dir)
     try:
-        outcome = asyncio.run(ask(settings.run_dir, typer.echo))
+        outcome = asyncio.run(ask(settings.run_dir, typer.echo, engine))
     except (ValueError, OSError) as wrong:
         typer.echo(f"microturn: {wrong}", err=True)
         raise typer.Exit(2) from None
@@ -518,7 +564,9 @@ def route(
         raise typer.Exit(1)
     tenant = found.tenant or (now.trunks[trunk].tenant if trunk in now.trunks else "")
     told = {
-        "rule": found.rule, "persona": found.persona or now.persona or "(the usual one)", "tenant": tenant or "-",
+        "rule": found.rule,
+        "persona": found.persona or (now.persona if not found.engine else "") or "(the usual one)",
+        **({"engine": found.engine or "(the usual one)"} if now.engines else {}), "tenant": tenant or "-",
         "trunk": found.trunk or trunk or "-", "recording": "allowed" if found.recording else "not allowed",
     }  # fmt: skip
     typer.echo("  ".join(f"{name}: {value}" for name, value in told.items()))

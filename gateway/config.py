@@ -30,6 +30,7 @@ from gateway.background.settings import BackgroundSettings
 from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
 from gateway.events.settings import EventSettings
+from gateway.further_engines import Engine, FurtherEngineSettings
 from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.safety.settings import SafetySettings
@@ -44,7 +45,6 @@ from gateway.state.settings import StateSettings
 from gateway.tracing.settings import TraceSettings
 from gateway.webrtc.settings import WebrtcSettings
 
-Engine = Literal["auto", "echo", "digits", "sglang", "moshi"]
 DEFAULT_ENGINE: Engine = "auto"
 LEAST_PASSWORD = 12
 """Of a trunk that calls from anywhere: digest can be guessed offline by who has heard it."""
@@ -59,6 +59,7 @@ class GatewaySettings(
     BackgroundSettings,
     ClusterSettings,
     EventSettings,
+    FurtherEngineSettings,
     GuardSettings,
     HttpSettings,
     PriceSettings,
@@ -221,6 +222,7 @@ class GatewaySettings(
         personas.check(self.personas)
         self.check_cluster()
         self._tells_events()
+        self.check_engines(self.model_socket)
         self.make_rules()
         self.check_state()
         self.check_background()
@@ -250,7 +252,7 @@ class GatewaySettings(
     def make_rules(self) -> Rules:
         """What becomes of a call; `ValueError` in words for the operator."""
         takes_others = self.calls_without_rule == "take"
-        return Rules(self.rules, self.personas, takes_others, self.tenants, self.trunks)
+        return Rules(self.rules, self.personas, takes_others, self.tenants, self.trunks, self.engine_personas)
 
     @property
     def worker_srtp(self) -> int:
@@ -370,8 +372,13 @@ class GatewaySettings(
 
     @property
     def model_socket(self) -> Path:
-        """Where the model server is met."""
+        """Where the model server of the usual engine is met."""
         return self.run_dir / "model.sock"
+
+    @property
+    def further_sockets(self) -> dict[str, str]:
+        """Of the model servers of further engines, by name."""
+        return {name: str(path) for name, path in self.engine_sockets(self.model_socket).items() if name}
 
     @property
     def worker_socket(self) -> Path:

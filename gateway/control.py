@@ -49,6 +49,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     calls: list[str]
     sound6: list[str] = []
     """Of these, those whose sound is IPv6."""
+    engines: list[str] = []
+    """Further engines whose model server is there; `attached` is of the usual one."""
 
 
 class WebrtcReady(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -64,6 +66,8 @@ class WebrtcReady(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     """0 when there is no ICE over TCP."""
     ufrags: dict[str, str] = {}
     """Of the calls that live on: our ICE user fragment in use, which names the ICE session (RFC 9725 4.3)."""
+    engines: list[str] = []
+    """As in `Ready`."""
 
 
 class Answered(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -126,6 +130,8 @@ class Attachable(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=Tr
     """Worker: whether a model server is there for new calls."""
 
     attached: bool
+    engine: str = ""
+    """Of which engine; empty is the usual one."""
 
 
 class Report(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -155,6 +161,8 @@ class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     turn: int = 0
     context: str = ""
     """Of a call that goes on here, its gateway being dead: its next turn, and what was said before."""
+    engine: str = ""
+    """That answers a new call; empty is the usual one."""
 
 
 class Candidates(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -216,6 +224,8 @@ class Dial(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The model wanted it, and is told if it fails."""
     sound6: bool = False
     """Sound is offered over IPv6."""
+    engine: str = ""
+    """That answers; empty is the usual one."""
 
 
 class Refer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

@@ -7,7 +7,7 @@ seldom: it goes by the group's share of all calls that the worker may have, not 
 
 from __future__ import annotations
 
-from media.timebase import NS_PER_MS
+from media.timebase import NS_PER_MS, phase_offset_ns
 
 EARLY_NS = 5 * NS_PER_MS
 """Before the tick, and before what the cuts take twice: legs that are whole are cut."""
@@ -30,17 +30,29 @@ class CutTime:
         """`most_calls` that the worker may have; `cost_ns` of a cut, until it is measured."""
         self._most_calls = most_calls
         self._cost_ns = cost_ns
-        self._ahead_ns: dict[int, int] = {}
+        self._ahead_ns: dict[tuple[str, int], int] = {}
+        self._at: dict[tuple[str, int], int] = {}
+        """Calls of an engine whose tick is so long after the beginning of a turn, when it was last asked."""
 
     def took(self, cost_ns: int) -> None:
         """One cut."""
         self._cost_ns += (min(cost_ns, MOST_COST_NS) - self._cost_ns) // _SHARE
 
-    def ahead_ns(self, group: int, calls: int, groups: int) -> tuple[int, int]:
-        """How long before the tick of `group`, which has so many `calls`, whole legs are cut, and the others."""
+    def forget(self, engine: str) -> None:
+        """Its turn clock stands still, or begins anew, perhaps with other groups: none of its calls is cut."""
+        self._at = {key: calls for key, calls in self._at.items() if key[0] != engine}
+
+    def ahead_ns(self, group: int, calls: int, groups: int, engine: str = "") -> tuple[int, int]:
+        """How long before the tick of `group`, which has so many `calls`, whole legs are cut, and the others.
+
+        What other engines have at the same tick is cut in the same thread, and counts.
+        """
+        offset_ns = phase_offset_ns(group, groups)
+        self._at[engine, offset_ns] = calls
+        calls = sum(each for (_, at_ns), each in self._at.items() if at_ns == offset_ns)
         cuts_ns = max(calls, -(-self._most_calls // groups)) * self._cost_ns
         needed_ns = -(-cuts_ns // STEP_NS) * STEP_NS
-        kept_ns = self._ahead_ns.get(group, 0)
+        kept_ns = self._ahead_ns.get((engine, group), 0)
         if needed_ns > kept_ns or 2 * needed_ns < kept_ns:
-            kept_ns = self._ahead_ns[group] = needed_ns
+            kept_ns = self._ahead_ns[engine, group] = needed_ns
         return EARLY_NS + 2 * kept_ns, LATE_NS + kept_ns

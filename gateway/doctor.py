@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
-from gateway.engines import ask_moshi
+from gateway.engines import ask_moshi, choose
 from gateway.sip.edge import RECEIVE_BUFFER_BYTES
 from gateway.sip.pool import ask_library
 from gateway.state import embedded
@@ -56,7 +56,34 @@ def examine(settings: GatewaySettings) -> list[Finding]:
         _compiler(),
         _gpu(),
         *([open_weights(settings)] if settings.engine == "moshi" or settings.weights else []),
+        *further_engines(settings),
     ]
+
+
+def further_engines(settings: GatewaySettings) -> list[Finding]:
+    """Whether those that are started can be, and somebody listens where others are met."""
+    findings = []
+    for name, engine in settings.engines.items():
+        what = f"engine {name}"
+        if engine.engine == "moshi":
+            held = ask_moshi(engine.weights, engine.slots)
+            findings.append(Finding(what, held.good, held.found, held.advice, fatal=not held.can_start))
+        elif engine.engine is not None:
+            kind, why = choose(engine.engine)
+            findings.append(Finding(what, True, f"{kind}, {why}"))
+        else:
+            findings.append(_listens(what, Path(engine.socket)))
+    return findings
+
+
+def _listens(what: str, path: Path) -> Finding:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError as wrong:
+            advice = f"start it: microturn model --socket {path} ...; its calls are refused until then (503)"
+            return Finding(what, False, f"nobody answers at {path} ({wrong.strerror})", advice, fatal=False)
+    return Finding(what, True, f"a model server answers at {path}")
 
 
 def inbound_rules(settings: GatewaySettings) -> Finding:

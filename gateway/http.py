@@ -158,7 +158,9 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
         return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
 
     async def metrics(request: web.Request) -> web.Response:
-        gateway.metrics.model = await ask_model(gateway.settings.model_socket)
+        sockets = gateway.settings.engine_sockets(gateway.settings.model_socket)
+        told = dict(zip(sockets, await asyncio.gather(*map(ask_model, sockets.values())), strict=True))
+        gateway.metrics.model, gateway.metrics.further = told.pop(""), told
         gateway.metrics.gauges, gateway.metrics.parts = gateway.gauges(), gateway.counters() | counters
         gateway.metrics.histograms = gateway.histograms()
         return web.Response(body=gateway.metrics.text(), content_type="text/plain", charset="utf-8")

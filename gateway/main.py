@@ -78,11 +78,13 @@ class Gateway:
             SRTP.index(settings.srtp), settings.rtp_source, settings.joins,
         )  # fmt: skip
         self.telephones.switchboard.records = self._recording is not None
+        self.telephones.switchboard.engines = settings.engine_personas
         self.pool: WebrtcPool | None = None
         self.fleet = Fleet(self.metrics, self._tasks.spawn)
         self.sessions = self._keep_sessions()
         if self.sessions is not None:
             self.telephones.switchboard.tenant_of = self.sessions.tenant_of
+            self.telephones.switchboard.engine_of = self.sessions.engine_of
             self.recordings.announced.append(self.sessions.announced)
             self.recordings.watchers.append(self._note_recording)
         self.office = Office(settings, self.sessions)
@@ -217,6 +219,7 @@ class Gateway:
             lambda call_id: self.cluster.desk.party_of_telephone(call_id),
             lambda call_id: self.cluster.desk.ruling_of_telephone(call_id),
             lambda wish: self.settings.trunks[wish.trunk].price_of(wish.to) or 0.0,
+            self.settings.engine_personas,
         )  # fmt: skip
         self.telephones.edge.answered = door.answered
         self.telephones.switchboard.began = door.placed

@@ -45,6 +45,9 @@ class Metrics(Collector):
         colon in a name, here and in `gauges`, is the value of its metric's label."""
         self.histograms: tuple[Histogram, ...] = ()
         self.model: dict[str, Any] | None = None
+        """What the usual engine's model server says; None where it does not answer."""
+        self.further: dict[str, dict[str, Any] | None] = {}
+        """The same of further engines: their figures are shown beside, with a label `engine`."""
         self.ask: Callable[[], None] = lambda: None
         """Called at each scrape, before anything is read."""
         self._is_of_gateway, self._build = of_gateway, {f"build_info:{_version()}": 1.0}
@@ -86,6 +89,19 @@ class Metrics(Collector):
             metric = shown.get(family.name) or shown.setdefault(family.name, _made(family))
             assert isinstance(metric, HistogramMetricFamily)
             metric.add_metric(labels, buckets, sum_value=total)
+        for engine, told in self.further.items():
+            for source, kind, value in _of_a_model(told):
+                family, labels = _find(source, kind)
+                metric = _made(family)
+                assert isinstance(metric, CounterMetricFamily | GaugeMetricFamily)
+                metric.add_metric(labels, value if family.scale == 1 else value * family.scale)
+                _beside(shown.setdefault(family.name, _made(family)), metric, engine)
+            for name, buckets, total in _distributions_of_a_model(told):
+                family, labels = _find(name, "histogram")
+                metric = _made(family)
+                assert isinstance(metric, HistogramMetricFamily)
+                metric.add_metric(labels, buckets, sum_value=total)
+                _beside(shown.setdefault(family.name, _made(family)), metric, engine)
         return [shown[name] for name in sorted(shown, key=lambda name: _PLACES.get(name, len(_PLACES)))]
 
     def _figures(self) -> Iterator[tuple[str, Kind, float]]:
@@ -103,12 +119,8 @@ class Metrics(Collector):
                 yield f"{part}.{field.name}{colon}{label}", "counter", getattr(counters, field.name)
 
     def _of_the_model(self) -> Iterator[tuple[str, Kind, float]]:
+        yield from _of_a_model(self.model)
         told = self.model or {}
-        yield "model.up", "gauge", float(self.model is not None)
-        for name, count in told.get("counters", {}).items():
-            yield f"model.{name}", "counter", count
-        for name, gauge in told.get("gauges", {}).items():
-            yield f"model.{name}", "gauge", gauge
         room = [self.gauges[name] for name in _ROOM if name in self.gauges]
         if room:
             yield "predicted_free_calls", "gauge", min(sum(room), told.get("gauges", {}).get("free_calls", 0))
@@ -125,9 +137,32 @@ class Metrics(Collector):
             assert shape is not None, name
             counts = [sums.get(f"{name}|{place}", 0) for place in range(len(shape.bounds) + 1)]
             yield name, _cumulative(shape.shown, counts), sums.get(f"{name}|{SUM}", 0) * shape.scale
-        for name, told in (self.model or {}).get("histograms", {}).items():
-            bounds = [*(str(le_ns / NS_PER_S) for le_ns in told["le_ns"]), "+Inf"]
-            yield f"model.{name}", _cumulative(bounds, told["counts"]), told["sum_ns"] / NS_PER_S
+        yield from _distributions_of_a_model(self.model)
+
+
+def _of_a_model(told: dict[str, Any] | None) -> Iterator[tuple[str, Kind, float]]:
+    """What a model server says that is one number, by its short name."""
+    yield "model.up", "gauge", float(told is not None)
+    for name, count in (told or {}).get("counters", {}).items():
+        yield f"model.{name}", "counter", count
+    for name, gauge in (told or {}).get("gauges", {}).items():
+        yield f"model.{name}", "gauge", gauge
+
+
+def _distributions_of_a_model(
+    told: dict[str, Any] | None,
+) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
+    """As `Metrics._distributions`."""
+    for name, its in (told or {}).get("histograms", {}).items():
+        bounds = [*(str(le_ns / NS_PER_S) for le_ns in its["le_ns"]), "+Inf"]
+        yield f"model.{name}", _cumulative(bounds, its["counts"]), its["sum_ns"] / NS_PER_S
+
+
+def _beside(shown: Metric, metric: Metric, engine: str) -> None:
+    """The samples of a further engine's, with its name."""
+    shown.samples += [
+        sample._replace(labels={**sample.labels, "engine": engine}) for sample in metric.samples
+    ]
 
 
 _PLACES: Final = {family.name: place for place, family in enumerate(catalogue.FAMILIES)}

@@ -25,8 +25,11 @@ HEAR_S = 2.0
 """For the request, after the connection."""
 
 
-class Upgrade(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+class Upgrade(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True, omit_defaults=True):
     """Operator: a new model server shall take over."""
+
+    engine: str = ""
+    """Of which engine; empty is the usual one."""
 
 
 class Progress(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -51,8 +54,10 @@ _decode_request = msgspec.json.Decoder(Upgrade).decode
 class Operator:
     """The end of `microturn up`."""
 
-    def __init__(self, run_dir: Path, upgrade: Callable[[Tell], Awaitable[Outcome]], tasks: Tasks) -> None:
-        """Listens from birth until `close`. `ValueError` when another `up` does."""
+    def __init__(
+        self, run_dir: Path, upgrade: Callable[[str, Tell], Awaitable[Outcome]], tasks: Tasks
+    ) -> None:
+        """`upgrade` gets the engine's name. Listens from birth until `close`. `ValueError` if another `up` does."""
         self._path, self._upgrade, self._tasks = run_dir / SOCKET, upgrade, tasks
         self._listener = control.listen(self._path)
         self._is_busy = False
@@ -80,7 +85,7 @@ class Operator:
         with connection:
             try:
                 async with asyncio.timeout(HEAR_S):
-                    _decode_request(await loop.sock_recv(connection, control.MAX_BYTES))
+                    request = _decode_request(await loop.sock_recv(connection, control.MAX_BYTES))
             except (TimeoutError, OSError, msgspec.DecodeError) as wrong:
                 say(Outcome(False, f"that is no request: {wrong}"))
                 return
@@ -89,13 +94,13 @@ class Operator:
                 return
             self._is_busy = True
             try:
-                say(await self._upgrade(lambda said: say(Progress(said))))
+                say(await self._upgrade(request.engine, lambda said: say(Progress(said))))
             finally:
                 self._is_busy = False
 
 
-async def ask(run_dir: Path, tell: Tell) -> Outcome:
-    """Ask the `up` of that directory for an upgrade. `ValueError` when there is none."""
+async def ask(run_dir: Path, tell: Tell, engine: str = "") -> Outcome:
+    """Ask the `up` of that directory to upgrade that engine's model server. `ValueError` without one."""
     loop = asyncio.get_running_loop()
     try:
         connection = control.connect(run_dir / SOCKET)
@@ -104,7 +109,7 @@ async def ask(run_dir: Path, tell: Tell) -> Outcome:
             f"no microturn up answers in run_dir {run_dir} ({wrong.strerror}): start one, or name its --run-dir"
         ) from None
     with connection:
-        await loop.sock_sendall(connection, msgspec.json.encode(Upgrade()))
+        await loop.sock_sendall(connection, msgspec.json.encode(Upgrade(engine)))
         async for packet in control.packets(connection):
             message = _decode(packet)
             if isinstance(message, Outcome):

@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings
 
 from gateway import personas
 from gateway.cluster.settings import Trunk
+from gateway.further_engines import check_engine
 from gateway.sources import Networks
 from gateway.words import words
 
@@ -41,7 +42,9 @@ class Rule(BaseModel):
     attestation: tuple[Attestation, ...] = ()
     """What was found out about the caller's signature (STIR/SHAKEN); telephones alone."""
     persona: str = ""
-    """Empty is the setting `persona`."""
+    """Empty is its engine's, which of the usual one is the setting `persona`."""
+    engine: str = ""
+    """What answers, one of `engines`; empty is the usual one."""
     tenant: str = ""
     """Whose call it is; empty is its trunk's."""
     trunk: str = ""
@@ -84,6 +87,8 @@ class Ruling:
     tenant: str = ""
     trunk: str = ""
     recording: bool = False
+    engine: str = ""
+    """Empty is the usual one."""
     called: str = ""
     """The name of ours that was called, where the rule has it word by word: else it may be anybody's number."""
 
@@ -102,8 +107,10 @@ class Rules:
         takes_others: bool,
         tenants: Mapping[str, object],
         trunks: Mapping[str, Trunk],
+        engines: Mapping[str, str] | None = None,
     ) -> None:
-        """`listed` are `personas`; `takes_others` is whether calls that match nothing are taken."""
+        """`listed` are `personas`; `takes_others` is whether calls that match nothing are taken; `engines` has the
+        persona of each further engine."""
         if len(rules) > MOST_RULES:
             raise ValueError(f"rules has {len(rules)} entries: {MOST_RULES} at most")
         self._checked: list[tuple[Callable[[Inbound], bool], Ruling]] = []
@@ -114,10 +121,12 @@ class Rules:
                 raise ValueError(
                     f"{where} is never reached: {catch_all} matches every call. Put that one last"
                 )
-            self._checked.append(_compiled(rule, where, tenants, trunks))
+            self._checked.append(_compiled(rule, where, tenants, trunks, engines or {}))
             catch_all = where if rule.is_catch_all else ""
         for name, persona in listed.items():
-            self._checked.append(_compiled(Rule(called=name, persona=persona), f"personas.{name}", {}, {}))
+            self._checked.append(
+                _compiled(Rule(called=name, persona=persona), f"personas.{name}", {}, {}, {})
+            )
         if takes_others:
             self._checked.append((lambda call: True, OTHERS))
 
@@ -136,7 +145,11 @@ EVERYBODY: Final = Rules((), {}, True, {}, {})
 
 
 def _compiled(
-    rule: Rule, where: str, tenants: Mapping[str, object], trunks: Mapping[str, Trunk]
+    rule: Rule,
+    where: str,
+    tenants: Mapping[str, object],
+    trunks: Mapping[str, Trunk],
+    engines: Mapping[str, str],
 ) -> tuple[Callable[[Inbound], bool], Ruling]:
     if rule.persona:
         personas.check_persona(rule.persona, f"{where}: persona")
@@ -148,6 +161,7 @@ def _compiled(
         raise ValueError(
             f"{where}: trunk = {rule.trunk!r} is not among the trunks: add [trunks.{rule.trunk}]"
         )
+    check_engine(rule.engine, engines, f"{where}: engine")
     is_pattern = _is_pattern(rule.called)
     if rule.called and not is_pattern:
         personas.check_name(rule.called, where)
@@ -177,8 +191,9 @@ def _compiled(
         return all(any(fits(value) for value in values.get(name, ())) for name, fits in headers)
 
     ours = rule.called if not is_pattern else ""
+    persona = rule.persona or engines.get(rule.engine, "")
     return matches, Ruling(
-        rule.name or where, rule.persona, rule.tenant, rule.trunk, rule.recording, called=ours
+        rule.name or where, persona, rule.tenant, rule.trunk, rule.recording, rule.engine, called=ours
     )
 
 
@@ -205,7 +220,7 @@ class RuleSettings(BaseSettings):
     rules: tuple[Rule, ...] = Field(
         (),
         description="what becomes of a call, the first that matches: called, source, headers, attestation -> "
-        "persona, tenant, trunk, recording",
+        "persona, engine, tenant, trunk, recording",
     )
     calls_without_rule: Literal["take", "refuse"] = Field(
         "take", description="calls that match none of rules and personas: take is with the usual persona"

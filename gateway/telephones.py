@@ -42,19 +42,23 @@ class Telephones:
             persons=persons,
         )
         """What may be asked of calls."""
-        self.switchboard.is_ready = lambda: self.is_ready and not self.draining
+        self.switchboard.has_engine = lambda engine: self.has_engine(engine) and not self.draining
         self.draining = False
         self.further: Admit = lambda request: None
         """Asked about a new call that would be taken here: caps of tenant and trunk."""
         self._retry_after_s = settings.retry_after_s
         self._spacing_ns = invite_spacing_ns
-        self.attached: dict[str, bool] = {}
-        """Worker -> whether it has a model server."""
+        self.attached: dict[str, set[str]] = {}
+        """Worker -> engines that have a model server there; "" is the usual one."""
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker is there with a model server behind it; it may be full."""
-        return any(self.attached.values())
+        """Whether a worker is there with the usual engine's model server behind it; it may be full."""
+        return self.has_engine("")
+
+    def has_engine(self, engine: str) -> bool:
+        """Whether a worker is there with that engine's model server behind it."""
+        return any(engine in engines for engines in self.attached.values())
 
     def drain(self) -> None:
         """Take no new calls."""
@@ -70,7 +74,7 @@ class Telephones:
             ready.worker, "127.0.0.1", ready.sip_port, ready.capacity, self._spacing_ns, wideband=wideband
         )
         self.edge.add_worker(address)
-        self.attached[ready.worker] = ready.attached
+        self.attached[ready.worker] = {*ready.engines, *([""] if ready.attached else [])}
         self._sends[ready.worker] = send
         for call_id in ready.calls:
             self.edge.adopt_call(ready.worker, call_id, sound6=call_id in ready.sound6)
@@ -86,8 +90,8 @@ class Telephones:
                 self.switchboard.hear(worker, message)
             case control.Measured():
                 pass  # the state of calls has it, where that is kept
-            case control.Attachable(attached):
-                self.attached[worker] = attached
+            case control.Attachable(attached, engine):
+                (self.attached[worker].add if attached else self.attached[worker].discard)(engine)
             case _:
                 raise ValueError(f"unexpected {message}")
 
@@ -99,8 +103,9 @@ class Telephones:
         return len(self.edge.remove_worker(worker))
 
     def _admit(self, request: Request) -> Refusal | Later | None:
-        """New calls need a model server: without one they are refused here, before a worker is bothered."""
-        if self.is_ready and not self.draining:
+        """New calls need a model server: without any they are refused here, before a worker is bothered. Whether
+        there is one of the call's own engine is asked behind the rules, which name it."""
+        if any(self.attached.values()) and not self.draining:
             return self.further(request)
         retry = Header.make(b"Retry-After", str(self._retry_after_s).encode())
         return Refusal(503, "Service Unavailable", (retry,))

@@ -94,6 +94,11 @@ class Call(Protocol):
         ...
 
     @property
+    def engine(self) -> str:
+        """Which of the worker's engines answers it, for as long as it lives; empty is the usual one."""
+        ...
+
+    @property
     def leg(self) -> Leg[Any]: ...
     @property
     def is_over(self) -> bool: ...
@@ -123,7 +128,8 @@ class Call(Protocol):
 
 
 class Turns:
-    """Every call of one worker that has, had or waits for a slot."""
+    """Every call of one worker that has, had or waits for a slot of one engine: `gateway/engine_turns.py` has one
+    for each."""
 
     def __init__(
         self,
@@ -134,9 +140,11 @@ class Turns:
         attachable: Callable[[bool], None],
         between: Callable[[], None] = lambda: None,
         takes_notes: bool = False,
+        name: str = "",
     ) -> None:
         """`between` is called when replies have been handed out: the cuts of the next group are far away.
-        `takes_notes`: of every call, for its trace."""
+        `takes_notes`: of every call, for its trace. `name` is the engine's, where a worker has several."""
+        self._name = name
         self._takes_notes = takes_notes
         self.counters = TurnCounters()
         self._servers = Servers(
@@ -274,6 +282,7 @@ class Turns:
         if len(self._servers.attached) > 1:
             return
         self._groups = [{} for _ in range(table.groups)]
+        self._cut_time.forget(self._name)
         self._attachable(True)
         self._ticking = [self._start(self._tick(group, table.groups)) for group in range(table.groups)]
         for call in self._calls:
@@ -302,6 +311,7 @@ class Turns:
             self.counters.model_servers_lost += 1
             log.warning("model server gone", socket=str(server.path), calls=len(struck))
         if not self.is_attached:
+            self._cut_time.forget(self._name)
             self._attachable(False)
             for task in self._ticking:
                 task.cancel()
@@ -372,7 +382,7 @@ class Turns:
         calls = self._groups[group]
         tick_ns = 0
         while True:
-            early_ns, late_ns = self._cut_time.ahead_ns(group, len(calls), groups)
+            early_ns, late_ns = self._cut_time.ahead_ns(group, len(calls), groups, self._name)
             now_ns = time.monotonic_ns()
             last_ns, tick_ns = tick_ns, now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
             if tick_ns <= last_ns:  # the timer fired early, by up to a millisecond: that tick has its chunks

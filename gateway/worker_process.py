@@ -13,7 +13,7 @@ import asyncio
 import gc
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,10 @@ import structlog
 from gateway import control
 from gateway.cut_time import CutTime
 from gateway.descriptors import make_room
+from gateway.engine_turns import EngineTurns
 from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
 from gateway.tasks import Tasks
-from gateway.turns import Turns
 from media import heap
 
 log = structlog.get_logger()
@@ -89,11 +89,14 @@ class WorkerProcess:
         report: Callable[[], control.Report],
         hear: Callable[[control.MainMessage], None] = lambda message: None,
         takes_notes: bool = False,
+        engines: Mapping[str, str] | None = None,
     ) -> None:
+        """`model_path` is the socket of the usual engine's model server, `engines` has those of further ones."""
         self.garbage = Garbage()
-        self.turns = Turns(
+        sockets = {"": model_path, **(engines or {})}
+        self.turns = EngineTurns(
             name,
-            Path(model_path),
+            {engine: Path(path) for engine, path in sockets.items()},
             cut_time,
             attachable=self._attachable,
             between=self.garbage.sweep,
@@ -143,8 +146,8 @@ class WorkerProcess:
         await self.link.keep()
         self._stop.set()
 
-    def _attachable(self, attached: bool) -> None:
-        self.link.tell(control.Attachable(attached))
+    def _attachable(self, engine: str, attached: bool) -> None:
+        self.link.tell(control.Attachable(attached, engine))
 
     def _hear(self, message: control.MainMessage) -> None:
         if isinstance(message, control.Drain):

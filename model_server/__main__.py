@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if is_spare:
             print(str(wrong).replace("\n", "; "), flush=True)
         return 2
-    setproctitle.setproctitle(f"microturn: {'loading ' * is_spare}model-server")
+    setproctitle.setproctitle(f"microturn: {'loading ' * is_spare}model-server{_name(config.socket)}")
     is_alone = threading.Event()
     if is_kept:
         _await_end(is_alone)
@@ -61,14 +61,19 @@ def main(argv: list[str] | None = None) -> int:
     return run(config, wanted=wanted, is_alone=is_alone.is_set)
 
 
+def _name(socket: Path) -> str:
+    """Of the engine that we are for, where a gateway has several: `model-NAME.sock`."""
+    return f" {socket.stem.removeprefix('model-')}" if socket.stem.startswith("model-") else ""
+
+
 def _wanted(socket: Path, is_alone: threading.Event) -> Path | None:
     """Wait for the line of whoever keeps us, and serve at this socket, or, where a live one has it, at the one that
     the line names (`serve PATH`); None at the end of file: nobody wants us any more. From then on `is_alone` is."""
-    setproctitle.setproctitle("microturn: spare model-server")
+    setproctitle.setproctitle(f"microturn: spare model-server{_name(socket)}")
     line = sys.stdin.buffer.readline()
     if not line:
         return None
-    setproctitle.setproctitle("microturn: model-server")
+    setproctitle.setproctitle(f"microturn: model-server{_name(socket)}")
     _await_end(is_alone)
     _, _, path = line.decode().strip().partition(" ")
     return Path(path) if path else socket

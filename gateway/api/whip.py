@@ -144,7 +144,7 @@ class Whip:
             )
         ruling = self._ruling(request.query.get("to", ""))
         resume = request.headers.get("Microturn-Resume", "")
-        elsewhere = await self._elsewhere(request, resume, sdp)
+        elsewhere = await self._elsewhere(request, resume, sdp, ruling.engine)
         if elsewhere is not None:
             return elsewhere
         try:
@@ -153,7 +153,7 @@ class Whip:
         except ValueError as wrong:
             raise Problem(400, "malformed", str(wrong)) from None
         if answered.status not in (200, 201):
-            _refuse(answered, "full" if self._pool.is_full else "not-ready")
+            _refuse(answered, "full" if self._pool.is_full(ruling.engine) else "not-ready")
         headers = {
             "Location": f"/whip/{worker}/{answered.call}",
             "ETag": f'"{sdpfrag.ufrag_of(answered.sdp)}"',
@@ -180,9 +180,11 @@ class Whip:
         self, sdp: str, resume: str, ruling: Ruling, holder: Holder, traceparent: str = ""
     ) -> tuple[str, control.Answered]:
         """Of a worker here: for a new call, one that it has, or one that goes on here."""
-        persona, tenant = ruling.persona, holder.tenant or ruling.tenant
+        persona, tenant, engine = ruling.persona, holder.tenant or ruling.tenant, ruling.engine
         if self._cluster is None:
-            return await self._pool.offer(sdp, resume, persona, recording=ruling.recording, tenant=tenant)
+            return await self._pool.offer(
+                sdp, resume, persona, recording=ruling.recording, tenant=tenant, engine=engine
+            )
         if resume and not self._pool.has(tokens.call_of(resume)):
             taken = await self._cluster.go_on(resume)
             if isinstance(taken, Problem):
@@ -198,7 +200,7 @@ class Whip:
         worker, answered = "", None
         try:
             worker, answered = await self._pool.offer(
-                sdp, "", persona, call=call, recording=ruling.recording, tenant=tenant
+                sdp, "", persona, call=call, recording=ruling.recording, tenant=tenant, engine=engine
             )
         finally:
             if answered is not None and answered.status == 201:
@@ -214,14 +216,16 @@ class Whip:
         try:
             worker, answered = await self._pool.offer(
                 sdp, "", session.persona, went_on=went_on, call=session.call, recording=session.recording,
-                tenant=session.tenant,
+                tenant=session.tenant, engine=session.engine,
             )  # fmt: skip
             return worker, answered
         finally:
             if answered is None or answered.status != 201:
                 self._cluster.hand_back(session.call)
 
-    async def _elsewhere(self, request: web.Request, resume: str, sdp: str) -> web.Response | None:
+    async def _elsewhere(
+        self, request: web.Request, resume: str, sdp: str, engine: str
+    ) -> web.Response | None:
         """The answer of another gateway: it has the call, or room for a new one where there is none here."""
         if self._cluster is None or HOP in request.headers:
             return None
@@ -229,7 +233,8 @@ class Whip:
         if self._pool.has(call):
             return None
         node = await self._cluster.home_of(call) if call else None
-        if node is None and not (self._pool.is_ready and not self._pool.draining and not self._pool.is_full):
+        pool = self._pool
+        if node is None and (pool.draining or not pool.has_engine(engine) or pool.is_full(engine)):
             node = self._cluster.roomiest()
         if node is None:
             return None

@@ -62,7 +62,9 @@ SECTIONS: Final = (
     Section("What the model may not say", "gateway", "`moderation` where it is set.", NOTHING, OF_SAFETY),
     Section("Recordings", "gateway", "What is kept, and waits: where `recording_dir` is set.", FILES,
        OF_RECORDINGS),
-    Section("Model server", "model", "Asked by the gateway at each scrape.", MODEL, OF_MODEL),
+    Section("Model server", "model", "Asked by the gateway at each scrape. Where there are `[engines]`, figures of "
+            "their model servers, here and below, have a label `engine` more, with their name; those of the usual "
+            "one have none.", MODEL, OF_MODEL),
     Section("Model server with digits", "digits", "With `engine = \"digits\"`.", LATE, OF_DIGITS),
     Section("Model server under SGLang", "sglang", "With `engine = \"sglang\"`.", MODEL, OF_SGLANG),
     Section("Model server with moshi", "moshi", "With `engine = \"moshi\"`.", MODEL, OF_MOSHI),

@@ -23,7 +23,7 @@ from gateway.sip.admission import Later, Refusal
 from gateway.sip.digest import Doorman
 from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
-from gateway.sip.marks import persona_mark, recording_mark, source_mark, tenant_mark
+from gateway.sip.marks import engine_mark, persona_mark, recording_mark, source_mark, tenant_mark
 from gateway.sip.message import Request
 from gateway.sip.switchboard import OutboundCall
 from gateway.state.keys import name_of_telephone_call
@@ -76,6 +76,8 @@ class Desk:
         self._verifier, self._stir_of, self._source_of = verifier, stir_of, source_of
         self._told_s: float | None = None
         self._untold = 0
+        self.has_engine: Callable[[str], bool] = lambda engine: True
+        """Whether there is a model server of that engine."""
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
         self._sessions, self._spawn, self._retry_after_s = sessions, spawn, retry_after_s
         self._coming: dict[str, Coming] = {}
@@ -133,6 +135,8 @@ class Desk:
         ruling = self._rules.find(inbound)
         if ruling is None:
             return self._no_rule(name, inbound)
+        if not self.has_engine(ruling.engine):
+            return self._no_engine(name, ruling, inbound)
         party = _by_rule(party, ruling)
         self._note(name, Coming(party, call_id, ruling))
         self.arrived(name, (find(request.headers, b"traceparent") or b"").decode(errors="replace"))
@@ -153,8 +157,8 @@ class Desk:
             return ()
         source, tenant = self._source_of(self.trunk_of(request)), _by_rule(party, ruling).tenant
         return (
-            *persona_mark(ruling.persona), *recording_mark(ruling.recording), *source_mark(source),
-            *tenant_mark(tenant),
+            *persona_mark(ruling.persona), *engine_mark(ruling.engine), *recording_mark(ruling.recording),
+            *source_mark(source), *tenant_mark(tenant),
         )  # fmt: skip
 
     def trunk_of(self, request: Request) -> str:
@@ -197,21 +201,33 @@ class Desk:
         return party, Inbound(called, source, party.trunk, headers)
 
     def _no_rule(self, name: str, inbound: Inbound) -> Refusal:
-        """404 and why; one line of log a second at most."""
-        now_s = time.monotonic()
-        if self._told_s is None or now_s - self._told_s >= TELL_S:
-            called = inbound.called[:64] if self._parties.keeps_numbers else "(not shown: caller_numbers)"
-            log.warning(
-                "call refused: no rule matches", call=name, called=called, source=inbound.source,
-                trunk=inbound.trunk, others=self._untold,
-            )  # fmt: skip
-            self._told_s, self._untold = now_s, 0
-        else:
-            self._untold += 1
+        """404 and why."""
+        self._tell_refused("call refused: no rule matches", name, inbound)
         why = f"no rule matches a call from {inbound.source}" + (
             f" ({inbound.trunk})" if inbound.trunk else ""
         )
         return Refusal(404, "No Rule Matches", (Header.make(b"Warning", f'399 microturn "{why}"'.encode()),))
+
+    def _no_engine(self, name: str, ruling: Ruling, inbound: Inbound) -> Refusal:
+        """503 and why: it may be there again in a moment."""
+        which = f"engine {ruling.engine}" if ruling.engine else "the usual engine"
+        self._tell_refused(f"call refused: {which} has no model server", name, inbound)
+        retry = Header.make(b"Retry-After", str(self._retry_after_s).encode())
+        why = Header.make(b"Warning", f'399 microturn "{which} has no model server now"'.encode())
+        return Refusal(503, "Service Unavailable", (retry, why))
+
+    def _tell_refused(self, what: str, name: str, inbound: Inbound) -> None:
+        """One line of log a second at most."""
+        now_s = time.monotonic()
+        if self._told_s is None or now_s - self._told_s >= TELL_S:
+            called = inbound.called[:64] if self._parties.keeps_numbers else "(not shown: caller_numbers)"
+            log.warning(
+                what, call=name, called=called, source=inbound.source, trunk=inbound.trunk,
+                others=self._untold,
+            )  # fmt: skip
+            self._told_s, self._untold = now_s, 0
+        else:
+            self._untold += 1
 
     def ruling_of_telephone(self, call_id: str) -> Ruling | None:
         """Of a call that is on its way."""

@@ -72,6 +72,7 @@ class Cluster:
             lambda trunk: settings.stir_of(settings.trunks.get(trunk)),
             lambda trunk: settings.rtp_source_of(settings.trunks.get(trunk)),
         )
+        self.desk.has_engine = telephones.has_engine
         telephones.further = self.desk.admit
         telephones.edge.marks = self.desk.marks
         telephones.edge.policy = lambda request: settings.policy_of(self.desk.trunk_of(request))

@@ -50,6 +50,7 @@ PUBLIC: Final = (
     "recording",
     "attestation",
     "joined",
+    "engine",
 )
 """Of a session: not what a resume token is checked against, nor its worker."""
 
@@ -241,7 +242,7 @@ def _lost(session: Session, now_ms: int) -> Cdr:
     return Cdr(
         session.call, session.door, session.node, session.began_ms, session.persona, session.tenant,
         session.trunk, ended_ms=now_ms, reason="lost", recording=session.recording, placed=session.placed,
-        attestation=session.attestation, joined=session.joined,
+        attestation=session.attestation, joined=session.joined, engine=session.engine,
     )  # fmt: skip
 
 

@@ -94,9 +94,10 @@ class Screens:
             if rule.sound
         }
 
-    def look_after(self, call: Screened, persona: str, tenant: str) -> None:
+    def look_after(self, call: Screened, persona: str, tenant: str, engine: str = "") -> None:
         """From its first turn on; a call that nothing is looked for in has no screen."""
-        rules = [rule for rule in self._policy.rules if rule.is_for(persona or self._persona, tenant)]
+        persona = persona or ("" if engine else self._persona)  # a further engine has its own
+        rules = [rule for rule in self._policy.rules if rule.is_for(persona, tenant)]
         if rules:
             call.leg.playout.lookahead = self._policy.lookahead
         if rules or self._moderated:

@@ -19,6 +19,7 @@ _RECORDING = re.compile(r"^X-Microturn-Recording: yes\r?$", re.M)
 _TENANT = re.compile(r"^X-Microturn-Tenant: (\S*)\r?$", re.M)
 _SOURCE = re.compile(r"^X-Microturn-Rtp: (lock|sdp)\r?$", re.M)
 _SOUND6 = re.compile(r"^X-Microturn-Sound: ip6\r?$", re.M)
+_ENGINE = re.compile(r"^X-Microturn-Engine: ([a-z0-9-]*)\r?$", re.M)
 _PERSONA = re.compile(r"^X-Microturn-Persona: (\S*)\r?$", re.M)
 
 
@@ -31,6 +32,17 @@ def persona_of(message: str) -> str:
     """Of the INVITE that a worker got."""
     found = _PERSONA.search(message.partition("\r\n\r\n")[0])
     return unquote(found[1]) if found else ""
+
+
+def engine_mark(engine: str) -> tuple[Header, ...]:
+    """Which of the engines answers the call; none for the usual one."""
+    return (Header.make(b"X-Microturn-Engine", engine.encode()),) if engine else ()
+
+
+def engine_of(message: str) -> str:
+    """Of the INVITE that a worker got."""
+    found = _ENGINE.search(message.partition("\r\n\r\n")[0])
+    return found[1] if found else ""
 
 
 def tenant_mark(tenant: str) -> tuple[Header, ...]:

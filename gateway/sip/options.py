@@ -45,6 +45,7 @@ class WorkerOptions:
     name: str
     control: str
     model: str
+    """Path of the socket of the usual engine's model server."""
     endpoint: EndpointOptions
     rtp_timeout_s: int
     hold_timeout_s: int
@@ -60,5 +61,7 @@ class WorkerOptions:
     recording: RecordingOptions | None = None
     traces: bool = False
     """Whether it notes of every call what a trace is made of."""
+    engines: dict[str, str] = field(default_factory=dict)
+    """Further engines, and the sockets of their model servers."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None

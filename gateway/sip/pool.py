@@ -90,6 +90,7 @@ def plan_workers(
             name=f"sip-{index}",
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
+            engines=settings.further_sockets,
             endpoint=EndpointOptions(
                 rate_hz=RATES[wideband],
                 max_calls=calls,

@@ -72,9 +72,10 @@ class Session:
         ask_transfer: Callable[[Session, str], None] = lambda session, target: None,
         dtmf_out: str = "auto",
         ask_join: Callable[[Session, str], None] = lambda session, target: None,
+        engine: str = "",
     ) -> None:
         """`tell` is the line to the main process, `ask_transfer` and `ask_join` what the model's wish comes to."""
-        self.call, self.persona = call, persona
+        self.call, self.persona, self.engine = call, persona, engine
         self.placed = False
         """We called."""
         self.referring = 0

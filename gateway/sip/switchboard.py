@@ -23,6 +23,7 @@ import msgspec
 import structlog
 
 from gateway import control
+from gateway.further_engines import check_engine
 from gateway.personas import check_persona
 from gateway.sip.trunks import Trunk, caller_uri, destination
 from gateway.state.keys import name_of_telephone_call
@@ -83,6 +84,8 @@ class OutboundCall:
     """Name of the call whose caller and model whoever answers joins."""
     model: Model = "speaks"
     """What it does meanwhile."""
+    engine: str = ""
+    """What answers, one of the setting `engines`; "" is the usual one. Whoever joins has none."""
 
     def __post_init__(self) -> None:
         for name in ("ring_s", "answer_s"):
@@ -168,8 +171,12 @@ class Switchboard:
         the model may have join: `joins`. `srtp` is that of calls whose trunk does not say: 0 off, 1 optional, 2
         required, as `rtp_source` is."""
         self.watchers: list[Watcher] = []
-        self.is_ready: Callable[[], bool] = lambda: True
-        """Whether there is a model server, and no draining."""
+        self.has_engine: Callable[[str], bool] = lambda engine: True
+        """Whether there is a model server of that engine, and no draining."""
+        self.engines: Mapping[str, str] = {}
+        """Further engines, and what each is to be where nobody says it."""
+        self.engine_of: Callable[[str], str] = lambda call: ""
+        """Which of them that call has."""
         self.records = False
         """Whether there is a place for recordings."""
         self.limits: Limits | None = None
@@ -211,7 +218,7 @@ class Switchboard:
         name = name_of_telephone_call(call_id)
         if any(other.joins == name for _, other in self._wishes.values()):
             raise Refused(409, "joined", "somebody has joined, or is being called: one a call")
-        wish = dataclasses.replace(wish, joins=name, recording=False)
+        wish = dataclasses.replace(wish, joins=name, recording=False, engine=self.engine_of(name))
         try:
             return await self._place(wish, worker, call_id, by_model=by_model)
         except Refused as refused:
@@ -234,6 +241,8 @@ class Switchboard:
             caller = caller_uri(trunk, wish.caller_id, wish.caller_name)
             if wish.persona:
                 check_persona(wish.persona, "persona")
+            if not wish.joins:
+                check_engine(wish.engine, self.engines, "engine")
         except ValueError as wrong:
             raise Refused(400, "bad-request", str(wrong)) from None
         if not trunk.may_call(wish.to):
@@ -247,9 +256,11 @@ class Switchboard:
                 f"trunk {wish.trunk} has no recording = true" if self.records else "recording_dir is not set"
             )
             raise Refused(403, "not-recorded", f"the call cannot be recorded: {told}")
-        if not self.is_ready():
-            raise Refused(503, "not-ready", "no new calls are taken now")
+        if not self.has_engine(wish.engine):
+            which = f"engine {wish.engine} has no model server now, or " if wish.engine else ""
+            raise Refused(503, "not-ready", f"{which}no new calls are taken now")
         srtp = trunk.srtp_mode if trunk.srtp else self._srtp
+        persona = wish.persona or self.engines.get(wish.engine, "")
         self._last_id += 1
         permit = f"placing-{self._last_id}"
         if self.limits is not None and (full := await self.limits.permit(wish, permit)):
@@ -267,9 +278,9 @@ class Switchboard:
             self._not_placed(permit)
             raise
         dial = control.Dial(
-            0, ticket.uri.decode(), wish.persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
+            0, ticket.uri.decode(), persona, srtp, trunk.session_expires_s, wish.ring_s, wish.answer_s,
             wish.recording, trunk.rtp_source or self._rtp_source, 60 * minutes, wish.tenant or trunk.tenant,
-            joins, wish.model, by_model, trunk.rtp_family == "ipv6",
+            joins, wish.model, by_model, trunk.rtp_family == "ipv6", wish.engine,
         )  # fmt: skip
         try:
             answered = await self._ask(ticket.worker, dial, wish, permit)

@@ -55,7 +55,7 @@ class Worker:
             options.name, options.control, options.model,
             CutTime(options.endpoint.max_calls, TELEPHONE_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._sessions), look_after=self._look_after,
-            report=self._report, hear=self._hear, takes_notes=options.traces,
+            report=self._report, hear=self._hear, takes_notes=options.traces, engines=options.engines,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, options.endpoint.rate_hz)
@@ -76,12 +76,12 @@ class Worker:
 
     def incoming(self, call: SipCall) -> None:
         """A new INVITE: lease a slot, then answer; refuse at once when there is no model server."""
-        session = self._by_call[call] = self._session(call, call.persona, call.tenant)
+        session = self._by_call[call] = self._session(call, call.persona, call.tenant, call.engine)
         if session.name in self._sessions:  # of a caller that was transferred
             self.counters.calls_refused += 1
             call.answer_with(482, "Call-ID In Use")
             return
-        if not self.turns.is_attached or not self._has_room:
+        if not self.turns.is_attached(call.engine) or not self._has_room:
             self.counters.calls_refused += 1
             call.answer_with(503, retry_after_s=self.options.retry_after_s)
             return
@@ -94,15 +94,15 @@ class Worker:
     def _has_room(self) -> bool:
         return len(self._sessions) + len(self.joining) < self.options.endpoint.max_calls
 
-    def _session(self, call: SipCall, persona: str, tenant: str) -> Session:
+    def _session(self, call: SipCall, persona: str, tenant: str, engine: str) -> Session:
         session = Session(
             call, self.endpoint.rate_hz, self.counters, persona, self.link.tell, self._ask_transfer,
-            self.options.endpoint.dtmf_out, self.joining.ask,
+            self.options.endpoint.dtmf_out, self.joining.ask, engine,
         )  # fmt: skip
         if self.options.hears_tones:
             session.leg.tones = ToneEar(MODEL_HZ)
         if self.screens is not None:
-            self.screens.look_after(session, persona, tenant)
+            self.screens.look_after(session, persona, tenant, engine)
         return session
 
     def _record(self, session: Session, allowed: bool) -> None:
@@ -231,7 +231,7 @@ class Worker:
         if dial.joins:
             self.joining.dial(dial, self._find(dial.joins), self._has_room)
             return
-        if not self.turns.is_attached or not self._has_room:
+        if not self.turns.is_attached(dial.engine) or not self._has_room:
             self._answer_main(dial.id, 503, "no room")
             return
         try:
@@ -245,7 +245,7 @@ class Worker:
             self.endpoint.bury(call)
             self._answer_main(dial.id, 500, "the library does not call")
             return
-        session = self._by_call[call] = self._session(call, dial.persona, dial.tenant)
+        session = self._by_call[call] = self._session(call, dial.persona, dial.tenant, dial.engine)
         session.placed = True
         call.pull = session.hear
         self._sessions[session.name] = session
@@ -259,7 +259,7 @@ class Worker:
         if not await self.turns.lease(session) and not call.over:
             session.gave_up = session.gave_up or (503, "no room")
             session.hang_up()
-        session.conversation.engine = self.turns.engine
+        session.conversation.engine = self.turns.kind_of(session)
 
     def _no_ringing(self, session: Session) -> None:
         if not session.rang:
@@ -427,7 +427,7 @@ class Worker:
         if not call.answer_with(180):
             return
         leased = await self.turns.lease(session)
-        session.conversation.engine = self.turns.engine
+        session.conversation.engine = self.turns.kind_of(session)
         if call.over:
             return
         if not leased:
@@ -519,12 +519,13 @@ class Worker:
             options.endpoint.max_calls,
             options.endpoint.rate_hz,
             pj.version(),
-            self.turns.is_attached,
+            self.turns.is_attached(""),
             [
                 *(session.call.sip_call_id for session in self._sessions.values()),
                 *(guest.name for guest in self.joining),
             ],
             [call.sip_call_id for call in self._calls() if call.sound6],
+            [engine for engine in self.turns.attached if engine],
         )
 
 

@@ -5,7 +5,7 @@ Each wraps a `gateway.fleet.Kind`: it passes everything on unchanged, and tells 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from gateway import control
 from gateway.cluster.parties import NOBODY, Party
@@ -32,9 +32,11 @@ class TelephoneDoor:
         party_of: Callable[[str], Party] = lambda call_id: NOBODY,
         ruling_of: Callable[[str], Ruling | None] = lambda call_id: None,
         price_of: Callable[[OutboundCall], float] = lambda wish: 0.0,
+        engines: Mapping[str, str] | None = None,
     ) -> None:
         """`party_of` says who calls with that Call-ID, `ruling_of` before it which rule the call fell under,
-        `price_of` what a minute of a call of ours costs."""
+        `price_of` what a minute of a call of ours costs; `engines` has the persona of each further engine."""
+        self._engines = engines or {}
         self._inner, self._sessions, self._party_of = inner, sessions, party_of
         self._ruling_of, self._persona, self._price_of = ruling_of, persona, price_of
 
@@ -42,13 +44,16 @@ class TelephoneDoor:
         """The edge: a worker has answered the caller whose INVITE had this request line."""
         ruling = self._ruling_of(call_id) or Ruling("")
         name = name_of_telephone_call(call_id)
-        persona = ruling.persona or self._persona
+        persona = ruling.persona or ("" if ruling.engine else self._persona)
         party = self._party_of(call_id)
-        self._sessions.begin(name, "sip", worker, persona, ruling.called, party, inside=call_id)
+        self._sessions.begin(
+            name, "sip", worker, persona, ruling.called, party, inside=call_id, engine=ruling.engine
+        )
 
     def placed(self, call_id: str, worker: str, wish: OutboundCall) -> None:
         """The switchboard: whom we called has answered."""
-        persona = "" if wish.joins else wish.persona or self._persona
+        usual = self._engines.get(wish.engine, "") if wish.engine else self._persona
+        persona = "" if wish.joins else wish.persona or usual
         self._sessions.begin(
             name_of_telephone_call(call_id),
             "sip",
@@ -60,6 +65,7 @@ class TelephoneDoor:
             inside=call_id,
             joined=wish.joins,
             price_minute=self._price_of(wish),
+            engine="" if wish.joins else wish.engine,
         )
 
     def happened(self, event: CallEvent) -> None:
@@ -135,5 +141,8 @@ class BrowserDoor:
             if call in self._sessions:
                 self._sessions.resume(call, worker, token)
             else:
-                persona, party = asked.persona or self._persona, self._party_of(call)
-                self._sessions.begin(call, "webrtc", worker, persona, party=party, resume=token)
+                persona = asked.persona or ("" if asked.engine else self._persona)
+                party = self._party_of(call)
+                self._sessions.begin(
+                    call, "webrtc", worker, persona, party=party, resume=token, engine=asked.engine
+                )

@@ -52,6 +52,8 @@ class Session(msgspec.Struct, frozen=True, omit_defaults=True):
     """See `Cdr`."""
     joined: str = ""
     """See `Cdr`."""
+    engine: str = ""
+    """What answers it, by its name among the setting `engines`; empty is the usual one."""
     resume: str = ""
     """What a resume token is checked against where its worker is gone: a hash."""
     ended_ms: int = 0
@@ -180,6 +182,8 @@ class Cdr(msgspec.Struct, frozen=True, omit_defaults=True):
     looked."""
     joined: str = ""
     """Of a person's call: the call whose caller and model the person joined; it had no model of its own."""
+    engine: str = ""
+    """What answered it: see `Session`."""
     cause: str = ""
     """Who or what ended it: caller, model, api, handed-over, left-alone, no-rtp, no-answer, timeout, limit, lost,
     drain, safety, error."""

@@ -156,6 +156,11 @@ class Sessions:
         live = self._live.get(call)
         return live.session.tenant if live is not None else ""
 
+    def engine_of(self, call: str) -> str:
+        """Of one that lives; "" is the usual one."""
+        live = self._live.get(call)
+        return live.session.engine if live is not None else ""
+
     def place_of(self, call: str) -> tuple[str, str] | None:
         """The worker that has it, and its name there; None when it does not live."""
         live = self._live.get(call)
@@ -174,16 +179,17 @@ class Sessions:
         inside: str = "",
         joined: str = "",
         price_minute: float = 0.0,
+        engine: str = "",
     ) -> None:
-        """It was answered. `resume` is the hash of its token, if it has one; `placed` says that we called, and
-        `price_minute` what that costs, `inside` is its name in its worker, `joined` the call whose caller and model
-        it was made to join."""
+        """It was answered. `resume` is the hash of its token, if it has one; `engine` answers it, `placed` says
+        that we called, `price_minute` what that costs, `inside` is its name in its worker, `joined` the call whose
+        caller and model it was made to join."""
         now_ms = self._now_ms()
         session = Session(
             call, door, self._node, worker, now_ms, persona, called,
             tenant=party.tenant, trunk=party.trunk, caller=party.caller, number=party.number, resume=resume,
             recording=party.recording, placed=placed, attestation=party.attestation,
-            joined=joined,
+            joined=joined, engine=engine,
         )  # fmt: skip
         self.store.begin(call)
         cdr = msgspec.structs.replace(_cdr_of(session), price_minute=price_minute)
@@ -405,6 +411,7 @@ def _cdr_of(session: Session) -> Cdr:
         placed=session.placed,
         attestation=session.attestation,
         joined=session.joined,
+        engine=session.engine,
     )
 
 

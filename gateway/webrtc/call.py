@@ -53,13 +53,14 @@ class BrowserCall:
         self,
         name: str,
         persona: str = "",
+        engine: str = "",
         *,
         live: Callable[[BrowserCall], None],
         ended: Callable[[BrowserCall, str], None],
         tell: Tell = lambda message: None,
     ) -> None:
         """`tell` is the line to the main process."""
-        self.name, self.persona = name, persona
+        self.name, self.persona, self.engine = name, persona, engine
         self.secret = secrets.token_urlsafe(16)
         """What a browser must show to resume this call."""
         self.leg = Leg(JitterBuffer(OpusDecoder(MODEL_HZ), MODEL_HZ))

@@ -17,7 +17,7 @@ class WebrtcOptions:
     control: str
     """Path of the main process's socket."""
     model: str
-    """Path of the model server's socket."""
+    """Path of the socket of the usual engine's model server."""
     host: str
     """Address that the ports are bound to."""
     public_host: str
@@ -46,6 +46,8 @@ class WebrtcOptions:
     recording: RecordingOptions | None = None
     traces: bool = False
     """Whether it notes of every call what a trace is made of."""
+    engines: dict[str, str] = field(default_factory=dict)
+    """Further engines, and the sockets of their model servers."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None
     retry_after_s: int = 2

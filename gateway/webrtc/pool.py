@@ -91,15 +91,22 @@ class Place:
     name: str
     capacity: int
     send: Send | None = None
-    attached: bool = False
+    attached: set[str] = field(default_factory=set)
+    """Engines that have a model server there; "" is the usual one."""
     calls: dict[str, BrowserCall] = field(default_factory=dict)
     out: dict[int, _Request] = field(default_factory=dict)
     offers_out: int = 0
 
     @property
     def room(self) -> int:
-        """Calls that it would take now."""
-        return self.capacity - len(self.calls) - self.offers_out if self.send and self.attached else 0
+        """Calls of the usual engine that it would take now."""
+        return self.room_for("")
+
+    def room_for(self, engine: str) -> int:
+        """Calls of that engine."""
+        return (
+            self.capacity - len(self.calls) - self.offers_out if self.send and engine in self.attached else 0
+        )
 
 
 class WebrtcPool:
@@ -114,13 +121,16 @@ class WebrtcPool:
 
     @property
     def is_ready(self) -> bool:
-        """Whether a worker is there with a model server behind it; it may be full."""
-        return any(place.send is not None and place.attached for place in self.places.values())
+        """Whether a worker is there with the usual engine's model server behind it; it may be full."""
+        return self.has_engine("")
 
-    @property
-    def is_full(self) -> bool:
-        """Whether it is ready, and yet no worker has room."""
-        return self.is_ready and all(place.room <= 0 for place in self.places.values())
+    def has_engine(self, engine: str) -> bool:
+        """Whether a worker is there with that engine's model server behind it."""
+        return any(place.send is not None and engine in place.attached for place in self.places.values())
+
+    def is_full(self, engine: str = "") -> bool:
+        """Whether that engine is there, and yet no worker has room."""
+        return self.has_engine(engine) and all(p.room_for(engine) <= 0 for p in self.places.values())
 
     @property
     def room(self) -> int:
@@ -141,7 +151,8 @@ class WebrtcPool:
         place = self.places[ready.worker]
         if place.send is not None:
             raise ValueError(f"{ready.worker!r} is here already")
-        place.send, place.attached, place.capacity = send, ready.attached, ready.capacity
+        place.attached = {*ready.engines, *([""] if ready.attached else [])}
+        place.send, place.capacity = send, ready.capacity
         place.calls = {name: BrowserCall(name, ready.ufrags.get(name, "")) for name in ready.calls}
         self.counters.calls_adopted += len(place.calls)
         return len(place.calls)
@@ -156,8 +167,8 @@ class WebrtcPool:
                 place.calls.pop(call_id, None)
             case control.Measured():
                 pass  # the state of calls has it, where that is kept
-            case control.Attachable(attached):
-                place.attached = attached
+            case control.Attachable(attached, engine):
+                (place.attached.add if attached else place.attached.discard)(engine)
             case _:
                 raise ValueError(f"unexpected {message}")
 
@@ -165,7 +176,7 @@ class WebrtcPool:
         """It is gone, with so many calls; who waits for its answer gets one."""
         place = self.places[worker]
         lost = len(place.calls)
-        place.send, place.attached, place.calls = None, False, {}
+        place.send, place.attached, place.calls = None, set(), {}
         for number, asked in place.out.items():
             if not asked.answer.done():
                 asked.answer.set_result(_unavailable("the process with this call is gone", number))
@@ -182,19 +193,20 @@ class WebrtcPool:
         call: str = "",
         recording: bool = False,
         tenant: str = "",
+        engine: str = "",
     ) -> tuple[str, control.Answered]:
         """The worker that was asked ("" when none could be), and its answer.
 
         A call that is not resumed is named `call`, by itself anything, and may have begun elsewhere; `recording` is
-        whether it may be recorded. `ValueError` when `resume` is no token of ours.
+        whether it may be recorded, `engine` what answers it. `ValueError` when `resume` is no token of ours.
         """
         self.counters.offers += 1
         if self.draining and not resume:
             return "", self._not_ready("no more calls are taken: it is about to stop")
-        place = self._place_of(resume) if resume else self._emptiest()
+        place = self._place_of(resume) if resume else self._emptiest(engine)
         if isinstance(place, control.Answered):
             return "", place
-        request = control.Offer(0, sdp, call or new_name(), resume, persona, recording, tenant)
+        request = control.Offer(0, sdp, call or new_name(), resume, persona, recording, tenant, engine=engine)
         if went_on is not None:
             request = msgspec.structs.replace(request, turn=went_on.turn, context=went_on.context)
         place.offers_out += not resume
@@ -238,11 +250,12 @@ class WebrtcPool:
 
     # -- inside
 
-    def _emptiest(self) -> Place | control.Answered:
-        if not self.is_ready:
-            return self._not_ready("no model server is there, or no worker yet")
-        place = max(self.places.values(), key=lambda p: p.room)
-        if place.room <= 0:
+    def _emptiest(self, engine: str) -> Place | control.Answered:
+        if not self.has_engine(engine):
+            which = f" of engine {engine}" if engine else ""
+            return self._not_ready(f"no model server{which} is there, or no worker yet")
+        place = max(self.places.values(), key=lambda p: p.room_for(engine))
+        if place.room_for(engine) <= 0:
             self.counters.refused_full += 1
             return _unavailable(f"all {sum(p.capacity for p in self.places.values())} places are taken")
         return place
@@ -343,6 +356,7 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             name=f"web-{index}",
             control=str(settings.worker_socket),
             model=str(settings.model_socket),
+            engines=settings.further_sockets,
             recording=recording,
             traces=bool(settings.traces_endpoint),
             announcements=settings.announcements(settings.webrtc_host),

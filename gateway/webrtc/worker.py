@@ -76,7 +76,7 @@ class Worker:
         self.process = WorkerProcess(
             options.name, options.control, options.model, CutTime(options.max_calls, BROWSER_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
-            report=self._report, hear=self._hear, takes_notes=options.traces,
+            report=self._report, hear=self._hear, takes_notes=options.traces, engines=options.engines,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
@@ -154,14 +154,22 @@ class Worker:
             return control.Answered(message.id, offer.status, reason=offer.reason)
         if message.resume:
             return await self._resume(message, offer)
-        if len(self._calls) >= self.options.max_calls or not self.turns.is_attached:
+        if not self.turns.is_attached(message.engine):
+            told = f"engine {message.engine}" if message.engine else "the usual engine"
+            return self._full(message.id, f"no model server of {told} is there")
+        if len(self._calls) >= self.options.max_calls:
             return self._full(message.id)
         call = self._calls[message.call] = BrowserCall(
-            message.call, message.persona, live=self._live, ended=self._ended, tell=self.link.tell
+            message.call,
+            message.persona,
+            message.engine,
+            live=self._live,
+            ended=self._ended,
+            tell=self.link.tell,
         )
         call.leg.turn = message.turn
         if self.screens is not None:
-            self.screens.look_after(call, message.persona, message.tenant)
+            self.screens.look_after(call, message.persona, message.tenant, message.engine)
         call.recording = CallRecording(
             self.recorder, call.name, call.name, call.leg, self.link.tell, call.first_pull_ns,
             allowed=message.recording, announces=not message.turn,
@@ -185,10 +193,10 @@ class Worker:
 
     async def _carry(self, number: int, call: BrowserCall, offer: Offer) -> control.Answered:
         """Give the call a peer; it begins, or goes on, when media flows."""
-        table = self.turns.table
+        table = self.turns.table_of(call)
         if table is not None:
             call.video_size = table.video_size
-        call.conversation.engine = self.turns.engine
+        call.conversation.engine = self.turns.kind_of(call)
         sight = None
         if offer.video is not None and self.options.video:
             sight = Sight(offer.video, self.decoder, self.options.video_frames_per_chunk)
@@ -215,17 +223,15 @@ class Worker:
         fragment = call.peer.restart_ice(message.ufrag, message.pwd)
         return control.Answered(message.id, 200, sdp=fragment, call=message.call)
 
-    def _full(self, number: int) -> control.Answered:
+    def _full(self, number: int, reason: str = "no room for another call now") -> control.Answered:
         self.counters.calls_refused += 1
-        return control.Answered(
-            number, 503, reason="no room for another call now", retry_after_s=self.options.retry_after_s
-        )
+        return control.Answered(number, 503, reason=reason, retry_after_s=self.options.retry_after_s)
 
     # -- calls
 
     def _live(self, call: BrowserCall) -> None:
         """Media flows for the first time: its ear is served where its replies are ready."""
-        tenancy, table = call.leg.tenancy, self.turns.table
+        tenancy, table = call.leg.tenancy, self.turns.table_of(call)
         ready_ns = 0
         if tenancy is not None and table is not None:
             ready_ns = phase_offset_ns(tenancy.group, table.groups) + tenancy.budget_ns + WAKE_NS
@@ -304,7 +310,7 @@ class Worker:
             worker=self.options.name,
             pid=os.getpid(),
             capacity=self.options.max_calls,
-            attached=self.turns.is_attached,
+            attached=self.turns.is_attached(""),
             calls=list(self._calls),
             udp_port=self.ice.udp_port,
             tcp_port=self.ice.tcp_port,
@@ -313,6 +319,7 @@ class Worker:
                 for name, call in self._calls.items()
                 if call.peer is not None
             },
+            engines=[engine for engine in self.turns.attached if engine],
         )
 
 

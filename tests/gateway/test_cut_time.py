@@ -69,3 +69,14 @@ def test_one_cut_that_took_very_long_moves_nothing() -> None:
 def test_the_time_ahead_is_of_whole_steps() -> None:
     whole_ns, late_ns = _taught(37, 83 * US).ahead_ns(0, 3, 5)
     assert (whole_ns - EARLY_NS) % (2 * STEP_NS) == (late_ns - LATE_NS) % STEP_NS == 0
+
+
+def test_what_another_engine_has_at_the_same_tick_is_cut_in_time_too() -> None:
+    time = _taught(100, 70 * US)
+    usual = time.ahead_ns(0, 20, 5)
+    time.ahead_ns(0, 60, 1, "lab")  # its one group has the tick of our first
+    both = time.ahead_ns(0, 20, 5)
+    assert both[0] - EARLY_NS >= 2 * 80 * 69 * US and both > usual
+    assert time.ahead_ns(1, 20, 5) == usual, "nobody else is due then"
+    time.forget("lab")
+    assert time.ahead_ns(0, 20, 5) == usual, "it is gone, and less than half is needed"

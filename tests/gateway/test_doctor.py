@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 
 from gateway.config import GatewaySettings, load
-from gateway.doctor import Finding, browser_calls, examine, socket_buffers, waiting_events
+from gateway.doctor import Finding, browser_calls, examine, further_engines, socket_buffers, waiting_events
 
 
 def findings(**values: object) -> dict[str, Finding]:
@@ -59,3 +60,17 @@ def test_it_says_when_others_are_answered_beside_the_rules() -> None:
     beside = found(rules=[{"called": "100"}])
     assert not beside.good and not beside.fatal and "1, others get the usual persona" in beside.found
     assert found(rules=[{"called": "100"}], calls_without_rule="refuse").good
+
+
+def test_engines_that_somebody_else_runs_are_looked_for(tmp_path: Path) -> None:
+    there, away = tmp_path / "there.sock", tmp_path / "away.sock"
+    settings = load(
+        engines={"a": {"socket": str(there)}, "b": {"socket": str(away)}, "c": {"engine": "echo"}}
+    )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as server:
+        server.bind(str(there))
+        server.listen()
+        found = {finding.what: finding for finding in further_engines(settings)}
+    assert found["engine a"].good and found["engine c"].good and "echo" in found["engine c"].found
+    assert not found["engine b"].good and not found["engine b"].fatal
+    assert str(away) in found["engine b"].found and "503" in found["engine b"].advice

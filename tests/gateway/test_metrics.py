@@ -37,6 +37,37 @@ def test_histograms_are_cumulative_and_in_seconds() -> None:
     assert "microturn_model_up 1.0" in text and "microturn_predicted_free_calls 3.0" in text
 
 
+def test_figures_of_further_engines_are_beside_the_usual_ones_with_their_name() -> None:
+    metrics = Metrics()
+    told = {"counters": {"turns_total": 7, "leases_refused_slots_total": 2}, "gauges": {"slots": 256}}
+    steps = {"step_ns": {"le_ns": [1_000_000], "counts": [3, 1], "sum_ns": 9_000_000}}
+    metrics.model = told | {"histograms": {}}
+    metrics.further = {
+        "lab": {
+            "counters": {"turns_total": 9},
+            "gauges": {"slots": 8, "moshi_row_bytes": 5},
+            "histograms": steps,
+        },
+        "open": None,
+    }
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        "microturn_model_up 1.0",
+        'microturn_model_up{engine="lab"} 1.0',
+        'microturn_model_up{engine="open"} 0.0',
+        "microturn_turns_total 7.0",
+        'microturn_turns_total{engine="lab"} 9.0',
+        "microturn_model_slots 256.0",
+        'microturn_model_slots{engine="lab"} 8.0',
+        'microturn_model_moshi_row_bytes{engine="lab"} 5.0',
+        'microturn_model_step_seconds_bucket{engine="lab",le="0.001"} 3.0',
+        'microturn_model_step_seconds_bucket{engine="lab",le="+Inf"} 4.0',
+        'microturn_admission_refused_total{by="model",reason="slots"} 2.0',
+    ):
+        assert line in lines, line
+    assert sum(line.startswith("# TYPE microturn_model_up ") for line in lines) == 1
+
+
 def test_without_a_model_server_no_call_is_predicted() -> None:
     metrics = Metrics()
     metrics.gauges = {"places_free:telephone": 2.0}

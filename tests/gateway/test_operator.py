@@ -18,11 +18,13 @@ class Up:
 
     def __init__(self, run_dir: Path) -> None:
         self.let, self.begun, self.broken = asyncio.Event(), 0, list[BaseException]()
+        self.engines: list[str] = []
         self.tasks = Tasks(self.broken.append)
         self.operator = Operator(run_dir, self.upgrade, self.tasks)
 
-    async def upgrade(self, tell: Tell) -> Outcome:
+    async def upgrade(self, engine: str, tell: Tell) -> Outcome:
         self.begun += 1
+        self.engines.append(engine)
         tell("loading")
         await self.let.wait()
         return Outcome(True, "done", {"load_s": 1.5, "inherited": False})
@@ -45,7 +47,8 @@ def test_one_upgrade_at_a_time_and_everybody_is_told(tmp_path: Path) -> None:
         up.let.set()
         assert await first == Outcome(True, "done", {"load_s": 1.5, "inherited": False})
         assert said == ["loading"] and up.begun == 1
-        assert (await ask(tmp_path / "run", said.append)).done, "and the next one is taken"
+        assert (await ask(tmp_path / "run", said.append, "lab")).done, "and the next one is taken"
+        assert up.engines == ["", "lab"]
         up.close()
         assert not (tmp_path / "run" / SOCKET).exists()
 

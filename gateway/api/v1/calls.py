@@ -21,6 +21,7 @@ from gateway.api.v1 import shapes
 from gateway.api.v1.paging import Place, cursor_of, place_of
 from gateway.api.v1.surface import Asked, gone, no_state
 from gateway.cluster.node import Node
+from gateway.further_engines import check_engine
 from gateway.personas import check_persona
 from gateway.sip.switchboard import OutboundCall, Refused
 from gateway.state import records
@@ -187,15 +188,16 @@ class Calls:
         """By a trunk that the holder may use."""
         wish: shapes.CallWish = asked.body
         switchboard, trunk = self._way_out(asked, wish.trunk)
-        if wish.persona:
-            try:
+        try:
+            if wish.persona:
                 check_persona(wish.persona, "persona")
-            except ValueError as wrong:
-                raise Problem(422, "wrong-value", str(wrong)) from None
+            check_engine(wish.engine, switchboard.engines, "engine")
+        except ValueError as wrong:
+            raise Problem(422, "wrong-value", str(wrong)) from None
         out = OutboundCall(
             wish.to, wish.trunk, wish.caller_id, wish.caller_name, wish.persona, asked.holder.tenant,
             float(wish.ring_s), float(wish.answer_s), wish.recording,
-            float(wish.minutes),
+            float(wish.minutes), engine=wish.engine,
         )  # fmt: skip
         try:
             call = await switchboard.originate(out)
@@ -314,4 +316,5 @@ def _call(session: records.Session) -> shapes.Call:
         session.call, session.door, "over" if session.ended_ms else "live", session.node, session.began_ms,
         session.persona, session.called, session.tenant, session.trunk, session.caller, session.number,
         session.recording, session.placed, session.ended_ms, session.attestation, session.joined,
+        session.engine,
     )  # fmt: skip

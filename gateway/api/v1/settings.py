@@ -47,7 +47,7 @@ class Settings:
                 found.append(
                     shapes.Rule(
                         name, rule.called, list(rule.source), dict(rule.headers), rule.persona, rule.tenant,
-                        rule.trunk, rule.recording, list(rule.attestation),
+                        rule.trunk, rule.recording, list(rule.attestation), rule.engine,
                     )
                 )  # fmt: skip
         return shapes.RuleList(found, self._settings.calls_without_rule)

@@ -87,6 +87,8 @@ class Call(Given, frozen=True):
     looked."""
     joined: str = ""
     """Of a person's call: the call that the person joined."""
+    engine: str = ""
+    """What answers it, by its name in the settings; nothing is the usual one."""
 
 
 class CallPage(Given, frozen=True):
@@ -143,6 +145,8 @@ class CallWish(Shape, frozen=True):
     minutes: Annotated[float, Meta(ge=0, le=1_440)] = 0.0
     """It is ended after so long, or what its trunk allows where that is less; where spending is capped as much is
     reserved: 402 `spend-cap` where that is not left."""
+    engine: Annotated[str, Meta(max_length=32)] = ""
+    """What answers, one of the setting `engines`; nothing is the usual one."""
 
 
 class Placed(Given, frozen=True):
@@ -265,6 +269,8 @@ class CallRecord(Given, frozen=True):
     looked."""
     joined: str = ""
     """Of a person's call: the call whose caller and model the person joined; it had no model of its own."""
+    engine: str = ""
+    """What answered it, by its name in the settings; nothing is the usual one."""
     cause: str = ""
     """Who or what ended it: caller, model, api, handed-over, left-alone, no-rtp, no-answer, timeout, limit, lost,
     drain, safety, error."""
@@ -330,6 +336,7 @@ class Rule(Given, frozen=True):
     trunk: str = ""
     recording: bool = False
     attestation: list[str] = []
+    engine: str = ""
 
 
 class Personas(Given, frozen=True):

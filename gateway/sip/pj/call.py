@@ -118,6 +118,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
         self.remote = ""
         self.persona = ""
         """What the edge says that the model is to be in it; empty is the usual one."""
+        self.engine = ""
+        """By the edge's word, too."""
         self.tenant = ""
         self.may_be_recorded = False
         """By the edge's word."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pjsua2 as pj
 
-from gateway.sip.marks import has_sound6, may_be_recorded, persona_of, source_of, tenant_of
+from gateway.sip.marks import engine_of, has_sound6, may_be_recorded, persona_of, source_of, tenant_of
 from gateway.sip.options import EndpointOptions
 from gateway.sip.pj.call import CallEvents, SipCall, guarded
 from gateway.sip.pj.metronome import Metronome
@@ -42,7 +42,7 @@ class _Account(pj.Account):  # type: ignore[misc]
         message = str(rdata.wholeMsg)
         call.persona, call.may_be_recorded = persona_of(message), may_be_recorded(message)
         call.tenant, call.rtp_source = tenant_of(message), source_of(message)
-        call.sound6 = has_sound6(message)
+        call.sound6, call.engine = has_sound6(message), engine_of(message)
         call.sip_call_id, call.remote = str(info.callIdString), str(info.remoteUri)
         try:
             self._endpoint.events.incoming(call)

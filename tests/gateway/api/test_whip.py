@@ -73,6 +73,32 @@ def test_who_is_called_decides_what_the_model_is_to_be(tmp_path: Path) -> None:
     on_a_site(story, tmp_path, personas={"count": "count", "100": "correct 482913"})
 
 
+def test_a_name_may_have_an_engine_of_its_own_which_may_be_away(tmp_path: Path) -> None:
+    async def story(here: Visit) -> None:
+        async def call(name: str) -> aiohttp.ClientResponse:
+            headers = {"Content-Type": "application/sdp"}
+            return await here.http.post(f"/whip?to={name}", data=OFFER, headers=headers)
+
+        away = await call("lab")
+        assert away.status == 503 and away.headers["Retry-After"] == "2"
+        problem = await told(away)
+        assert (
+            problem["code"] == "not-ready" and "no model server of engine lab is there" in problem["detail"]
+        )
+        here.worker.tell(control.Attachable(True, "lab"))
+        here.worker.tell(control.Attachable(False))
+        await here.site.until(lambda: here.pool.has_engine("lab") and not here.pool.has_engine(""))
+        assert (await call("lab")).status == 201 and (await here.post()).status == 503
+        (offered,) = here.worker.heard
+        assert isinstance(offered, control.Offer)
+        assert (offered.engine, offered.persona) == ("lab", "interpret")
+        metrics = await (await here.http.get("/metrics")).text()
+        assert 'microturn_model_up{engine="lab"} 0.0' in metrics.splitlines()
+
+    engines = {"lab": {"socket": str(tmp_path / "lab.sock"), "persona": "interpret"}}
+    on_a_site(story, tmp_path, engines=engines, rules=[{"called": "lab", "engine": "lab"}])
+
+
 def test_if_match_decides_between_trickle_and_restart(tmp_path: Path) -> None:
     async def story(here: Visit) -> None:
         made = await here.post()

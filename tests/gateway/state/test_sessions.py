@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import itertools
 import math
 from collections.abc import AsyncIterator, Coroutine
@@ -65,9 +66,11 @@ class Bench:
         ready = control.Ready("sip-0", 1, 5070, 4, 8_000, "2.15", True, list(calls))
         self.sip.welcome(ready, lambda packet: None)
 
-    async def browse(self, resume: str = "", persona: str = "", status: int = 201, call: str = "") -> str:
+    async def browse(
+        self, resume: str = "", persona: str = "", status: int = 201, call: str = "", engine: str = ""
+    ) -> str:
         """An offer, and what its worker answers; gives the call's name."""
-        asking = asyncio.ensure_future(self.pool.offer(OFFER, resume, persona))
+        asking = asyncio.ensure_future(self.pool.offer(OFFER, resume, persona, engine=engine))
         await until(lambda: bool(self.sent))
         request = self.sent.pop()
         assert isinstance(request, control.Offer)
@@ -128,6 +131,29 @@ def test_a_browser_call_from_offer_to_hang_up(server: StateServer) -> None:
             assert cdrs(kept) == [Cdr(call, "webrtc", "n1", 1_000, "interpret", legs=2, ended_ms=2_000)]
             assert session(kept).ended_ms == 2_000 and kept.lease is None and len(kept.lines) == 1
             assert here.pool.live == 0 and here.pool.counters.calls_resumed == 1
+
+    play(story())
+
+
+def test_a_call_of_a_further_engine_says_so_and_has_not_the_usual_persona(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_web()
+            here.web.hear("web-0", control.Attachable(True, "lab"))
+            call = await here.browse(engine="lab")
+            assert here.sessions.engine_of(call) == "lab" and here.sessions.engine_of("b-0") == ""
+            kept = await here.kept(call)
+            assert session(kept) == Session(call, "webrtc", "n1", "web-0", 1_000, engine="lab")
+            assert cdrs(kept) == [Cdr(call, "webrtc", "n1", 1_000, engine="lab")]
+            await here.browse(resume=f"web-0.{call}.{'s' * 20}", call=call)
+            assert here.sessions.engine_of(call) == "lab", "whoever resumes it gets no other"
+            told = OutboundCall("+4930123", "carrier", engine="lab")
+            here.sip.placed("out@x", "sip-0", told)
+            assert here.sessions.engine_of(name_of_telephone_call("out@x")) == "lab"
+            here.sip.placed(
+                "guest@x", "sip-0", dataclasses.replace(told, joins=name_of_telephone_call("out@x"))
+            )
+            assert here.sessions.engine_of(name_of_telephone_call("guest@x")) == "", "it has no model"
 
     play(story())
 

@@ -71,7 +71,7 @@ def test_offers_go_where_there_is_most_room_and_never_beyond() -> None:
         asked = [await ask(bench.pool.offer(OFFER)) for _ in range(4)]
         assert (len(bench.sent["web-0"]), len(bench.sent["web-1"])) == (1, 2)  # those out count as taken
         _, refused = await bench.pool.offer(OFFER)
-        assert (refused.status, refused.retry_after_s) == (503, 2) and bench.pool.is_full
+        assert (refused.status, refused.retry_after_s) == (503, 2) and bench.pool.is_full()
         for name in ("web-0", "web-1", "web-1"):
             bench.take(name)
         done = await asyncio.gather(*asked)
@@ -93,6 +93,27 @@ def test_workers_without_a_model_server_get_no_offers() -> None:
         bench.pool.draining = True
         assert (await bench.pool.offer(OFFER))[1].status == 503
         assert bench.pool.counters.refused_not_ready == 3
+
+    on_a_bench(story, Bench())
+
+
+def test_an_offer_goes_where_its_engine_has_a_model_server() -> None:
+    async def story(bench: Bench) -> None:
+        bench.welcome("web-0")
+        bench.welcome("web-1", "b-0000000000000001", attached=False)
+        _, refused = await bench.pool.offer(OFFER, engine="lab")
+        assert refused.status == 503 and "no model server of engine lab is there" in refused.reason
+        bench.pool.hear("web-1", control.Attachable(True, "lab"))
+        assert bench.pool.has_engine("lab") and not bench.pool.is_full("lab")
+        asked = await ask(bench.pool.offer(OFFER, engine="lab"))  # which has less room
+        request = bench.take("web-1")
+        assert isinstance(request, control.Offer) and request.engine == "lab"
+        assert (await asked)[0] == "web-1"  # type: ignore[index]
+        usual = await ask(bench.pool.offer(OFFER))
+        bench.take("web-0")
+        assert (await usual)[0] == "web-0"  # type: ignore[index]
+        bench.pool.hear("web-0", control.Attachable(False))
+        assert bench.pool.has_engine("lab") and not bench.pool.is_ready, "one engine's loss is no other's"
 
     on_a_bench(story, Bench())
 
