@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from gateway import control
+from gateway.reading import reader
 from gateway.tasks import Tasks
 
 log = structlog.get_logger()
@@ -47,8 +48,8 @@ class Outcome(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True)
 
 
 Tell = Callable[[str], None]
-_decode = msgspec.json.Decoder(Progress | Outcome).decode
-_decode_request = msgspec.json.Decoder(Upgrade).decode
+_decode = reader(msgspec.json.Decoder(Progress | Outcome).decode)
+_decode_request = reader(msgspec.json.Decoder(Upgrade).decode)
 
 
 class Operator:

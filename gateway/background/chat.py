@@ -19,6 +19,8 @@ import aiohttp
 import msgspec
 from aiohttp.http_exceptions import HttpProcessingError
 
+from gateway.reading import reader
+
 MOST_LINE_BYTES: Final = 1 << 17
 MOST_ANSWER_BYTES: Final = 1 << 18
 MOST_CALLS: Final = 8
@@ -93,7 +95,7 @@ class _Event(msgspec.Struct):
     error: Any = None
 
 
-_decode = msgspec.json.Decoder(_Event).decode
+_decode = reader(msgspec.json.Decoder(_Event).decode)
 
 
 class Chat:
@@ -184,7 +186,7 @@ async def _events(content: aiohttp.StreamReader) -> AsyncIterator[Said | Turn]:
 def _event(data: bytes) -> _Event:
     try:
         event: _Event = _decode(data)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except msgspec.MsgspecError:
         raise ChatError("the endpoint sends what is no chat completion", passes=True) from None
     if event.error is not None:
         raise ChatError("the endpoint reports an error", passes=True)

@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from gateway.reading import reader
 from gateway.state.records import Spoken as Spoken
 from gateway.state.records import TaskState
 
@@ -83,9 +84,9 @@ class Still(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 encode = msgspec.json.encode
-decode_order = msgspec.json.Decoder(Order).decode
-decode_still = msgspec.json.Decoder(Still).decode
-decode_news = msgspec.json.Decoder(News).decode
+decode_order = reader(msgspec.json.Decoder(Order).decode)
+decode_still = reader(msgspec.json.Decoder(Still).decode)
+decode_news = reader(msgspec.json.Decoder(News).decode)
 
 
 def cut_text(text: str, most_bytes: int) -> str:

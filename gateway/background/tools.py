@@ -18,6 +18,7 @@ import pydantic
 
 from gateway.background.records import cut_text
 from gateway.background.threads import Threads
+from gateway.reading import read_json
 
 MOST_RESULT_BYTES: Final = 8_192
 MOST_ARGUMENT_BYTES: Final = 16_384
@@ -60,7 +61,7 @@ class Toolbox:
                 f"error: there is no tool {name[:60]!r}, only {', '.join(self._tools)}", MOST_RESULT_BYTES
             )
         try:
-            given = msgspec.json.decode(arguments[:MOST_ARGUMENT_BYTES] or "{}", type=dict[str, Any])
+            given = read_json(arguments[:MOST_ARGUMENT_BYTES] or "{}", dict[str, Any])
             async with asyncio.timeout(self._patience_s):
                 told = await tool.run(given)
         except msgspec.MsgspecError:

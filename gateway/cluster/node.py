@@ -7,6 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from gateway.reading import reader
+
 
 class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     """One gateway, as of its last announcement."""
@@ -52,4 +54,4 @@ def is_loopback(url: str) -> bool:
 
 
 encode = msgspec.json.encode
-decode = msgspec.json.Decoder(Node).decode
+decode = reader(msgspec.json.Decoder(Node).decode)

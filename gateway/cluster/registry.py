@@ -19,6 +19,7 @@ import structlog
 from gateway.cluster import node, scripts
 from gateway.cluster.node import Node
 from gateway.cluster.permits import Permits
+from gateway.reading import read_json
 from gateway.state.faults import Away, Rejected
 
 log = structlog.get_logger()
@@ -280,6 +281,6 @@ def _text(answer: bytes | str) -> str:
 
 def _counts(held: bytes) -> dict[str, int]:
     try:
-        return msgspec.json.decode(held, type=dict[str, int])
+        return read_json(held, dict[str, int])
     except msgspec.DecodeError:
         return {}

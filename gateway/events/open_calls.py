@@ -15,11 +15,13 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.reading import reader
 from gateway.state.records import Session
 
 log = structlog.get_logger()
 
 REWRITE_BYTES: Final = 1 << 20
+_line_of = reader(msgspec.json.Decoder(Session | str).decode)
 
 
 class OpenCalls:
@@ -85,7 +87,7 @@ class OpenCalls:
         unreadable = 0  # torn, or of another version
         for line in filter(None, lines):
             try:
-                told = msgspec.json.decode(line, type=Session | str)
+                told = _line_of(line)
             except msgspec.DecodeError:
                 unreadable += 1
                 continue

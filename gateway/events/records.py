@@ -11,6 +11,8 @@ from typing import Any, Final, Literal, get_args
 
 import msgspec
 
+from gateway.reading import reader
+
 Kind = Literal[
     "call.started", "call.ended", "call.dialled", "call.ringing", "call.failed", "call.transferring",
     "call.transferred", "call.transfer-failed", "call.joined", "call.left", "call.join-failed",
@@ -48,7 +50,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 encode = msgspec.json.encode
-decode = msgspec.json.Decoder(Event).decode
+decode = reader(msgspec.json.Decoder(Event).decode)
 
 
 def id_of(kind: Kind, call: str, began_ms: int, what: str = "") -> str:

@@ -33,6 +33,8 @@ from typing import IO, Final, NamedTuple
 import msgspec
 import structlog
 
+from gateway.reading import read_json
+
 log = structlog.get_logger()
 
 _HEAD: Final = struct.Struct("<II")
@@ -316,7 +318,7 @@ class Spool:
     def _place_of(self, reader: str) -> Place:
         first = min(self._sizes)
         try:
-            place = msgspec.json.decode((self._folder / f"{reader}.place").read_bytes(), type=Place)
+            place = read_json((self._folder / f"{reader}.place").read_bytes(), Place)
         except FileNotFoundError:
             self.places = {reader: self.end}
             self._note(reader)

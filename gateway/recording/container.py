@@ -27,6 +27,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from gateway.reading import read_json
 from gateway.recording.keys import Key
 
 MAGIC: Final = b"MTREC\x01\r\n"
@@ -110,7 +111,11 @@ def _seal(header: Header, head: bytes, key: Key | None) -> Seal:
         return _Checked(head)
     if key is None or key.id != header.key_id:
         raise Broken(f"it needs the key {header.key_id[:64]!r}")
-    return _Gcm(key.of_file(bytes.fromhex(header.salt)), head)
+    try:
+        salt = bytes.fromhex(header.salt)
+    except ValueError:
+        raise Broken("its header has a salt that is no hex") from None
+    return _Gcm(key.of_file(salt), head)
 
 
 class Writer:
@@ -196,7 +201,7 @@ def read_header(file: BinaryIO) -> tuple[Header, bytes]:
     if len(rest) != size + _U32.size or rest[size:] != _U32.pack(zlib.crc32(told)):
         raise Broken("its header is not whole")
     try:
-        return msgspec.json.decode(told, type=Header), start + rest
+        return read_json(told, Header), start + rest
     except msgspec.DecodeError as wrong:
         raise Broken(f"its header is not understood: {wrong}") from None
 

@@ -23,6 +23,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from gateway.reading import read_json
 from gateway.recording.finish import NEW, Format, finish
 from gateway.recording.keys import Keyring
 from gateway.recording.s3 import Bucket, NotUploaded, digest_of
@@ -198,7 +199,7 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def read_counters(folder: Path) -> Counters:
     """As they were; zero where there are none."""
     try:
-        return msgspec.json.decode((folder / STATE).read_bytes(), type=Counters)
+        return read_json((folder / STATE).read_bytes(), Counters)
     except (OSError, msgspec.DecodeError):
         return Counters()
 

@@ -20,6 +20,7 @@ import msgspec
 import structlog
 
 from gateway.background.records import Spoken
+from gateway.reading import reader
 
 log = structlog.get_logger()
 
@@ -84,7 +85,7 @@ class _Answer(msgspec.Struct):
     results: list[_Result]
 
 
-_decode = msgspec.json.Decoder(_Answer).decode
+_decode = reader(msgspec.json.Decoder(_Answer).decode)
 
 
 class Moderator:

@@ -14,6 +14,8 @@ from typing import Literal, TypeVar
 
 import msgspec
 
+from gateway.reading import read_json
+
 Door = Literal["sip", "webrtc"]
 Speaker = Literal["caller", "model"]
 MOST_RECORDINGS = 32
@@ -206,4 +208,4 @@ encode = msgspec.json.encode
 
 def decode(what: type[R], data: bytes) -> R:
     """`msgspec.DecodeError` for what is none."""
-    return msgspec.json.decode(data, type=what)
+    return read_json(data, what)

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 import msgspec
 
+from gateway.reading import reader
+
 VERSION = 1
 MAX_MESSAGE_BYTES = 4096
 MAX_TEXT_BYTES = 1000
@@ -51,7 +53,7 @@ class Withdraw(msgspec.Struct, frozen=True, tag="withdraw"):
 
 
 Message = Hello | Text | Subscribe | Bye | Withdraw
-_decode = msgspec.json.Decoder(Message).decode
+_decode = reader(msgspec.json.Decoder(Message).decode)
 TYPES = ("hello", "text", "subscribe", "bye", "withdraw")
 
 
@@ -108,7 +110,7 @@ class Channel:
         except msgspec.ValidationError as wrong:
             self.fault("unknown-type", f"{wrong}: expected one of {', '.join(TYPES)} with its fields"[:300])
             return
-        except (msgspec.DecodeError, RecursionError) as wrong:  # the latter: brackets a thousand deep
+        except msgspec.DecodeError as wrong:
             self.fault("not-json", f"{wrong}"[:300])
             return
         if isinstance(message, Text) and len(message.text.encode(errors="replace")) > MAX_TEXT_BYTES:

@@ -23,6 +23,7 @@ from gateway.api.v1.surface import Asked, gone, no_state
 from gateway.cluster.node import Node
 from gateway.further_engines import check_engine
 from gateway.personas import check_persona
+from gateway.reading import reader
 from gateway.sip.switchboard import OutboundCall, Refused
 from gateway.state import records
 from media.timebase import MODEL_HZ
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from gateway.state.sessions import Sessions
 
 Placing = Callable[[str, str, str], None]
-_decode_page = msgspec.json.Decoder(shapes.CallPage).decode
+_decode_page = reader(msgspec.json.Decoder(shapes.CallPage).decode)
 
 
 class Calls:

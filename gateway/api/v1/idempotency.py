@@ -22,6 +22,7 @@ import msgspec
 from aiohttp import web
 
 from gateway.api.problem import Problem
+from gateway.reading import read_json
 
 UNDER_WAY_S: Final = 60
 KEPT_S: Final = 86_400
@@ -78,7 +79,7 @@ class Once:
             told = "whether this was done before is not known: the state of calls is away"
             raise Problem(503, "not-ready", told, {"Retry-After": "2"})
         if known:
-            return _again(msgspec.json.decode(known, type=Answer), mine)
+            return _again(read_json(known, Answer), mine)
         done: bytes = b""
         try:
             response = await work()

@@ -11,6 +11,7 @@ import binascii
 import msgspec
 
 from gateway.api.problem import Problem
+from gateway.reading import read_json
 
 Place = tuple[int, str]
 """Unix ms, and what tells entries of one millisecond apart."""
@@ -27,6 +28,6 @@ def place_of(cursor: str) -> Place | None:
         return None
     try:
         told = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return msgspec.json.decode(told, type=tuple[int, str])
+        return read_json(told, tuple[int, str])
     except (binascii.Error, msgspec.DecodeError, UnicodeDecodeError):
         raise Problem(400, "bad-cursor", "that is no cursor of a page that was given here") from None

@@ -27,6 +27,7 @@ from gateway.api.tokens import Holder
 from gateway.api.v1.idempotency import Once
 from gateway.api.v1.openapi import IDEMPOTENCY_KEY, REQUEST_ID, document
 from gateway.api.v1.operations import OPERATIONS, Operation
+from gateway.reading import read_json
 
 log = structlog.get_logger()
 
@@ -175,7 +176,7 @@ class Surface:
         if operation.takes is not None:
             text = await read_text(request, "application/json")
             try:
-                body = msgspec.json.decode(text, type=operation.takes)
+                body = read_json(text, operation.takes)
             except msgspec.ValidationError as wrong:
                 raise Problem(422, "wrong-value", f"the body: {wrong}") from None
             except msgspec.DecodeError as wrong:

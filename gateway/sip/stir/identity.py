@@ -17,6 +17,7 @@ import jwt
 import msgspec
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from gateway.reading import reader
 from gateway.sip.header import BadMessage, Header, split_values
 from gateway.sip.message import Request
 from gateway.sip.stir.verdict import Distrust, Level
@@ -72,8 +73,8 @@ class _Claims(msgspec.Struct, frozen=True):
     origid: str
 
 
-_decode_head = msgspec.json.Decoder(_Head).decode
-_decode_claims = msgspec.json.Decoder(_Claims).decode
+_decode_head = reader(msgspec.json.Decoder(_Head).decode)
+_decode_claims = reader(msgspec.json.Decoder(_Claims).decode)
 
 
 def claim_of(request: Request, fresh_s: int, now_s: float) -> Claim | None:
@@ -161,7 +162,7 @@ def _bytes(part: bytes) -> bytes:
 def _head(part: bytes) -> _Head:
     try:
         return _decode_head(_bytes(part))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError):
         raise Distrust("header") from None
 
 
@@ -175,7 +176,7 @@ def _check_head(head: _Head, url: str) -> None:
 def _claims(part: bytes) -> _Claims:
     try:
         claims = _decode_claims(_bytes(part))
-    except (msgspec.MsgspecError, ValueError, RecursionError):
+    except (msgspec.MsgspecError, ValueError):
         raise Distrust("claims") from None
     if claims.attest not in ("A", "B", "C") or not claims.origid or not _digits(claims.orig.tn):
         raise Distrust("claims")
