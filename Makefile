@@ -12,12 +12,16 @@ SGLANG_BIN   := $(SGLANG_VENV)/bin
 SGLANG_STAMP := $(SGLANG_VENV)/.set-up
 ON_CPU       := tests/support/sglang_on_cpu
 
+PEERS_VENV   := .venv-peers
+PEERS_STAMP  := $(PEERS_VENV)/.set-up
+PEERS_NEEDS  := loadtests/peers/requirements.txt
+
 MOSHI_VENV   := .venv-moshi
 MOSHI_BIN    := $(MOSHI_VENV)/bin
 MOSHI_STAMP  := $(MOSHI_VENV)/.set-up
 MOSHI_NEEDS  := tests/support/moshi_on_cpu/requirements.txt
 
-.PHONY: run test long lab setup setup-sglang test-sglang compare-sglang setup-moshi test-moshi pjsip report clean help
+.PHONY: run test long lab setup setup-sglang test-sglang compare-sglang setup-moshi test-moshi setup-peers peers pjsip report clean help
 
 run: setup            ## set up, then take calls on this machine (Ctrl-C ends it)
 	@exec $(BIN)/microturn up
@@ -78,6 +82,17 @@ $(MOSHI_STAMP): pyproject.toml $(MOSHI_NEEDS)
 
 test-moshi: setup-moshi   ## the engine moshi: equal tokens and sound, a telephone call; small random weights
 	$(MOSHI_BIN)/python -m pytest tests/on_moshi
+
+setup-peers: $(PEERS_STAMP)   ## Pipecat, to be compared with, in an environment of its own
+
+$(PEERS_STAMP): $(PEERS_NEEDS)
+	@echo "setting up $(PEERS_VENV), once: about 0.8 GB, onnxruntime, llvmlite and OpenCV, which Pipecat imports"
+	$(PYTHON) -m venv --clear $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $(PEERS_NEEDS)
+	@touch $@
+
+peers: setup setup-peers   ## the same calls at other programs and here, in one run (3 minutes of a quiet machine)
+	$(BIN)/python -m loadtests peers
 
 pjsip: setup          ## build pjsua2 from source (5 minutes, once) and use it instead of the wheel
 	$(BIN)/pip uninstall --quiet --yes pjsua2-python pjsua2

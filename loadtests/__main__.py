@@ -15,6 +15,7 @@ KINDS = {
     "recording": "what recording adds to a call, in the same minutes",
     "safety": "what a policy of rules adds to a reply",
     "sizing": "what so many calls take, from the rows of the others",
+    "peers": "the same callers at other programs, in one run",
     "fuzz": "every parser against bytes that libFuzzer invents",
     "flood": "scanners at the SIP port beside live calls",
     "rollout": "a rolling restart of the chart's gateways under live calls",

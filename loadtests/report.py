@@ -172,7 +172,7 @@ def surroundings(command: str) -> dict[str, str]:
         "commit": _commit(),
         "machine": f"{_processor()}, {_cores()} cores",
         "python": platform.python_version(),
-        "pjsua2": _pjsua2(),
+        "pjsua2": pjsua2_build(),
         "command": command,
     }
 
@@ -204,7 +204,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _pjsua2() -> str:
+def pjsua2_build() -> str:
     """Which build the gateway would import, found without importing it (it has one place, the SIP worker)."""
     found = importlib.util.find_spec("pjsua2")
     if found is None:

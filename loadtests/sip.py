@@ -66,6 +66,7 @@ class LoadPlan:
     play: Path | None
     seed: int
     gateway_flags: str
+    results: Path
 
     def __post_init__(self) -> None:
         if self.calls < 1 or self.seconds <= 0 or self.ramp <= 0:
@@ -126,6 +127,9 @@ def parse_arguments(argv: list[str]) -> LoadPlan:
     parser.add_argument("--play", type=Path, help="sound file or directory; default: speech, if there is any")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--gateway-flags", default="", help="more flags for `microturn up`, in one string")
+    parser.add_argument(
+        "--results", type=Path, default=report.RESULTS, help="folder of the CSV file and plots"
+    )
     return LoadPlan(**vars(parser.parse_args(argv)))
 
 
@@ -148,8 +152,8 @@ async def run(plan: LoadPlan, command: str) -> dict[str, object]:
     result |= {"calls": plan.calls, "seconds": plan.seconds, "codec": plan.codec, "engine": plan.engine}
     result["generator_cpu_s"] = round(own_cpu_s, 2)
     row = report.surroundings(command) | report.flatten(result)
-    report.append_row(report.RESULTS / "sip.csv", row)
-    picture = report.RESULTS / f"sip-{plan.calls}.png"
+    report.append_row(plan.results / "sip.csv", row)
+    picture = plan.results / f"sip-{plan.calls}.png"
     title = f"{plan.calls} SIP calls, {plan.codec}, engine {plan.engine}, {row['date'][:10]}"
     report.draw(picture, reports, title)
     return result

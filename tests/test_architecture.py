@@ -45,7 +45,7 @@ NOT_IN_MODEL_SERVER = {
     "http",
 }
 ONE_PLACE = {
-    "pjsua2": ("gateway/sip/pj/",),
+    "pjsua2": ("gateway/sip/pj/", "loadtests/peers/"),
     "aiortc": ("gateway/webrtc/", "loadtests/"),
     "aioice": ("gateway/webrtc/", "loadtests/"),
     "jwt": ("gateway/api/tokens.py", "gateway/sip/stir/", "loadtests/hostile/"),
