@@ -99,8 +99,8 @@ pjsip: setup          ## build pjsua2 from source (5 minutes, once) and use it i
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(PYTHON=$(BIN)/python deploy/pjsip/build.sh | tail -1)"
 	$(BIN)/python -m gateway.sip.limit 2>/dev/null | tail -1
 
-report: setup         ## the load test of the telephone side: 100 calls for 60 s
-	$(BIN)/python -m loadtests sip --calls 100 --seconds 60
+report: setup         ## one page of all kept results: loadtests/results/README.md and report.html, the README's table
+	$(BIN)/python -m loadtests page --html loadtests/results/report.html
 
 clean:                ## remove the environment and what was built
 	rm -rf $(VENV) $(SGLANG_VENV) $(MOSHI_VENV) .cache build ./*.egg-info

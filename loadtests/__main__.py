@@ -14,6 +14,7 @@ KINDS = {
     "faults": "the fault matrix",
     "recording": "what recording adds to a call, in the same minutes",
     "safety": "what a policy of rules adds to a reply",
+    "page": "one page of all kept results, and the README's table",
     "sizing": "what so many calls take, from the rows of the others",
     "peers": "the same callers at other programs, in one run",
     "fuzz": "every parser against bytes that libFuzzer invents",
