@@ -64,7 +64,7 @@ PARTS = (
         plot="peers.png", key="peer",
         about="Each answers the same calls, one program after the other in one run on one machine, and sends back "
         "what it hears. Ours does so through everything that a model's call goes through: jitter buffer, "
-        "resampling, 200 ms chunks, shared memory, the model server's clock, playout; so its echo is 200 ms later by "
+        "resampling, 200 ms chunks, shared memory, the model server's clock, playout; so it is 200 ms later by "
         "design. sipp and asterisk do not decode: they are what the line itself costs.",
     ),
     Part(
