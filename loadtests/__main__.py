@@ -16,6 +16,8 @@ KINDS = {
     "safety": "what a policy of rules adds to a reply",
     "page": "one page of all kept results, and the README's table",
     "sizing": "what so many calls take, from the rows of the others",
+    "capacity": "how many calls this machine holds, beyond that, and a herd",
+    "soak": "calls for hours, and whether anything grows",
     "peers": "the same callers at other programs, in one run",
     "fuzz": "every parser against bytes that libFuzzer invents",
     "flood": "scanners at the SIP port beside live calls",

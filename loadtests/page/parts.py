@@ -109,6 +109,35 @@ PARTS = (
         plot="webrtc-microturn-40.png",
     ),
     Part(
+        "How many calls a machine holds", "capacity.csv", "python -m loadtests capacity --case mixed",
+        lambda row: row["case"] == "mixed",
+        (
+            Line("telephone (two of three) and browser calls held", "held", "{:.0f}", "beyond.calls",
+                 summary="telephone and browser calls held on the machine of the row"),
+            Line("of them answered", "at_limit.answered", "{:.0f}", "beyond.answered"),
+            Line("refused with Retry-After", "at_limit.refused_with_retry_after", "{:.0f}",
+                 "beyond.refused_with_retry_after"),
+            Line("turns missed, %", "at_limit.missed_percent", "{:.3f}", "beyond.missed_percent", "0.1"),
+            Line("delay beyond the chunk, p99 ms", "at_limit.delay_p99_ms", "{:.0f}", "beyond.delay_p99_ms", "100"),
+            Line("CPU, % of a core", "at_limit.cpu_percent", "{:.0f}", "beyond.cpu_percent"),
+            Line("as a herd in one second: set-up, p99 ms", "herd.setup_p99_ms", "{:.0f}"),
+            Line("answered", "herd.answered", "{:.0f}"),
+        ),
+        plot="capacity-mixed.png", beside="half as many more",
+    ),
+    Part(
+        "Calls for hours", "soak.csv", "python -m loadtests soak --minutes 120", _all,
+        (
+            Line("minutes", "minutes", "{:.0f}"),
+            Line("calls", "calls", "{:.0f}", "answered"),
+            Line("turns missed, %", "turns_missed_percent", "{:.3f}"),
+            Line("delay beyond the chunk, p99 ms, last round", "delay_p99_ms_last", "{:.0f}", "delay_p99_ms_first"),
+            Line("memory of all, last round, MB", "mb_last", "{:.0f}", "mb_first"),
+            Line("kinds of processes that leak", "leaks", "{}", limit="none"),
+        ),
+        plot="soak.png", beside="answered, and in the first round",
+    ),
+    Part(
         "60 talking calls of the model `digits` on one core, 10 minutes", "many-calls.csv",
         "python -m model_server.bench many-calls", lambda row: row["calls"] == "60",
         (
