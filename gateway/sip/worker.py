@@ -501,7 +501,8 @@ class Worker:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
         counters |= self.quality.report()
-        return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
+        live = {"calls_live": float(len(self._sessions) + len(self.joining))}
+        return control.Report(counters, live | self.turns.gauges())
 
     def _calls(self) -> list[SipCall]:
         return [session.call for session in self._sessions.values()] + [guest.call for guest in self.joining]

@@ -1,5 +1,5 @@
-"""The trained model beside the echo, each as the usual one and as the further one: telephones and browsers on both at
-once, and a third engine whose server is away.
+"""The trained model beside the echo, each as the usual one and as the further one: telephones and browsers on both
+at once, and a third engine whose server is away.
 """
 
 from __future__ import annotations

@@ -150,7 +150,7 @@ async def see_each_other(*sites: Site) -> None:
 
     def know(one: Site) -> bool:
         nodes = one.member.nodes()
-        return len(nodes) == len(sites) and all(node.takes_browsers for node in nodes)
+        return len(nodes) == len(sites) and all(node.room_for_browsers() > 0 for node in nodes)
 
     async with asyncio.timeout(10):
         while not all(know(one) for one in sites):

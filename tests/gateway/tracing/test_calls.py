@@ -84,6 +84,15 @@ def test_a_call_with_all_its_parts() -> None:
         assert private not in words, private
 
 
+def test_a_further_engine_is_told_and_the_usual_one_is_not() -> None:
+    for engine, told in (("lab", "lab"), ("", None)):
+        rig = Rig()
+        session = rig.session()
+        rig.traces.began(session)
+        rig.traces.over(session, rig.cdr(session, engine=engine))
+        assert rig.by_name("call").attributes.get("microturn.engine") == told
+
+
 def test_who_asks_for_no_trace_gets_none() -> None:
     rig = Rig()
     rig.traces.arrived(CALL, ASKED[:-1] + "0")
