@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.control import CallNotes
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Cdr, Figures, Line, Session, Task
 from gateway.tracing.spans import Context, Sink, Span, Value, of_call, parse
 

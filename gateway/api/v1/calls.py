@@ -23,7 +23,7 @@ from gateway.api.v1.surface import Asked, gone, no_state
 from gateway.cluster.node import Node
 from gateway.further_engines import check_engine
 from gateway.personas import check_persona
-from gateway.sip.switchboard import OutboundCall, Refused
+from gateway.sip.outbound import OutboundCall, Refused
 from gateway.state import records
 from media.timebase import MODEL_HZ
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.control import CallNotes, TurnNote
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Cdr, Figures, Session, Task
 from gateway.tracing.calls import MOST_COMING, CallTraces
 from gateway.tracing.spans import Span, of_call, parse
