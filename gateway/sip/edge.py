@@ -21,6 +21,7 @@ import structlog
 from gateway.histogram import Histogram
 from gateway.sip.admission import Admit, Refusal
 from gateway.sip.begun import PolicyOf
+from gateway.sip.call_states import Answered
 from gateway.sip.connection import Connection
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dialler
@@ -31,7 +32,7 @@ from gateway.sip.load import WorkerAddress
 from gateway.sip.marks import Marks
 from gateway.sip.message import Framed, Message, Request, Response, parse
 from gateway.sip.registration import Registrar, RegistrarCounters, Registree
-from gateway.sip.routing import Answered, Router
+from gateway.sip.routing import Router
 from gateway.sip.sdp_policy import OPEN, Policy
 from gateway.sip.targets import Target, Targets
 from gateway.sip.tickets import Ticket
