@@ -32,7 +32,7 @@ from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk, RecordingEvent
 from gateway.recording.keeper import backlog, read_counters
 from gateway.safety.desk import SafetyDesk
-from gateway.sip.edge import EdgeSettings
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.switchboard import Switchboard
 from gateway.sip.tls import expiry_of, server_context

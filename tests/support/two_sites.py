@@ -17,7 +17,7 @@ from gateway.config import GatewaySettings
 from gateway.events.feed import Feed
 from gateway.events.office import EventOffice
 from gateway.intercom import Intercom
-from gateway.sip.edge import EdgeSettings
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.state import delivery
 from gateway.state.doors import BrowserDoor
 from gateway.state.sessions import Sessions, make_client

@@ -9,7 +9,7 @@ import pytest
 
 from gateway import control
 from gateway.cluster.settings import Trunk
-from gateway.sip.edge import EdgeSettings
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.outbound import OutboundCall, Refused
 from gateway.sip.switchboard import Switchboard
 from gateway.telephones import Telephones
