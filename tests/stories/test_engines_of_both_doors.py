@@ -80,6 +80,20 @@ async def refused_both_ways(gateway: GatewayUnderTest) -> None:
         assert told.status == 503 and "engine away" in (await told.json(content_type=None))["detail"]
 
 
+async def told_apart(gateway: GatewayUnderTest) -> None:
+    """While each of two engines has two calls, and the third has no model server."""
+    async with aiohttp.ClientSession() as http, http.get(f"{gateway.http}/readyz") as ready:
+        assert ready.status == 200
+        assert (await ready.text()).splitlines() == [
+            "ready", "engine lab: ready", "engine away: no model server: its calls are refused",
+        ]  # fmt: skip
+    calls = "microturn_engine_calls"
+    await asyncio.to_thread(gateway.wait_for, lambda m: (m[calls], m[calls + LAB]) == (2, 2))
+    metrics = await asyncio.to_thread(gateway.metrics)
+    free, away = "microturn_predicted_free_calls", '{engine="away"}'
+    assert metrics[free + LAB] <= 2 and metrics[free + away] == metrics["microturn_model_up" + away] == 0
+
+
 @pytest.mark.parametrize(("usual", "further"), [("echo", "digits"), ("digits", "echo")])
 def test_telephones_and_browsers_on_two_engines_at_once(usual: str, further: str) -> None:
     if choose("auto")[0] != "digits":
@@ -102,6 +116,7 @@ def test_telephones_and_browsers_on_two_engines_at_once(usual: str, further: str
                     (usual, None), (further, "lab"),
                 ]  # fmt: skip
                 await refused_both_ways(gateway)
+                await told_apart(gateway)
                 kept, lost = server_of(gateway, ""), server_of(gateway, "lab")
                 lost.kill()
                 await asyncio.to_thread(gateway.successor, lost, 90.0)
