@@ -7,7 +7,7 @@ seldom: it goes by the group's share of all calls that the worker may have, not 
 
 from __future__ import annotations
 
-from media.timebase import NS_PER_MS, phase_offset_ns
+from media.timebase import NS_PER_MS, TURN_NS, phase_offset_ns
 
 EARLY_NS = 5 * NS_PER_MS
 """Before the tick, and before what the cuts take twice: legs that are whole are cut."""
@@ -34,6 +34,18 @@ class CutTime:
         self._at: dict[tuple[str, int], int] = {}
         """Calls of an engine whose tick is so long after the beginning of a turn, when it was last asked."""
 
+        self._next: dict[tuple[str, int], tuple[int, int]] = {}
+        """When the calls of a group of an engine are cut next, monotonic ns, and how many they are."""
+
+    def next_cut(self, engine: str, group: int, at_ns: int, calls: int) -> None:
+        """That group sleeps until then."""
+        self._next[engine, group] = at_ns, calls
+
+    def quiet_ns(self, now_ns: int) -> int:
+        """How long nobody is cut, of no engine; 0 when somebody is due, `TURN_NS` at most."""
+        due = (at_ns for at_ns, calls in self._next.values() if calls)
+        return min(max(0, min(due, default=now_ns + TURN_NS) - now_ns), TURN_NS)
+
     def took(self, cost_ns: int) -> None:
         """One cut."""
         self._cost_ns += (min(cost_ns, MOST_COST_NS) - self._cost_ns) // _SHARE
@@ -41,6 +53,7 @@ class CutTime:
     def forget(self, engine: str) -> None:
         """Its turn clock stands still, or begins anew, perhaps with other groups: none of its calls is cut."""
         self._at = {key: calls for key, calls in self._at.items() if key[0] != engine}
+        self._next = {key: due for key, due in self._next.items() if key[0] != engine}
 
     def ahead_ns(self, group: int, calls: int, groups: int, engine: str = "") -> tuple[int, int]:
         """How long before the tick of `group`, which has so many `calls`, whole legs are cut, and the others.

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 from gateway.config import GatewaySettings
 from gateway.engines import ask_moshi, choose
-from gateway.sip.edge import RECEIVE_BUFFER_BYTES
 from gateway.sip.pool import ask_library
+from gateway.sip.sockets import RECEIVE_BUFFER_BYTES
 from gateway.state import embedded
 from gateway.webrtc.pool import plan_webrtc
 from media.codecs.opus import library

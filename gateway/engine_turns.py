@@ -107,6 +107,13 @@ class EngineTurns:
             sums.update(turns.report())
         return dict(sums)
 
+    def gauges(self) -> dict[str, float]:
+        """Calls of each engine now, whether they have a slot or wait for one."""
+        return {
+            f"engine_calls{':' * bool(engine)}{engine}": float(turns.live)
+            for engine, turns in self._turns.items()
+        }
+
     def _of(self, call: Call) -> Turns:
         """A call of an engine that is not here never got a slot: the usual one knows nothing of it either."""
         return self._turns.get(call.engine) or self._turns[""]

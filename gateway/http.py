@@ -1,5 +1,6 @@
-"""HTTP of the main process: `/healthz` (it runs), `/readyz` (it would take a call), `/metrics`, `/nodes` (the
-gateways that share its Redis, with what they have room for), browser calls."""
+"""HTTP of the main process: `/healthz` (it runs), `/readyz` (it would take a call of the usual engine, and which
+further ones there are), `/metrics`, `/nodes` (the gateways that share its Redis, with what they have room for),
+browser calls."""
 
 from __future__ import annotations
 
@@ -77,6 +78,8 @@ class Served(Protocol):
     def drain(self) -> None: ...
     @property
     def is_ready(self) -> bool: ...
+    def engines_there(self) -> dict[str, bool]: ...
+    def room_for(self, engine: str) -> int: ...
     def gauges(self) -> dict[str, float]: ...
     def counters(self) -> dict[str, Any]: ...
     def histograms(self) -> tuple[Histogram, ...]: ...
@@ -155,12 +158,18 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
 
     async def readyz(request: web.Request) -> web.Response:
         ready = gateway.is_ready
-        return web.Response(text="ready\n" if ready else "not ready\n", status=200 if ready else 503)
+        engines = [
+            f"engine {name}: {'ready' if there else 'no model server: its calls are refused'}\n"
+            for name, there in gateway.engines_there().items()
+        ]
+        told = "".join(["ready\n" if ready else "not ready\n", *engines])
+        return web.Response(text=told, status=200 if ready else 503)
 
     async def metrics(request: web.Request) -> web.Response:
         sockets = gateway.settings.engine_sockets(gateway.settings.model_socket)
         told = dict(zip(sockets, await asyncio.gather(*map(ask_model, sockets.values())), strict=True))
         gateway.metrics.model, gateway.metrics.further = told.pop(""), told
+        gateway.metrics.room = {name: gateway.room_for(name) for name in told}
         gateway.metrics.gauges, gateway.metrics.parts = gateway.gauges(), gateway.counters() | counters
         gateway.metrics.histograms = gateway.histograms()
         return web.Response(body=gateway.metrics.text(), content_type="text/plain", charset="utf-8")

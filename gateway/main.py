@@ -32,7 +32,7 @@ from gateway.model_control import ask_model
 from gateway.recording.desk import RecordingDesk, RecordingEvent
 from gateway.recording.keeper import backlog, read_counters
 from gateway.safety.desk import SafetyDesk
-from gateway.sip.edge import EdgeSettings
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.pool import Library, ask_library, plan_workers
 from gateway.sip.switchboard import Switchboard
 from gateway.sip.tls import expiry_of, server_context
@@ -235,6 +235,21 @@ class Gateway:
     def _room(self) -> int:
         return 0 if self.draining else self.telephones.edge.room
 
+    def engines_there(self) -> dict[str, bool]:
+        """Of each further engine, whether a new call would be taken by telephones and by browsers, but for room."""
+        pool = self.pool
+        return {
+            name: self.telephones.has_engine(name) and (pool is None or pool.has_engine(name))
+            for name in self.settings.engines
+        }
+
+    def room_for(self, engine: str) -> int:
+        """Calls of a further engine that there are workers for, from telephones and browsers together."""
+        if self.draining:
+            return 0
+        telephones = self._room if self.telephones.has_engine(engine) else 0
+        return telephones + (self.pool.room_for(engine) if self.pool is not None else 0)
+
     def _read_certificates(self) -> dict[str, float]:
         """When what is loaded now ends, Unix time."""
         settings, told = self.settings, {}
@@ -256,6 +271,7 @@ class Gateway:
         gauges["guard_sources"] = float(self.telephones.edge.sources)
         registered, wanted = self.telephones.edge.registered
         gauges |= {"trunks_registered": float(registered), "trunks_to_register": float(wanted)}
+        gauges |= {"engine_calls": 0.0} | {f"engine_calls:{name}": 0.0 for name in self.settings.engines}
         for member in ready:
             for name, value in member.gauges.items():
                 gauges[name] = gauges.get(name, 0.0) + value

@@ -48,6 +48,8 @@ class Metrics(Collector):
         """What the usual engine's model server says; None where it does not answer."""
         self.further: dict[str, dict[str, Any] | None] = {}
         """The same of further engines: their figures are shown beside, with a label `engine`."""
+        self.room: dict[str, int] = {}
+        """Calls of each further engine that there are workers for, whatever its model server says."""
         self.ask: Callable[[], None] = lambda: None
         """Called at each scrape, before anything is read."""
         self._is_of_gateway, self._build = of_gateway, {f"build_info:{_version()}": 1.0}
@@ -120,10 +122,12 @@ class Metrics(Collector):
 
     def _of_the_model(self) -> Iterator[tuple[str, Kind, float]]:
         yield from _of_a_model(self.model)
-        told = self.model or {}
         room = [self.gauges[name] for name in _ROOM if name in self.gauges]
         if room:
-            yield "predicted_free_calls", "gauge", min(sum(room), told.get("gauges", {}).get("free_calls", 0))
+            yield "predicted_free_calls", "gauge", min(sum(room), _free_calls(self.model))
+        for engine, places in self.room.items():
+            free = min(places, _free_calls(self.further.get(engine)))
+            yield f"predicted_free_calls:{engine}", "gauge", free
 
     def _distributions(self) -> Iterator[tuple[str, list[tuple[str, float]], float]]:
         """Short name, cumulative buckets by their upper bounds, and the sum in the base unit."""
@@ -138,6 +142,12 @@ class Metrics(Collector):
             counts = [sums.get(f"{name}|{place}", 0) for place in range(len(shape.bounds) + 1)]
             yield name, _cumulative(shape.shown, counts), sums.get(f"{name}|{SUM}", 0) * shape.scale
         yield from _distributions_of_a_model(self.model)
+
+
+def _free_calls(told: dict[str, Any] | None) -> float:
+    """What admission of a model server would take; 0 of one that is away."""
+    free: float = (told or {}).get("gauges", {}).get("free_calls", 0)
+    return free
 
 
 def _of_a_model(told: dict[str, Any] | None) -> Iterator[tuple[str, Kind, float]]:

@@ -7,7 +7,8 @@ from typing import Literal
 
 from gateway import control
 from gateway.sip.admission import Admit, Later, Refusal
-from gateway.sip.edge import Edge, EdgeSettings
+from gateway.sip.edge import Edge
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.header import Header
 from gateway.sip.load import WorkerAddress
 from gateway.sip.message import Request

@@ -142,7 +142,7 @@ class Turns:
         takes_notes: bool = False,
         name: str = "",
     ) -> None:
-        """`between` is called when replies have been handed out: the cuts of the next group are far away.
+        """`between` is called when replies have been handed out; how far the next cuts are, `cut_time` says.
         `takes_notes`: of every call, for its trace. `name` is the engine's, where a worker has several."""
         self._name = name
         self._takes_notes = takes_notes
@@ -186,6 +186,11 @@ class Turns:
     def engine(self) -> str:
         """What answers new calls; empty while there is no model server."""
         return self._departure.by_choice[0].engine if self.is_attached else ""
+
+    @property
+    def live(self) -> int:
+        """Calls that have a slot, or had one and wait for another."""
+        return len(self._calls)
 
     @property
     def is_empty(self) -> bool:
@@ -387,12 +392,14 @@ class Turns:
             last_ns, tick_ns = tick_ns, now_ns + early_ns + (offset - now_ns - early_ns) % TURN_NS
             if tick_ns <= last_ns:  # the timer fired early, by up to a millisecond: that tick has its chunks
                 tick_ns += TURN_NS
+            self._cut_time.next_cut(self._name, group, tick_ns - early_ns, len(calls))
             await asyncio.sleep((tick_ns - early_ns - now_ns) / NS_PER_S)
             waiting: list[Call] = []
             for call in list(calls):
                 if not self._turn(call, tick_ns - early_ns, tick_ns, only_whole=True):
                     waiting.append(call)
             if waiting:
+                self._cut_time.next_cut(self._name, group, tick_ns - late_ns, len(waiting))
                 await asyncio.sleep(max(0, tick_ns - late_ns - time.monotonic_ns()) / NS_PER_S)
             for call in waiting:
                 if call in calls:  # else it ended meanwhile

@@ -3,8 +3,9 @@ process, and when its garbage is collected.
 
 Garbage: the collector never runs by itself. It would come in the middle of a turn, and in any thread that makes
 objects, in a callback of pjsua2 too, where nothing of that library may be destroyed. Here it runs in the loop's
-thread, when the turns of a group are done and those of the next are far away: once a second over the young, whose
-survivors are not looked at again until some calls have ended, and then everything is.
+thread, when replies of a group are handed out and no group of any engine is cut soon: once a second over the young,
+whose survivors are not looked at again until some calls have ended, and then everything is. It waits some seconds
+for such a moment, then it is done behind the next replies whatever comes, and without any replies all the same.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import gc
 import signal
 import sys
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from gateway.link import MainLink
 from gateway.priority import ask_for_realtime
 from gateway.tasks import Tasks
 from media import heap
+from media.timebase import NS_PER_MS
 
 log = structlog.get_logger()
 
@@ -35,6 +38,10 @@ LOOK_AFTER_S = 1.0
 ENDED_CALLS_TO_COLLECT = 8
 """Calls leave cycles behind. To find them takes the longer the more objects live, to free them the more are dead:
 with so few it takes some milliseconds."""
+SWEEP_NS = 10 * NS_PER_MS
+"""A sweep begins only where nobody is cut for so long."""
+MOST_WAITED_S = 3
+"""Where engines' groups lie so close that there never is such a moment, or some engine never replies."""
 SWITCH_S = 0.0005
 """Until a thread that waits gets the interpreter: neither a native callback nor the loop may wait for long."""
 
@@ -45,6 +52,7 @@ class Garbage:
     def __init__(self) -> None:
         self._ended = 0
         self._young = False
+        self._waited_s = 0
 
     def begin(self) -> None:
         """What is there now stays; from now on nothing is collected but by `sweep`."""
@@ -58,16 +66,25 @@ class Garbage:
 
     def second_passed(self) -> None:
         """The young are due."""
+        self._waited_s += self._young
         self._young = True
 
-    def sweep(self) -> None:
-        """What is due, in the thread that owns the calls, outside of their callbacks and of turns."""
+    @property
+    def is_overdue(self) -> bool:
+        """Nobody's replies have brought a sweep, though it would have been done in any moment."""
+        return self._waited_s > MOST_WAITED_S
+
+    def sweep(self, quiet_ns: int = SWEEP_NS) -> None:
+        """What is due, in the thread that owns the calls, outside of their callbacks and of turns: if nobody is cut
+        for `quiet_ns`, or it has waited for too long."""
+        if quiet_ns < SWEEP_NS and self._waited_s < MOST_WAITED_S:
+            return
         if self._ended >= ENDED_CALLS_TO_COLLECT:
             gc.collect()
-            self._ended, self._young = 0, False
+            self._ended = 0
         elif self._young:
             gc.collect(1)
-            self._young = False
+        self._young, self._waited_s = False, 0
 
 
 class WorkerProcess:
@@ -99,7 +116,7 @@ class WorkerProcess:
             {engine: Path(path) for engine, path in sockets.items()},
             cut_time,
             attachable=self._attachable,
-            between=self.garbage.sweep,
+            between=lambda: self.garbage.sweep(cut_time.quiet_ns(time.monotonic_ns())),
             takes_notes=takes_notes,
         )
         self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
@@ -137,7 +154,7 @@ class WorkerProcess:
             await self._look_after()
             self.link.tell(self._report())
             self.garbage.second_passed()
-            if self.turns.is_empty:
+            if self.turns.is_empty or self.garbage.is_overdue:
                 self.garbage.sweep()
 
     # -- the main process

@@ -70,15 +70,16 @@ def rate(name: str, more: str = "") -> str:
 
 SOUND_CUT: Final = f"(0.2 * {rate('microturn_turns_cut_total')})"
 """Seconds of sound that went to models, a second."""
+FREE: Final = 'microturn_predicted_free_calls{engine="",%}'
+OF_USUAL: Final = 'microturn_engine_calls{engine="",%}'
+"""All engines share the places: what is free for each is not to be added up."""
 CALLS = (
     Row("Now", (
         stat("Live calls", "Calls that live in workers of the chosen gateways.", "sum(microturn_calls_live{%})"),
-        stat("Would be taken", "Calls that admission predicts room for, one after another.",
-             "sum(microturn_predicted_free_calls{%})", steps=(10, 2)),
-        stat("Load", "Calls, of those that there are and would be taken. 1 is where calls are refused.",
-             "sum(microturn_calls_live{%}) / (sum(microturn_calls_live{%}) + "
-             "sum(microturn_predicted_free_calls{%}))",
-             "percentunit", (0.7, 0.9)),
+        stat("Would be taken", "Calls of the usual engine that admission predicts room for, one after another.",
+             f"sum({FREE})", steps=(10, 2)),
+        stat("Load", "Calls of the usual engine, of those that there are and would be taken. 1 is where they are "
+             "refused.", f"sum({OF_USUAL}) / (sum({OF_USUAL}) + sum({FREE}))", "percentunit", (0.7, 0.9)),
         stat("Gateways ready", "That would take a call.", "sum(microturn_ready{%})", steps=(1, 0.5)),
         stat("Turns not heard", "Of the last quarter of an hour; the objective is 0.1 %.",
              "sum(rate(microturn_turns_missed_total{%}[15m])) / sum(rate(microturn_turns_cut_total{%}[15m]))",
@@ -87,8 +88,9 @@ CALLS = (
              "sum(increase(microturn_calls_lost_total{%}[1h]))", steps=(0.5, 0.9)),
     )),
     Row("Calls", (
-        Panel("Calls and room", "Live calls, and those that would be taken beside them.",
-              {"live {{pod}}": "microturn_calls_live{%}", "free {{pod}}": "microturn_predicted_free_calls{%}"},
+        Panel("Calls and room", "Live calls by engine, and those that would be taken beside them.",
+              {"live {{pod}} {{engine}}": "microturn_engine_calls{%}",
+               "free {{pod}} {{engine}}": "microturn_predicted_free_calls{%}"},
               width=12),
         Panel("Answered and ended", "A second.",
               {"answered": rate("microturn_calls_answered_total"), "ended": rate("microturn_calls_ended_total"),
@@ -175,10 +177,10 @@ MODEL = (
                                  'sum(rate(microturn_model_slack_seconds_bucket{le="+Inf",%}[@]))'},
               "percentunit"),
         Panel("Predicted", "A step of a full group against its limit, and the parts of the line.",
-              {"full group {{pod}}": "microturn_model_step_predicted_full_seconds{%}",
-               "limit {{pod}}": "microturn_model_step_limit_seconds{%}",
-               "fixed {{pod}}": "microturn_model_step_fixed_seconds{%}",
-               "a call {{pod}}": "microturn_model_step_per_row_seconds{%}"}, "s"),
+              {"full group {{pod}} {{engine}}": "microturn_model_step_predicted_full_seconds{%}",
+               "limit {{pod}} {{engine}}": "microturn_model_step_limit_seconds{%}",
+               "fixed {{pod}} {{engine}}": "microturn_model_step_fixed_seconds{%}",
+               "a call {{pod}} {{engine}}": "microturn_model_step_per_row_seconds{%}"}, "s"),
         Panel("Ticks begun late", "After they were due.", quantiles("microturn_model_tick_lateness_seconds"),
            "s"),
         Panel("Refused by the model server", "By why.",

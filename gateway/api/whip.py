@@ -235,7 +235,7 @@ class Whip:
         node = await self._cluster.home_of(call) if call else None
         pool = self._pool
         if node is None and (pool.draining or not pool.has_engine(engine) or pool.is_full(engine)):
-            node = self._cluster.roomiest()
+            node = self._cluster.roomiest(engine)
         if node is None:
             return None
         response = await self._cluster.forward.ask(node, request, sdp)

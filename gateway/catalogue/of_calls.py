@@ -20,15 +20,19 @@ from gateway.catalogue.family import (
     gauge,
 )
 
+FURTHER = "names of `engines`; the usual one has none"
+
 OF_CALLS = (
     gauge("calls_live", "calls that live in workers, persons who have joined included", NOTHING),
     gauge("webrtc_calls_live", "of them, calls of browsers", NOTHING),
     gauge("browsers_away", "browsers that are not heard; their calls wait", SOUND),
     gauge("ready", "1: a new call would be taken, from a telephone and from a browser", REFUSED),
     gauge("workers_ready", "worker processes that are connected", LOST),
-    gauge("predicted_free_calls", "calls that would be taken now, one after another: free places of telephones "
-       "and "
-       "browsers, and what the model server's admission predicts", REFUSED),
+    Family("microturn_predicted_free_calls", "gauge", "calls that would be taken now, one after another: free "
+           "places of telephones and browsers, and what the model server's admission predicts; all engines share "
+           "the places", REFUSED, {"predicted_free_calls": ()}, ("engine",), listed=FURTHER),
+    Family("microturn_engine_calls", "gauge", "calls by what answers them; persons who have joined are in none",
+           NOTHING, {"engine_calls": ()}, ("engine",), listed=FURTHER),
     Family("microturn_places_free", "gauge", "calls that there are workers for, whatever the model server says; "
            "0 while it drains or is not ready", REFUSED,
            {"places_free:telephone": ("telephone",), "places_free:browser": ("browser",)}, ("door",)),

@@ -25,7 +25,7 @@ from gateway.sip.edge import Edge
 from gateway.sip.header import Header, find
 from gateway.sip.marks import engine_mark, persona_mark, recording_mark, source_mark, tenant_mark
 from gateway.sip.message import Request
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.outbound import OutboundCall
 from gateway.state.keys import name_of_telephone_call
 from gateway.webrtc.pool import WebrtcPool
 

@@ -47,10 +47,13 @@ class Homes:
         owner = await self._sessions.store.owner(call) or self._remembered.get(call, "")
         return self._reachable(owner) if owner != self._name else None
 
-    def roomiest(self) -> Node | None:
-        """Another gateway that would take a new browser call: the one with most room, then the quickest."""
-        able = [n for n in self._registry.others() if n.takes_browsers and self._reachable(n.node)]
-        return max(able, key=lambda n: (n.web_free, -n.step_predicted_ns), default=None)
+    def roomiest(self, engine: str = "") -> Node | None:
+        """Another gateway that would take a new browser call of that engine: the one with most room, then the
+        quickest."""
+        able = [
+            n for n in self._registry.others() if n.room_for_browsers(engine) > 0 and self._reachable(n.node)
+        ]
+        return max(able, key=lambda n: (n.room_for_browsers(engine), -n.step_predicted_ns), default=None)
 
     async def go_on(
         self, token: str

@@ -143,9 +143,9 @@ class Cluster:
         """All other gateways that are alive and can be asked."""
         return [node for node in self.registry.others() if node.is_reachable_from(self._host)]
 
-    def roomiest(self) -> Node | None:
-        """Another gateway with room for a browser."""
-        return self._homes.roomiest() if self._homes is not None else None
+    def roomiest(self, engine: str = "") -> Node | None:
+        """Another gateway with room for a browser that calls that engine."""
+        return self._homes.roomiest(engine) if self._homes is not None else None
 
     def remember(self, call: str, node: str) -> None:
         """That gateway has taken a call that was offered here."""
@@ -214,6 +214,9 @@ class Cluster:
             slots_free=max(0, free),
             sip_free=max(0, min(edge.room, takes)) if self._telephones.is_ready else 0,
             web_free=max(0, min(pool.room, takes)) if pool is not None else 0,
+            engines={name: pool.room_for(name) for name in self._settings.engines if pool.has_engine(name)}
+            if pool is not None
+            else {},
             step_predicted_ns=gauges.get("step_predicted_full_ns", 0),
             step_limit_ns=gauges.get("step_limit_ns", 0),
             key=self.key,

@@ -27,6 +27,8 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     sip_free: int = 0
     web_free: int = 0
     """Calls that its workers, and the slot table, have room for."""
+    engines: dict[str, int] = {}
+    """Browser calls that its workers have room for, by further engine that has a model server there."""
     step_predicted_ns: int = 0
     """Of its model server: a step of a full phase group, by the 99th percentile."""
     step_limit_ns: int = 0
@@ -34,10 +36,9 @@ class Node(msgspec.Struct, frozen=True, omit_defaults=True):
     key: str = ""
     """Proves to it what others say of a client (`api/client.py`). For gateways alone: `GET /nodes` has none."""
 
-    @property
-    def takes_browsers(self) -> bool:
-        """Whether a browser call would be taken there."""
-        return not self.draining and self.web_free > 0
+    def room_for_browsers(self, engine: str = "") -> int:
+        """Browser calls of that engine that would be taken there."""
+        return 0 if self.draining else self.engines.get(engine, 0) if engine else self.web_free
 
     def is_reachable_from(self, host: str) -> bool:
         """Whether a gateway on that machine can ask it."""

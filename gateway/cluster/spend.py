@@ -23,7 +23,8 @@ from typing import Any, Final, Protocol
 import structlog
 
 from gateway.cluster.settings import Tenant, Trunk
-from gateway.sip.switchboard import CallEvent, OutboundCall, Refused
+from gateway.sip.call_events import CallEvent
+from gateway.sip.outbound import OutboundCall, Refused
 from gateway.sip.trunks import may_dial
 
 log = structlog.get_logger()

@@ -50,6 +50,11 @@ const PARTS = [
   ['Scanners', (f) => [1, f.notHeard ? `${short(f.notHeard)} messages a second not heard` : 'none', '']],
 ];
 
+/** Further engines, in the same form as `PARTS`. */
+const engineParts = ({ engines }) => engines.map(({ engine, up, live, free, stepP99 }) => [`Engine ${engine}`,
+  () => [up, `${whole(live)} calls, ${whole(free)} would be taken${stepP99 ? `, step ${seconds(stepP99)}` : ''}`,
+    'no model server']]);
+
 class Page {
   #history = new History();
   #points = PLOTS.map(() => []);
@@ -139,7 +144,7 @@ class Page {
       return entry;
     }));
     find('well').hidden = wrongs.length > 0;
-    find('parts').replaceChildren(...PARTS.map(([title, say]) => {
+    find('parts').replaceChildren(...[...PARTS, ...engineParts(figures)].map(([title, say]) => {
       const [holds, good, bad] = say(figures);
       const entry = document.createElement('div');
       entry.dataset.state = holds === null ? 'none' : holds ? '' : 'bad';

@@ -10,6 +10,7 @@ import { grown, quantile, ratio, total } from './exposition.js';
 const M = 'microturn_';
 export const RECENT_MS = 60_000;
 export const LONG_MS = 900_000;
+const USUAL = { engine: undefined }; // figures of further engines have their name
 const NO_ROOM = ['busy', 'full', 'not-ready', 'worker', 'no-room', 'slots', 'predicted', 'overload'];
 
 /** All numbers of now. Rates are a second, over the last minute; `history` has two looks or more for them. */
@@ -20,16 +21,22 @@ export function figuresOf(history) {
   const value = (name, want) => total(now, M + name, want);
   const rate = (name, want) => ratio(grown(before, now, M + name, want), seconds);
   const recent = (name, want) => grown(before, now, M + name, want);
-  const free = value('predicted_free_calls');
+  const free = value('predicted_free_calls', USUAL);
   const live = value('calls_live');
+  const ofUsual = value('engine_calls', USUAL) ?? live;
   const refused = {};
   for (const { labels } of now?.series.get(`${M}admission_refused_total`) ?? []) {
-    const each = rate('admission_refused_total', labels);
-    if (each) refused[`${labels.by}: ${labels.reason}`] = 60 * each;
+    const each = rate('admission_refused_total', { ...USUAL, ...labels });
+    if (each) refused[`${labels.by}: ${labels.reason}${labels.engine ? ` (${labels.engine})` : ''}`] = 60 * each;
   }
   return {
     live, free, refused,
-    load: live === null || free === null ? null : ratio(live, live + free),
+    load: ofUsual === null || free === null ? null : ratio(ofUsual, ofUsual + free),
+    engines: (now?.series.get(`${M}model_up`) ?? []).filter(({ labels }) => labels.engine)
+      .map(({ labels: { engine }, value: up }) => ({
+        engine, up, live: value('engine_calls', { engine }), free: value('predicted_free_calls', { engine }),
+        stepP99: quantile(before, now, 0.99, `${M}model_step_seconds`, { engine }),
+      })),
     ready: value('ready'),
     workers: value('workers_ready'),
     answered: rate('calls_answered_total'),
@@ -39,10 +46,10 @@ export function figuresOf(history) {
     unheardLong: ratio(grown(longAgo, now, `${M}turns_missed_total`), grown(longAgo, now, `${M}turns_cut_total`)),
     refusedForRoom: rate('admission_refused_total', { reason: NO_ROOM }),
     setupP95: quantile(longAgo, now, 0.95, `${M}setup_seconds`),
-    model: value('model_up'),
-    shedding: value('model_shedding'),
-    stepP50: quantile(before, now, 0.5, `${M}model_step_seconds`),
-    stepP99: quantile(before, now, 0.99, `${M}model_step_seconds`),
+    model: value('model_up', USUAL),
+    shedding: value('model_shedding', USUAL),
+    stepP50: quantile(before, now, 0.5, `${M}model_step_seconds`, USUAL),
+    stepP99: quantile(before, now, 0.99, `${M}model_step_seconds`, USUAL),
     overdue: ratio(recent('model_turns_overdue_total'), recent('turns_total')),
     mos: quantile(longAgo, now, 0.5, `${M}call_mos`),
     mosP10: quantile(longAgo, now, 0.1, `${M}call_mos`),
@@ -75,6 +82,9 @@ export function wrongsOf(f, unix) {
   const add = (holds, grave, text, page) => holds && found.push({ grave, text, page });
   const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 2 : 0)} %`;
   add(f.model === 0, true, 'The model server does not answer: callers hear a comfort sound', 'Model server');
+  for (const { engine, up } of f.engines ?? []) {
+    add(!up, false, `Engine ${engine} has no model server: its calls are refused, all others are taken`, 'Model server');
+  }
   add(f.ready === 0, true, 'New calls are not taken', 'Calls refused');
   add(f.unheard > 0.0144, true, `${percent(f.unheard)} of the turns of the last minute were not heard`, 'Late turns');
   add(f.unheard <= 0.0144 && f.unheardLong > 0.001, false,

@@ -163,11 +163,11 @@ class Page {
     else if (type === 'error') this.#fail(new Failure('text-refused', { detail: message.message ?? message.code }));
   }
 
-  #greeted({ call, engine, turn_ms: turnMs, resumed }) {
+  #greeted({ call, engine, engine_name: name, turn_ms: turnMs, resumed }) {
     document.body.dataset.call = call;
     document.body.dataset.resumed = Boolean(resumed);
     find('call-name').textContent = call;
-    find('engine').textContent = engine ? `engine ${engine}` : '';
+    find('engine').textContent = engine ? `engine ${name ? `${name} (${engine})` : engine}` : '';
     find('can-say').hidden = engine !== 'digits';
     if (!resumed) {
       this.#captions.clear(turnMs);

@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from gateway.events.desk import EventDesk
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Line, Session, decode
 from gateway.state.sessions import Sessions
 

@@ -20,7 +20,7 @@ from gateway.events.records import WITHOUT_WORDS, Event, Kind
 from gateway.events.spool import Spool
 from gateway.recording.desk import RecordingEvent
 from gateway.safety.desk import SafetyEvent
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Session
 from gateway.state.sessions import Sessions
 

@@ -1,91 +1,43 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The SIP edge on its sockets: UDP, TCP and TLS outside, one UDP socket on 127.0.0.1 towards the workers.
 
-All decisions are in `routing`; this file moves octets, keeps the one timer and knows no SIP beyond framing.
+All decisions are in `routing`, the sockets themselves in `sockets`; this file frames what comes, asks the guard
+about it, and keeps the one timer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import secrets
-import socket
-import ssl
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable
 
 import structlog
 
 from gateway.histogram import Histogram
 from gateway.sip.admission import Admit, Refusal
 from gateway.sip.begun import PolicyOf
+from gateway.sip.call_states import Answered
 from gateway.sip.connection import Connection
 from gateway.sip.counters import Counters
 from gateway.sip.dialler import Dialler
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.flows import Flow, Send
-from gateway.sip.guard import Guard, GuardCounters, GuardRules, Standing, Verdict
+from gateway.sip.guard import Guard, GuardCounters, Standing, Verdict
 from gateway.sip.header import BadMessage
 from gateway.sip.load import WorkerAddress
 from gateway.sip.marks import Marks
 from gateway.sip.message import Framed, Message, Request, Response, parse
-from gateway.sip.registration import Registrar, RegistrarCounters, Registree
-from gateway.sip.routing import Answered, Router
+from gateway.sip.registration import Registrar, RegistrarCounters
+from gateway.sip.routing import Router
 from gateway.sip.sdp_policy import OPEN, Policy
+from gateway.sip.sockets import Sockets
 from gateway.sip.targets import Target, Targets
 from gateway.sip.tickets import Ticket
 from gateway.sip.timers import SECOND_NS
 from gateway.state.keys import name_of_telephone_call
 
-RECEIVE_BUFFER_BYTES: Final = 4 << 20  # bursts of INVITEs while the loop is busy; the kernel may give less
-PORT_ATTEMPTS: Final = 16  # to find a free port for UDP and TCP at once
-
 _log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EdgeSettings:
-    """Where the edge listens.  Raises ValueError for what cannot be.
-
-    `public_host` is what peers reach it by (Via, Record-Route; default `host`, then no wildcard).  Port 0
-    takes a free one.  `inside_port` on 127.0.0.1 is what workers keep in their route sets: give it a number
-    if calls are to be adopted after a restart.  A TCP connection without a message for `tcp_idle_s` is
-    closed unless a call needs it.  With a `tls_context` there is TLS on `tls_port`, under the same limits.
-    Callers may be transferred to `refer_targets` (`targets.Targets`); empty refuses every REFER.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 5060
-    public_host: str = ""
-    inside_port: int = 0
-    tcp: bool = True
-    retry_after_s: int = 2
-    max_tcp_connections: int = 512
-    tcp_idle_s: float = 120.0
-    tls_port: int = 0
-    tls_context: ssl.SSLContext | None = None
-    tls_client: ssl.SSLContext | None = None
-    """Of connections that we open."""
-    refer_targets: tuple[str, ...] = ()
-    rules: GuardRules = field(default_factory=GuardRules)
-    """Who may begin something."""
-    registrations: Mapping[str, Registree] = field(default_factory=dict)
-    """Where we register, by trunk."""
-    sound6: bool = False
-    """Workers have sound over IPv6, too."""
-
-    def __post_init__(self) -> None:
-        for port in (self.port, self.inside_port, self.tls_port):
-            if not 0 <= port < 65536:
-                raise ValueError(f"SIP port {port} is not 0-65535")
-        if not self.public_host and self.host in ("", "0.0.0.0", "::"):
-            raise ValueError("public_host must be set when the SIP edge listens on all addresses")
-        if self.tls_port and self.tls_context is None:
-            raise ValueError(f"tls_port {self.tls_port} needs a tls_context")
-        Targets(self.refer_targets)
-        if self.retry_after_s < 0 or self.max_tcp_connections < 1 or self.tcp_idle_s <= 0:
-            raise ValueError("retry_after_s >= 0, max_tcp_connections >= 1 and tcp_idle_s > 0 are required")
 
 
 class Edge:
@@ -110,12 +62,7 @@ class Edge:
         self._registrar: Registrar | None = None
         self._guard: Guard | None = None
         self._dialler: Dialler | None = None
-        self._inside: asyncio.DatagramTransport | None = None
-        self._outside: asyncio.DatagramTransport | None = None
-        self._server: asyncio.Server | None = None
-        self._tls_server: asyncio.Server | None = None
-        self._address = (settings.host, settings.port)
-        self._connections: dict[int, Connection] = {}
+        self._sockets = Sockets(settings, self)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_ns = 0
         self._logged: set[str] = set()
@@ -124,19 +71,13 @@ class Edge:
         """Bind all sockets.  Raises OSError when an address is taken."""
         if self._router is not None:
             raise RuntimeError("the edge was started before")
-        try:
-            await self._bind_outside()
-            await self._bind_tls()
-            self._inside = await self._bind_udp("127.0.0.1", self._settings.inside_port, inside=True)
-        except BaseException:
-            await self._close()
-            raise
+        await self._sockets.open()
         public_host = self._settings.public_host or self._settings.host
         key = secrets.token_bytes(32)
         self._router = Router(
             key,
-            self._inside.get_extra_info("sockname")[:2],
-            (public_host, self._address[1]),
+            self._sockets.inside,
+            (public_host, self.address[1]),
             tls=(public_host, self.tls_port) if self.tls_port else None,
             retry_after_s=self._settings.retry_after_s,
             admit=self._admit,
@@ -148,32 +89,36 @@ class Edge:
             sound6=self._settings.sound6,
         )
         self._guard = Guard(self._settings.rules, self)
-        self._dialler = Dialler(self._address[0], self._connect, self._dialled)
+        self._dialler = Dialler(self.address[0], self._sockets.connect, self._dialled)
         self._registrar = Registrar(
-            key, (public_host, self._address[1]), self._settings.registrations, time.monotonic_ns(),
+            key, (public_host, self.address[1]), self._settings.registrations, time.monotonic_ns(),
             (public_host, self.tls_port) if self.tls_port else None,
         )  # fmt: skip
         self._drive()
 
     async def stop(self) -> None:
         """Close all sockets and connections; live calls go on without signalling.  May be called twice."""
-        await self._close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._dialler is not None:
+            self._dialler.close()
+        await self._sockets.close()
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port outside, as bound."""
-        return self._address
+        return self._sockets.address
 
     @property
     def tls_port(self) -> int:
         """TLS port outside, as bound; 0 without TLS."""
-        return int(self._tls_server.sockets[0].getsockname()[1]) if self._tls_server else 0
+        return self._sockets.tls_port
 
     @property
     def inside_port(self) -> int:
         """UDP port on 127.0.0.1 that workers have in their route sets, as bound."""
-        assert self._inside is not None
-        return int(self._inside.get_extra_info("sockname")[1])
+        return self._sockets.inside[1]
 
     @property
     def counters(self) -> Counters:
@@ -408,22 +353,7 @@ class Edge:
         self._arm()
 
     def _send(self, sends: list[Send]) -> None:
-        for flow, data in sends:
-            if flow.is_connection:
-                connection = self._connections.get(flow.connection)
-                if connection is None:
-                    self._running.counters.dropped += 1
-                else:
-                    connection.send(data)
-                continue
-            transport = self._inside if flow.kind == "worker" else self._outside
-            if transport is None or transport.is_closing():
-                self._running.counters.dropped += 1
-                continue
-            try:
-                transport.sendto(data, (flow.host, flow.port))
-            except (OSError, ValueError):  # an address of the other family, or a name: a peer's doing
-                self._running.counters.dropped += 1
+        self._running.counters.dropped += self._sockets.send(sends)
 
     def _dialled(self, call_id: bytes, flow: Flow | None) -> None:
         if self._router is None:
@@ -433,22 +363,6 @@ class Edge:
         else:
             self._router.begun.dialled(call_id, flow)
         self._drive()
-
-    async def _connect(self, host: str, port: int, name: str) -> Flow:
-        """A TCP connection of ours, with TLS to who can show the certificate of `name`; OSError when there is none,
-        or one too many."""
-        context = self._settings.tls_client if name else None
-        if name and context is None:
-            raise OSError("no TLS is set up for connections of ours")
-        _, connection = await asyncio.get_running_loop().create_connection(
-            lambda: Connection(self, self._settings.tcp_idle_s, context, dialled=True, server_name=name),
-            host,
-            port,
-        )
-        if connection.flow.connection not in self._connections:
-            raise OSError("too many connections")
-        await connection.open()
-        return connection.flow
 
     def _drive(self) -> None:
         """Send what is due, then arm the timer."""
@@ -492,16 +406,16 @@ class Edge:
             self._arm()
             if not allowed:
                 return False
-        if self._router is None or len(self._connections) >= self._settings.max_tcp_connections:
+        if self._router is None or self._sockets.is_full:
             if self._router is not None:
                 self._router.counters.tcp_refused += 1
             return False
         self._router.counters.tcp_connections += 1
-        self._connections[connection.flow.connection] = connection
+        self._sockets.connections[connection.flow.connection] = connection
         return True
 
     def disconnected(self, connection: Connection) -> None:
-        known = self._connections.pop(connection.flow.connection, None)
+        known = self._sockets.connections.pop(connection.flow.connection, None)
         if known is not None and self._router is not None:
             self._router.flow_closed(connection.flow)
             self._registering.lose_flow(connection.flow, time.monotonic_ns())
@@ -515,73 +429,3 @@ class Edge:
         if self._registrar is not None and self._registrar.uses(flow):
             return True
         return self._router is not None and self._router.flow_in_use(flow)
-
-    # ---- Sockets ----
-
-    async def _bind_outside(self) -> None:
-        wanted = self._settings.port
-        for attempt in range(PORT_ATTEMPTS):
-            self._outside = await self._bind_udp(self._settings.host, wanted, inside=False)
-            self._address = self._outside.get_extra_info("sockname")[:2]
-            if not self._settings.tcp:
-                return
-            try:
-                self._server = await asyncio.get_running_loop().create_server(
-                    lambda: Connection(self, self._settings.tcp_idle_s), *self._address
-                )
-                return
-            except OSError as error:
-                last = attempt == PORT_ATTEMPTS - 1
-                if wanted or last or error.errno != errno.EADDRINUSE:
-                    raise
-                self._outside.close()
-
-    async def _bind_tls(self) -> None:
-        context = self._settings.tls_context
-        if context is not None:
-            self._tls_server = await asyncio.get_running_loop().create_server(
-                lambda: Connection(self, self._settings.tcp_idle_s, context),
-                self._address[0],
-                self._settings.tls_port,
-            )
-
-    async def _bind_udp(self, host: str, port: int, inside: bool) -> asyncio.DatagramTransport:
-        transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-            lambda: _Datagrams(self, inside), local_addr=(host, port)
-        )
-        transport.get_extra_info("socket").setsockopt(
-            socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER_BYTES
-        )
-        return transport
-
-    async def _close(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        if self._dialler is not None:
-            self._dialler.close()
-        servers = [server for server in (self._server, self._tls_server) if server is not None]
-        for server in servers:
-            server.close()
-        for connection in list(self._connections.values()):
-            connection.transport.abort()
-        self._connections.clear()
-        for transport in (self._inside, self._outside):
-            if transport is not None:
-                transport.close()
-        for server in servers:
-            await server.wait_closed()
-        self._server = self._tls_server = None
-        await asyncio.sleep(0)  # let the transports close their sockets
-
-
-class _Datagrams(asyncio.DatagramProtocol):
-    """Datagrams of one socket; which socket it is decides what their sender may be."""
-
-    def __init__(self, edge: Edge, inside: bool) -> None:
-        self._edge = edge
-        self._inside = inside
-
-    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-        kind: Flow = Flow("worker" if self._inside else "udp", addr[0], addr[1])
-        self._edge.receive(None, data, kind)

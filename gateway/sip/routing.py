@@ -11,29 +11,29 @@ answers what we sent, and retransmissions, CANCEL and the ACK of a refusal get t
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
-from gateway.histogram import SETUP, Histogram
+from gateway.histogram import Histogram
 from gateway.sip.admission import Admission, Admit, Refusal, Waiting
 from gateway.sip.begun import Begun, PolicyOf
+from gateway.sip.call_states import Answered, CallStates
 from gateway.sip.counters import Counters
 from gateway.sip.flows import Flow, Send
 from gateway.sip.guard import Standing
-from gateway.sip.header import BadMessage, Header, find, media_type, tag_of
+from gateway.sip.header import BadMessage, Header, find, media_type
 from gateway.sip.load import Call, Calls, CallState, WorkerAddress, Workers
 from gateway.sip.marks import Marks, unmarked
 from gateway.sip.message import Message, Request, Response, render
 from gateway.sip.outbox import MAX_WORKER_MESSAGE_BYTES, Outbox, authorized
 from gateway.sip.path import Path, check_forwarding, count_down, next_hop, received, transaction
+from gateway.sip.readable import DTMF_TYPES, dtmf_relay, without_replaces
 from gateway.sip.sdp_policy import OPEN, Policy, check_spoken, with_body
 from gateway.sip.sips import check_secure, for_peer, headers_for_peer, headers_for_worker, is_sips
 from gateway.sip.targets import Target, Targets
 from gateway.sip.tickets import Ticket, Tickets
-from gateway.sip.timers import BYE_NS, SECOND_NS, UNACKNOWLEDGED_NS
+from gateway.sip.timers import SECOND_NS
 from gateway.sip.transfers import Transfers
 
 ALLOW: Final = Header.make(
@@ -45,13 +45,8 @@ _OPTIONS_ANSWER: Final = (
     Header.make(b"Supported", b"100rel, timer"),
 )
 _NOBODY: Final = Targets(())
-Answered = Callable[[str, str, str], None]
-"""Told of each call that a worker has answered: Call-ID, name of the worker, request line of the INVITE."""
 _NEEDS_DIALOG: Final = frozenset((b"BYE", b"INFO", b"PRACK", b"UPDATE"))
 _NOT_ALLOWED: Final = frozenset((b"REGISTER", b"SUBSCRIBE", b"NOTIFY", b"PUBLISH", b"MESSAGE", b"REFER"))
-_DTMF_TYPES: Final = (b"application/dtmf", b"application/dtmf-relay")
-_DTMF_DIGIT = re.compile(rb"[0-9A-Da-d*#]")
-_DTMF_NUMBER: Final = {b"10": b"*", b"11": b"#", b"12": b"A", b"13": b"B", b"14": b"C", b"15": b"D"}
 
 
 class Router:
@@ -86,10 +81,7 @@ class Router:
         """`policy` says what a new call may have, `policy_of` what calls of ours may have, by their trunk; `sound6`
         that workers have sound over IPv6, too."""
         self.counters = Counters()
-        self.setup = Histogram("setup_telephone", SETUP)
-        """INVITE to 200, us."""
         self.workers = Workers()
-        self._answered = answered
         self._path = Path(key, inside, outside, tls)
         self._calls = Calls(max_calls)
         self._outbox = Outbox(self._path, self.counters, retry_after_s, marks, sound6)
@@ -98,7 +90,13 @@ class Router:
         )
         self.tickets = Tickets(key, inside)
         self._transfers = Transfers(key, inside, targets, self.counters, self._outbox.retry_after)
+        self._states = CallStates(self._calls, self._transfers, self.counters, answered)
         self.begun = Begun(self._transfers, self.tickets, self._calls, self._outbox, self.counters, policy_of)
+
+    @property
+    def setup(self) -> Histogram:
+        """INVITE to 200, us, of calls that workers have answered; read only."""
+        return self._states.setup
 
     # ---- What happens ----
 
@@ -319,16 +317,10 @@ class Router:
             self.counters.dropped += 1
             return
         if call.target is None:
-            self._acknowledged(call, request)
+            self._states.acknowledged(call, request)
         self._learn_flow(call, request, source)
         self._outbox.to_worker(request, source, call)
         call.last_ns = now_ns
-
-    def _acknowledged(self, call: Call, request: Request) -> None:
-        """The ACK of who began the call."""
-        if call.state is CallState.ANSWERED and request.cseq == call.cseq:
-            call.state = CallState.CONFIRMED
-            self._calls.set_deadline(call, None)
 
     def _in_dialog(self, request: Request, source: Flow, call: Call | None, now_ns: int) -> None:
         if call is None or (request.method == b"OPTIONS" and call.state is CallState.ENDED):
@@ -337,15 +329,15 @@ class Router:
         if request.method == b"OPTIONS":
             self._answer_options(request, source)  # pjsua2 answers 500
             return
-        if request.method == b"INFO" and media_type(request.headers) in _DTMF_TYPES:
-            request = _dtmf_relay(request)  # pjsua2 answers 500, or takes a 10 for a 1
+        if request.method == b"INFO" and media_type(request.headers) in DTMF_TYPES:
+            request = dtmf_relay(request)  # pjsua2 answers 500, or takes a 10 for a 1
         if request.method == b"REFER":
             request = self._transfers.begin(request, call, now_ns)
         check_spoken(request, call.worker.address.wideband)
         self._outbox.to_worker(call.policy.of_peer(request), source, call)
         call.last_ns = now_ns
         if request.method == b"BYE":
-            self._bye_seen(call, now_ns)
+            self._states.bye_seen(call, now_ns)
 
     def _learn_flow(self, call: Call, request: Request, source: Flow) -> None:
         """After our restart or its own reconnect, the peer's request says where it is now."""
@@ -402,15 +394,15 @@ class Router:
             request = for_peer(request)
         headers = request.headers
         if request.method == b"BYE":
-            self._bye_seen(call, now_ns)
+            self._states.bye_seen(call, now_ns)
         via = self._path.via(request, False, source, flow)
         self._outbox.send(Send(flow, render(request.start_line, [via, *headers], request.body)))
 
     def _to_target(self, request: Request, call: Call, now_ns: int) -> None:
         if self.begun.pass_on(request, call) and request.method == b"ACK":
-            self._acknowledged(call, request)
+            self._states.acknowledged(call, request)
         elif request.method == b"BYE":
-            self._bye_seen(call, now_ns)
+            self._states.bye_seen(call, now_ns)
 
     def _response(self, response: Response, source: Flow, now_ns: int) -> None:
         call = self._calls.get(response.call_id)
@@ -437,83 +429,8 @@ class Router:
             raise BadMessage(513, "Message Too Large")
         self._outbox.send(Send(back, data))
         call.last_ns = now_ns
-        self._progress(call, response, source, now_ns)
+        self._states.responded(call, response, source, now_ns)
 
     def _limited(self, headers: list[Header], body: bytes, call: Call) -> bytes:
         """Of a worker's answer, or of its offer where the peer made none."""
         return call.policy.of_worker(body) if media_type(headers) == b"application/sdp" else body
-
-    def _progress(self, call: Call, response: Response, source: Flow, now_ns: int) -> None:
-        """What a response says about the state of the call."""
-        status = response.status
-        if status < 200:
-            return
-        if response.method == b"REFER" and status >= 300 and source.kind == "worker":
-            self._transfers.refused(call, response.cseq)
-        elif response.method == b"BYE":
-            if status < 300 or status in (408, 481):
-                if self._calls.end(call, now_ns):
-                    self.counters.calls_ended += 1
-            elif call.state is CallState.CONFIRMED:
-                self._calls.set_deadline(call, None)
-        elif (
-            response.method == b"INVITE"
-            and (source.kind == "worker") == (call.target is None)
-            and call.state is CallState.PENDING
-            and response.cseq == call.cseq
-        ):
-            if status < 300:
-                invite, call.state, call.invite = call.invite, CallState.ANSWERED, None
-                self._calls.set_deadline(call, now_ns + UNACKNOWLEDGED_NS)
-                self._count_answer(call, response)
-                if call.arrived_ns is not None:
-                    self.setup.observe((now_ns - call.arrived_ns) // 1_000)
-                if call.target is None and invite is not None:
-                    told = (call.call_id, call.worker.address.name.encode(), invite.start_line)
-                    self._answered(*(octets.decode(errors="replace") for octets in told))
-            elif not (status in (401, 407) and call.policy.login is not None and call.target is not None):
-                self._calls.end(call, now_ns)  # else the worker asks again, or says that it is over
-                self.counters.calls_ended += 1
-
-    def _count_answer(self, call: Call, response: Response) -> None:
-        if call.target is None:
-            self.counters.calls_answered += 1
-        else:
-            self.counters.placed_answered += call.placed
-            self.counters.transfers_answered += not call.placed
-            call.from_tag = tag_of(find(response.headers, b"to") or b"")  # of the peer's own requests
-
-    def _bye_seen(self, call: Call, now_ns: int) -> None:
-        if call.state is CallState.CONFIRMED and call.deadline_ns is None:
-            self._calls.set_deadline(call, now_ns + BYE_NS)
-
-
-def without_replaces(request: Request) -> list[Header]:
-    """The headers of an INVITE that may want to take the place of another call (RFC 3891): it becomes a call of its
-    own, since the other one may be at another worker.  Raises BadMessage(420) where nothing less will do."""
-    if find(request.headers, b"replaces") is None:
-        return request.headers
-    required = b",".join(h.value for h in request.headers if h.name == b"require").lower()
-    if b"replaces" in [option.strip() for option in required.split(b",")]:
-        raise BadMessage(420, "Bad Extension", (Header.make(b"Unsupported", b"replaces"),))
-    return [h for h in request.headers if h.name != b"replaces"]
-
-
-def _dtmf_relay(request: Request) -> Request:
-    """INFO application/dtmf, or application/dtmf-relay in any of its ways of writing, as the worker's library reads
-    it; raises BadMessage(400) for more or less than one digit."""
-    text, duration = request.body.strip(), b"160"
-    for line in text.splitlines():
-        name, equals, value = line.replace(b":", b"=", 1).partition(b"=")
-        if equals and name.strip().lower() == b"signal":
-            text = value.strip()
-        elif equals and name.strip().lower() == b"duration" and re.fullmatch(rb"[0-9]{1,5}", value.strip()):
-            duration = value.strip()
-    digit = _DTMF_NUMBER.get(text, text)
-    if not _DTMF_DIGIT.fullmatch(digit):
-        raise BadMessage(400, "Bad DTMF")
-    body = b"Signal=%b\r\nDuration=%b\r\n" % (digit.upper(), duration)
-    headers = [h for h in request.headers if h.name not in (b"content-type", b"content-length")]
-    headers.append(Header.make(b"Content-Type", b"application/dtmf-relay"))
-    headers.append(Header.make(b"Content-Length", b"%d" % len(body)))
-    return replace(request, headers=headers, body=body)

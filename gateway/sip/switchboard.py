@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
-import msgspec
 import structlog
 
 from gateway import control
 from gateway.further_engines import check_engine
 from gateway.personas import check_persona
+from gateway.sip.call_events import CallEvent, Kind, Watcher, Why, why_of
+from gateway.sip.outbound import Limits, OutboundCall, Refused, Spending
 from gateway.sip.trunks import Trunk, caller_uri, destination
+from gateway.sip.worker_requests import ANSWER_S, WorkerRequests
 from gateway.state.keys import name_of_telephone_call
 
 if TYPE_CHECKING:
@@ -36,121 +36,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-ANSWER_S: Final = 5.0
-"""A worker says within milliseconds whether it does what it was asked."""
 PLACE_S, PLACE_AGAIN_S = 2.0, 0.02
 """A call of ours waits so long for a worker that may have another INVITE, and looks so often."""
-MOST_OUT: Final = 256
-"""Requests out to workers at once; more are refused."""
-MOST_RING_S: Final = 180.0
-"""Timer C of the edge: nobody may ring for longer."""
-
-Why = Literal[
-    "busy", "no-answer", "no-ringing", "rejected", "not-found", "forbidden", "unreachable", "no-room",
-    "not-acceptable", "cancelled", "failed",
-]  # fmt: skip
-"""Why nobody answered, in a word that programs may go by."""
-Kind = Literal[
-    "dialled", "ringing", "answered", "failed", "ended", "transferring", "transferred", "transfer-failed",
-    "joined", "left", "join-failed",
-]  # fmt: skip
-
-
-Model = Literal["speaks", "listens"]
-
-
-@dataclass(frozen=True, slots=True)
-class OutboundCall:
-    """Who is to be called, and how.
-
-    `to` is a number, or a name that the trunk knows; `caller_id` and `caller_name` are what the other end sees
-    (default: the trunk's). Without a first ringing in `ring_s`, or an answer in `answer_s`, both from the INVITE,
-    it is given up. `persona` is what the model is to be in it, `tenant` whose call it is (default: the trunk's).
-    `recording` has it recorded, where its trunk allows that.
-    """
-
-    to: str
-    trunk: str
-    caller_id: str = ""
-    caller_name: str = ""
-    persona: str = ""
-    tenant: str = ""
-    ring_s: float = 20.0
-    answer_s: float = 60.0
-    recording: bool = False
-    minutes: float = 0.0
-    """It is ended after so long, or what its trunk allows where that is less; 0 is as its trunk has it."""
-    joins: str = ""
-    """Name of the call whose caller and model whoever answers joins."""
-    model: Model = "speaks"
-    """What it does meanwhile."""
-    engine: str = ""
-    """What answers, one of the setting `engines`; "" is the usual one. Whoever joins has none."""
-
-    def __post_init__(self) -> None:
-        for name in ("ring_s", "answer_s"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and 1.0 <= value <= MOST_RING_S):
-                raise ValueError(f"{name} = {value}: expected 1 to {MOST_RING_S:.0f} seconds")
-
-
-@dataclass(frozen=True, slots=True)
-class CallEvent:
-    """What became of a call. `status` and `reason` are SIP's where there are any. `ended` is told of calls that we
-    began and of those that were handed over; of all others `Sessions` knows."""
-
-    call: str
-    """As everywhere outside of this process: `state.keys.name_of_telephone_call`."""
-    kind: Kind
-    status: int = 0
-    reason: str = ""
-    why: Why | Literal[""] = ""
-    """Of `failed`, `transfer-failed` and `join-failed`."""
-    target: str = ""
-    """Of a transfer: the name of whom the caller is handed to."""
-    person: str = ""
-    """Of `joined`, `left` and `join-failed`: the name of the person's call, where there was one."""
-
-
-class Refused(Exception):
-    """It is not done. `status` is HTTP's for it: 404 no such call, trunk or target, 403 not allowed, 409 not now,
-    400 not understood, 402 it may cost too much, 503 no room or no model server, 504 a worker does not answer."""
-
-    def __init__(self, status: int, code: str, text: str) -> None:
-        super().__init__(text)
-        self.status, self.code, self.text = status, code, text
-
-
-@dataclass(frozen=True, slots=True)
-class _Out:
-    """A request that a worker has not answered."""
-
-    worker: str
-    future: asyncio.Future[control.Answered]
-    wish: OutboundCall | None
-    permit: str = ""
-    """Under which the call counts until it has a name."""
-
-
-class Spending(Protocol):
-    """Who knows what calls may cost: `cluster.spend.Spend`."""
-
-    def check(self, wish: OutboundCall) -> None: ...
-    def minutes(self, wish: OutboundCall) -> float: ...
-    async def reserve(self, wish: OutboundCall, ticket: str) -> None: ...
-    def placed(self, ticket: str, call: str) -> None: ...
-    def give(self, ticket: str) -> None: ...
-
-
-class Limits(Protocol):
-    """Who knows how many calls a tenant and a trunk may have: `cluster.desk.Desk`."""
-
-    async def permit(self, wish: OutboundCall, ticket: str) -> str: ...
-    def placed(self, wish: OutboundCall, ticket: str, call_id: str) -> None: ...
-    def not_placed(self, ticket: str) -> None: ...
-
-
-Watcher = Callable[[CallEvent], None]
 
 
 class Switchboard:
@@ -193,9 +80,8 @@ class Switchboard:
         self._srtp, self._rtp_source, self._persons = srtp, rtp_source, persons or {}
         self._joining: set[asyncio.Task[None]] = set()
         """What models have asked for; bounded by their calls, each with one."""
-        self._answer_s = answer_s
-        self._out: dict[int, _Out] = {}
-        self._last_id = 0
+        self._requests = WorkerRequests(send, answer_s)
+        self._last_permit = 0
         self._wishes: dict[str, tuple[str, OutboundCall]] = {}
         """Call-ID -> worker, of calls that were begun and are not over."""
         self._transfers: dict[str, str] = {}
@@ -229,7 +115,7 @@ class Switchboard:
     async def leave(self, call: str) -> None:
         """Who has joined that call, or is called for it, is hung up. Raises `Refused`."""
         worker, call_id = self._find(call)
-        await self._ask(worker, control.Leave(0, call_id))
+        await self._requests.ask(worker, control.Leave(0, call_id))
 
     async def _place(
         self, wish: OutboundCall, worker: str = "", joins: str = "", *, by_model: bool = False
@@ -261,8 +147,8 @@ class Switchboard:
             raise Refused(503, "not-ready", f"{which}no new calls are taken now")
         srtp = trunk.srtp_mode if trunk.srtp else self._srtp
         persona = wish.persona or self.engines.get(wish.engine, "")
-        self._last_id += 1
-        permit = f"placing-{self._last_id}"
+        self._last_permit += 1
+        permit = f"placing-{self._last_permit}"
         if self.limits is not None and (full := await self.limits.permit(wish, permit)):
             raise Refused(503, "no-room", f"{full} has as many calls as it may")
         minutes = 0.0
@@ -283,7 +169,11 @@ class Switchboard:
             joins, wish.model, by_model, trunk.rtp_family == "ipv6", wish.engine,
         )  # fmt: skip
         try:
-            answered = await self._ask(ticket.worker, dial, wish, permit)
+            answered = await self._requests.ask(
+                ticket.worker,
+                dial,
+                lambda answered: self._dialled(ticket.worker, wish, permit, answered.call),
+            )
         except BaseException:
             self._edge.revoke(ticket)
             self._not_placed(permit)
@@ -293,7 +183,7 @@ class Switchboard:
     async def hang_up(self, call: str) -> None:
         """From our side: BYE, or CANCEL while it rings. Raises `Refused`."""
         worker, call_id = self._find(call)
-        await self._ask(worker, control.HangUp(0, call_id))
+        await self._requests.ask(worker, control.HangUp(0, call_id))
 
     async def transfer(self, call: str, target: str) -> None:
         """Hand the caller to one of the configured targets (REFER); returns once the peer is being asked.
@@ -326,7 +216,7 @@ class Switchboard:
         """What a SIP worker says of what it was asked."""
         match message:
             case control.Answered():
-                self._answered(message)
+                self._requests.answered(message)
             case control.Progress():
                 self._progress(message)
             case control.TransferAsked():
@@ -346,9 +236,7 @@ class Switchboard:
 
     def lose(self, worker: str) -> None:
         """It is gone, with its calls; who waits for its answer gets one."""
-        for out in self._out.values():
-            if out.worker == worker and not out.future.done():
-                out.future.set_result(control.Answered(0, 503, reason="its worker is gone"))
+        self._requests.lose(worker)
         for call_id in [c for c, (its, _) in self._wishes.items() if its == worker]:
             self.over(call_id)
 
@@ -370,7 +258,7 @@ class Switchboard:
         before = self._transfers.get(call_id)
         self._transfers[call_id] = target  # known when the peer's word comes
         try:
-            await self._ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
+            await self._requests.ask(worker, control.Refer(0, call_id, uri, name_of_telephone_call(call_id)))
         except Refused:
             self._transfers.pop(call_id, None)
             if before is not None:  # one is under way
@@ -461,18 +349,14 @@ class Switchboard:
         if self.spending is not None:
             self.spending.give(permit)
 
-    def _answered(self, answered: control.Answered) -> None:
-        out = self._out.get(answered.id)
-        if out is None or out.future.done():
-            return
-        if out.wish is not None and answered.status == 200:  # before the next message about this call
-            self._wishes[answered.call] = (out.worker, out.wish)
-            if self.limits is not None:
-                self.limits.placed(out.wish, out.permit, answered.call)
-            if self.spending is not None:
-                self.spending.placed(out.permit, name_of_telephone_call(answered.call))
-            self._tell(answered.call, "dialled")
-        out.future.set_result(answered)
+    def _dialled(self, worker: str, wish: OutboundCall, permit: str, call_id: str) -> None:
+        """Known before the next message about this call."""
+        self._wishes[call_id] = (worker, wish)
+        if self.limits is not None:
+            self.limits.placed(wish, permit, call_id)
+        if self.spending is not None:
+            self.spending.placed(permit, name_of_telephone_call(call_id))
+        self._tell(call_id, "dialled")
 
     def _trunk(self, name: str) -> Trunk:
         trunk = self._trunks.get(name)
@@ -488,28 +372,6 @@ class Switchboard:
             raise Refused(404, "no-such-call", "no telephone call of that name lives here")
         return found
 
-    async def _ask(
-        self, worker: str, message: control.SipRequest, wish: OutboundCall | None = None, permit: str = ""
-    ) -> control.Answered:
-        send = self._send(worker)
-        if send is None or len(self._out) >= MOST_OUT:
-            raise Refused(503, "not-ready", "its worker is away, or has too much to do")
-        self._last_id += 1
-        number = self._last_id
-        out = self._out[number] = _Out(worker, asyncio.get_running_loop().create_future(), wish, permit)
-        try:
-            send(control.encode(msgspec.structs.replace(message, id=number)))
-            async with asyncio.timeout(self._answer_s):
-                answered = await out.future
-        except (TimeoutError, OSError):
-            raise Refused(504, "no-answer", "its worker does not answer") from None
-        finally:
-            del self._out[number]
-        if answered.status != 200:
-            code = "no-room" if answered.status == 503 else "refused"
-            raise Refused(answered.status, code, answered.reason)
-        return answered
-
     def _tell(
         self, call_id: str, kind: Kind, status: int = 0, reason: str = "", why: Why | Literal[""] = "",
         target: str = "", person: str = "",
@@ -517,17 +379,3 @@ class Switchboard:
         event = CallEvent(name_of_telephone_call(call_id), kind, status, reason, why, target, person)
         for watcher in self.watchers:
             watcher(event)
-
-
-_WHY: Final[dict[int, Why]] = {
-    401: "forbidden", 403: "forbidden", 404: "not-found", 407: "forbidden", 408: "no-answer", 410: "not-found",
-    415: "not-acceptable", 480: "no-answer", 484: "not-found", 486: "busy", 487: "cancelled",
-    488: "not-acceptable", 503: "unreachable", 600: "busy", 603: "rejected", 604: "not-found",
-    606: "not-acceptable", 607: "rejected", 608: "rejected",
-}  # fmt: skip
-_OURS: Final[dict[str, Why]] = {"no answer": "no-answer", "no ringing": "no-ringing", "no room": "no-room"}
-
-
-def why_of(status: int, reason: str) -> Why:
-    """A final status in a word (RFC 3261 21, 8197, 8688); what we gave up ourselves says so in `reason`."""
-    return _OURS.get(reason) or _WHY.get(status) or ("unreachable" if 500 <= status < 600 else "failed")

@@ -21,9 +21,12 @@ from gateway.figures import TELL_S, Quality, figures_of
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.sip import pj
-from gateway.sip.joining import Joining, headers_of
+from gateway.sip.handovers import Handovers
+from gateway.sip.joining import Joining
+from gateway.sip.main_line import answer
 from gateway.sip.options import WorkerOptions
 from gateway.sip.pj import Endpoint, SipCall
+from gateway.sip.placed_calls import PlacedCalls
 from gateway.sip.session import Counters, Session
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.records import Figures
@@ -37,10 +40,6 @@ POLL_S = 0.05
 """The library's timers are polled so often; messages are dealt with when they come, and media waits for neither."""
 RING_S = 60.0
 """The target of a transfer may ring for so long."""
-REFER_S = 90.0
-"""Whom we asked the peer to call may take so long, and so may the peer to tell."""
-DESK_S = 5.0
-"""The main process says whom the model's transfer is to within milliseconds."""
 
 
 class Worker:
@@ -65,11 +64,13 @@ class Worker:
         self.joining = Joining(
             self.endpoint, self.counters, self.link.tell, options.transfer_words, self.recorder.consent
         )
-        self._referrals = 0
+        self.placed_calls = PlacedCalls(
+            self.endpoint, self.turns, self.counters, self.link.tell, self._placed,
+            lambda: self._has_room, self._lives,
+        )  # fmt: skip
+        self.handovers = Handovers(self.counters, self.link.tell, shows_words=options.transfer_words)
         self._sessions: dict[str, Session] = {}
         self._seconds = 0
-        self._allowed: dict[str, float] = {}
-        """Call-ID -> seconds from its answer on, of calls of ours that nobody has answered yet."""
         self._by_call: dict[SipCall, Session] = {}
 
     # -- events of the library, in the loop's thread but for `key`
@@ -96,7 +97,7 @@ class Worker:
 
     def _session(self, call: SipCall, persona: str, tenant: str, engine: str) -> Session:
         session = Session(
-            call, self.endpoint.rate_hz, self.counters, persona, self.link.tell, self._ask_transfer,
+            call, self.endpoint.rate_hz, self.counters, persona, self.link.tell, self.handovers.ask,
             self.options.endpoint.dtmf_out, self.joining.ask, engine,
         )  # fmt: skip
         if self.options.hears_tones:
@@ -132,7 +133,7 @@ class Worker:
         self.process.garbage.call_ended()
         if self.joining.ended(call) or session is None:
             return
-        self._allowed.pop(session.name, None)
+        self.placed_calls.forget(session)
         figures = (
             self._figures(session) if call is session.call and session.name == call.sip_call_id else None
         )
@@ -143,19 +144,13 @@ class Worker:
             log.info("transfer failed", call=session.name)
         elif call is session.call and session.child is not None:
             session.move(session.child)  # which still rings
-        elif call is session.call and self._sessions.get(session.name) is session:
+        elif call is session.call and self._lives(session):
             del self._sessions[session.name]
             self.counters.calls_ended += 1
             self.counters.transfers_failed += call.is_ours and not call.connected and not session.placed
             if session.placed and not call.connected:
-                self.counters.placed_failed += 1
-                self._tell_progress(session, "failed", *(session.gave_up or call.final))
-            if session.referring and session.refer_accepted and not session.hung_up:
-                self._handed_over(
-                    session, 200, "OK"
-                )  # a peer that goes has taken the caller along (RFC 5589 6.1)
-            elif session.referring:
-                self._handed_over(session, 487, "Call Ended")
+                self.placed_calls.unanswered(session)
+            self.handovers.caller_left(session)
             self.joining.caller_left(session)
             self.turns.leave(session)
             session.conversation.end()
@@ -191,9 +186,8 @@ class Worker:
         session = self._by_call.get(call)
         if self.joining.ringing(call, status):
             return
-        if session is not None and session.placed and call is session.call and not session.rang:
-            session.rang = True
-            self._tell_progress(session, "ringing", status, "")
+        if session is not None and session.placed and call is session.call:
+            self.placed_calls.ringing(session, status)
 
     def connected(self, call: SipCall) -> None:
         """The target has answered: what the model hears and says is there from now on."""
@@ -201,7 +195,7 @@ class Worker:
         if self.joining.connected(call) or session is None:
             return
         if session.placed and call is session.call:
-            self._placed_answered(session)
+            self.placed_calls.answered(session)
             return
         self.counters.calls_transferred += 1
         log.info("transferred", call=session.name, to=call.sip_call_id)
@@ -211,6 +205,12 @@ class Worker:
         else:
             session.call.resume_media()
             session.leg.hold(call.held)
+
+    def referred(self, call: SipCall, status: int, reason: str, final: bool) -> None:
+        """The peer takes our REFER, or has its last word about it."""
+        session = self._by_call.get(call)
+        if session is not None and call is session.call:
+            self.handovers.said(session, status, reason, final)
 
     def _check_dialled(self, child: SipCall) -> None:
         """The library told the caller if it did not dial, but not us."""
@@ -223,143 +223,24 @@ class Worker:
             log.info("target of a transfer did not answer", call=child.sip_call_id, seconds=RING_S)
             child.hang_up()
 
-    # -- calls that we place
+    # -- what the main process asks
 
     async def _dial(self, dial: control.Dial) -> None:
-        """The INVITE goes first, since the Call-ID is its library's; a slot is there long before anybody
-        answers."""
         if dial.joins:
             self.joining.dial(dial, self._find(dial.joins), self._has_room)
-            return
-        if not self.turns.is_attached(dial.engine) or not self._has_room:
-            self._answer_main(dial.id, 503, "no room")
-            return
-        try:
-            account = self.endpoint.dialling_account(dial.srtp, dial.session_expires_s, sound6=dial.sound6)
-        except ValueError as wrong:
-            self._answer_main(dial.id, 503, str(wrong))
-            return
-        call = SipCall(self.endpoint, account=account)
-        call.rtp_source, call.sound6 = dial.rtp_source, dial.sound6
-        if not call.place(dial.uri):
-            self.endpoint.bury(call)
-            self._answer_main(dial.id, 500, "the library does not call")
-            return
+        else:
+            await self.placed_calls.dial(dial)
+
+    def _placed(self, call: SipCall, dial: control.Dial) -> Session:
         session = self._by_call[call] = self._session(call, dial.persona, dial.tenant, dial.engine)
         session.placed = True
         call.pull = session.hear
         self._sessions[session.name] = session
         self._record(session, dial.recording)
-        if dial.most_s:
-            self._allowed[session.name] = dial.most_s
-        self.counters.calls_placed += 1
-        self._answer_main(dial.id, 200, call=session.name)
-        self._loop.call_later(dial.ring_s, self._no_ringing, session)
-        self._loop.call_later(dial.answer_s, self._no_answer, session)
-        if not await self.turns.lease(session) and not call.over:
-            session.gave_up = session.gave_up or (503, "no room")
-            session.hang_up()
-        session.conversation.engine = self.turns.kind_of(session)
+        return session
 
-    def _no_ringing(self, session: Session) -> None:
-        if not session.rang:
-            self._give_up(session, 408, "no ringing")
-
-    def _no_answer(self, session: Session) -> None:
-        self._give_up(session, 408, "no answer")
-
-    def _give_up(self, session: Session, status: int, reason: str) -> None:
-        if session.call.over or session.call.connected or session.gave_up:
-            return
-        session.gave_up = (status, reason)
-        session.hang_up("no-answer")
-
-    def _placed_answered(self, session: Session) -> None:
-        self.counters.calls_answered += 1
-        self.counters.placed_answered += 1
-        log.info("call", call=session.name, placed=True)
-        session.call.resume_media()
-        session.leg.hold(session.call.held)
-        session.heard_at_ns = time.monotonic_ns()
-        self._tell_progress(session, "answered", 200, "OK")
-        if (most_s := self._allowed.pop(session.name, 0.0)) > 0:
-            self._loop.call_later(most_s, self._spent, session)
-
-    def _spent(self, session: Session) -> None:
-        """A call of ours that may be no longer."""
-        if self._sessions.get(session.name) is session:
-            log.info("call ended: it has lasted as long as it may", call=session.name)
-            session.hang_up("limit")
-
-    # -- callers who are handed to a person
-
-    def _ask_transfer(self, session: Session, target: str) -> None:
-        """The model's wish; the main process knows the targets."""
-        if session.referring or not session.call.connected:
-            session.leg.receive_event("transfer failed 491")
-            return
-        self._begin_referring(session, DESK_S, 503)
-        self.link.tell(control.TransferAsked(session.call.sip_call_id, target))
-
-    def _refer(self, message: control.Refer) -> None:
-        session = self._find(message.call)
-        if session is None:
-            self._answer_main(message.id, 404, "no such call")
-            return
-        if not message.id:  # the model asked
-            session.referring = 0
-        if session.referring or not session.call.connected or session.call.over:
-            self._answer_main(message.id, 409, "not now: a transfer is under way, or nobody has answered")
-            return
-        if not message.uri:
-            session.leg.receive_event("transfer failed 404")
-            return
-        headers = headers_of(session, message.reference, self.options.transfer_words)
-        self._begin_referring(session, REFER_S, 408)
-        if not session.call.refer(message.uri, headers):
-            session.referring = 0
-            session.leg.receive_event("transfer failed 500")
-            self._answer_main(message.id, 409, "the library does not refer")
-            return
-        log.info("handing over", call=session.name)
-        self._answer_main(message.id, 200)
-
-    def _begin_referring(self, session: Session, seconds: float, status: int) -> None:
-        self._referrals += 1
-        session.referring, session.refer_accepted = self._referrals, False
-        self._loop.call_later(seconds, self._stop_referring, session, session.referring, status)
-
-    def _stop_referring(self, session: Session, number: int, status: int) -> None:
-        if session.referring == number and not session.is_over:
-            self._handed_over(session, status, "Request Timeout")
-
-    def referred(self, call: SipCall, status: int, reason: str, final: bool) -> None:
-        """The peer takes our REFER, or has its last word about it."""
-        session = self._by_call.get(call)
-        if session is None or call is not session.call or not session.referring:
-            return
-        if final or status >= 300:
-            self._handed_over(session, status, reason)
-        else:
-            session.refer_accepted = True
-
-    def _handed_over(self, session: Session, status: int, reason: str) -> None:
-        session.referring = 0
-        if 200 <= status < 300:
-            self.counters.handed_over += 1
-            self._tell_progress(session, "transferred", status, reason)
-            if not session.call.over:
-                self._loop.call_soon(
-                    session.hang_up, "handed-over"
-                )  # after the library's answer to the NOTIFY
-            return
-        self.counters.handovers_failed += 1
-        log.info("not handed over", call=session.name, status=status)
-        session.leg.receive_event(f"transfer failed {status}")
-        self._tell_progress(session, "transfer-failed", status, reason)
-
-    def _tell_progress(self, session: Session, kind: control.ProgressKind, status: int, reason: str) -> None:
-        self.link.tell(control.Progress(session.call.sip_call_id or session.name, kind, status, reason[:120]))
+    def _lives(self, session: Session) -> bool:
+        return self._sessions.get(session.name) is session
 
     def _find(self, call_id: str) -> Session | None:
         """By its first Call-ID, or by that of the call that carries it now."""
@@ -370,13 +251,13 @@ class Worker:
         session, guest = self._find(message.call), self.joining.find(message.call)
         if guest is not None:
             guest.hang_up("api")
-            self._answer_main(message.id, 200)
+            answer(self.link.tell, message.id, 200)
             return
         if session is None:
-            self._answer_main(message.id, 404, "no such call")
+            answer(self.link.tell, message.id, 404, "no such call")
             return
         session.hang_up("api")
-        self._answer_main(message.id, 200)
+        answer(self.link.tell, message.id, 200)
 
     def _obey(self, command: control.Command) -> control.Done:
         guest = self.joining.find(command.call)
@@ -386,10 +267,6 @@ class Worker:
             return control.Done(command.id, 409, "joined", "who has joined a call has no model of his own")
         guest.hang_up(command.value or "api")
         return control.Done(command.id, 204)
-
-    def _answer_main(self, number: int, status: int, reason: str = "", call: str = "") -> None:
-        if number:
-            self.link.tell(control.Answered(number, status, reason=reason, call=call))
 
     # -- the loop
 
@@ -489,11 +366,11 @@ class Worker:
             case control.HangUp():
                 self._hang_up(message)
             case control.Refer():
-                self._refer(message)
+                self.handovers.refer(self._find(message.call), message)
             case control.Command():
                 self.link.tell(self._obey(message))
             case control.Leave():
-                self._answer_main(message.id, *self.joining.leave(self._find(message.call)))
+                answer(self.link.tell, message.id, *self.joining.leave(self._find(message.call)))
             case control.JoinRefused():
                 self.joining.refused(self._find(message.call), message.status)
 
@@ -501,7 +378,8 @@ class Worker:
         counters = dataclasses.asdict(self.counters) | self.turns.report() | self.recorder.report()
         counters |= self.screens.report() if self.screens is not None else {}
         counters |= self.quality.report()
-        return control.Report(counters, {"calls_live": float(len(self._sessions) + len(self.joining))})
+        live = {"calls_live": float(len(self._sessions) + len(self.joining))}
+        return control.Report(counters, live | self.turns.gauges())
 
     def _calls(self) -> list[SipCall]:
         return [session.call for session in self._sessions.values()] + [guest.call for guest in self.joining]

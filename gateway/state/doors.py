@@ -11,7 +11,8 @@ from gateway import control
 from gateway.cluster.parties import NOBODY, Party
 from gateway.fleet import Kind
 from gateway.rules import Ruling
-from gateway.sip.switchboard import CallEvent, OutboundCall
+from gateway.sip.call_events import CallEvent
+from gateway.sip.outbound import OutboundCall
 from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
 from gateway.state.sessions import Sessions

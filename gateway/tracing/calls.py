@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gateway.control import CallNotes
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Cdr, Figures, Line, Session, Task
 from gateway.tracing.spans import Context, Sink, Span, Value, of_call, parse
 
@@ -119,6 +119,7 @@ class CallTraces:
         }  # fmt: skip
         told |= {"microturn.tenant": cdr.tenant} if cdr.tenant else {}
         told |= {"microturn.trunk": cdr.trunk} if cdr.trunk else {}
+        told |= {"microturn.engine": cdr.engine} if cdr.engine else {}
         told |= {"microturn.cause": cdr.cause} if cdr.cause else {}
         told |= {"microturn.joined": cdr.joined} if cdr.joined else {}
         told |= {"microturn.not_shown": traced.left_out} if traced.left_out else {}

@@ -121,6 +121,7 @@ class BrowserCall:
                 turn_ms=TURN_MS,
                 engine=self.conversation.engine,
                 resumed=self._resumed,
+                **({"engine_name": self.engine} if self.engine else {}),
             )
             self.conversation.show_all()
 

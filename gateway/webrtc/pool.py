@@ -134,8 +134,12 @@ class WebrtcPool:
 
     @property
     def room(self) -> int:
-        """Calls that would be taken now."""
-        return sum(max(0, place.room) for place in self.places.values())
+        """Calls of the usual engine that would be taken now."""
+        return self.room_for("")
+
+    def room_for(self, engine: str) -> int:
+        """Calls of that engine."""
+        return sum(max(0, place.room_for(engine)) for place in self.places.values())
 
     @property
     def live(self) -> int:

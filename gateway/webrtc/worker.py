@@ -299,7 +299,8 @@ class Worker:
 
     def _gauges(self) -> dict[str, float]:
         away = sum(call.away_since_ns is not None for call in self._calls.values())
-        return {"calls_live": float(len(self._calls)), "browsers_away": float(away)}
+        own = {"calls_live": float(len(self._calls)), "browsers_away": float(away)}
+        return own | self.turns.gauges()
 
     def _ready(self) -> control.WebrtcReady:
         for call in self._calls.values():

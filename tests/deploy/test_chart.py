@@ -189,6 +189,47 @@ def test_the_model_server_accepts_itsenvironment(
     assert config.slots >= calls or config.engine == "sglang"  # sessions are what is dear there
 
 
+def test_further_engines_are_containers_that_the_gateway_meets(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    engines = {
+        "lab": {"engine": "echo", "slots": 8, "persona": "count", "settings": {"rows": 2}},
+        "gpu": {"engine": "sglang", "gpu": {"count": 1}, "resources": {"limits": {"memory": "8Gi"}}},
+    }
+    rules = [{"called": name, "engine": name} for name in engines]
+    model = {"persona": "every 5", "settings": {"passes": 2}, "groups": 2}
+    file = tmp_path / "more.yaml"
+    file.write_text(
+        yaml.safe_dump({"engines": engines, "model": model, "gateway": {"settings": {"rules": rules}}})
+    )
+    objects = render("-f", str(file))
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
+    assert settings.engine_personas == {"lab": "count", "gpu": ""}
+    assert settings.make_rules().find(Inbound("lab", "192.0.2.1", headers={})).engine == "lab"
+    sockets = settings.engine_sockets(settings.model_socket)
+    found = {}
+    for name in ("", "lab", "gpu"):
+        which = f"model-{name}" if name else "model"
+        with monkeypatch.context() as of_one:
+            for key, value in environment(objects, which, mounted).items():
+                of_one.setenv(key, value)
+            config = load_model()
+        assert config.socket == sockets[name]
+        asked = container(objects, which)["startupProbe"]["exec"]["command"]
+        assert asked[-1] == str(sockets[name])
+        found[name] = (config.engine, config.slots, config.persona, config.groups, config.passes, config.rows)
+    assert found["lab"] == ("echo", 8, "count", 2, ModelServerConfig().passes, 2), "groups as in model"
+    assert found["gpu"][:5] == ("sglang", 64, "", 2, ModelServerConfig().passes)
+    assert found[""][:5] == ("digits", 64, "every 5", 2, 2), "the usual one is as ever"
+    limits = {n: container(objects, n)["resources"]["limits"] for n in ("model", "model-lab", "model-gpu")}
+    assert [name for name, each in limits.items() if "nvidia.com/gpu" in each] == ["model-gpu"]
+    pod = dict(pods(objects))[NAME]
+    there = {each["name"] for each in pod["volumes"]}
+    for each in pod["containers"]:
+        assert {mount["name"] for mount in each["volumeMounts"]} <= there | {"state"}
+    assert {"shm", "shm-lab", "shm-gpu"} <= there
+
+
 def test_a_name_that_is_none_would_be_noticed(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     objects = render("--set", "gateway.settings.sip_prot=5060")
     with pytest.raises(ValueError, match="MICROTURN_SIP_PROT"):
@@ -258,6 +299,15 @@ def test_a_grace_period_below_the_drain_budget_is_refused() -> None:
         ("autoscaling.enabled=true,autoscaling.minReplicas=11", "autoscaling.minReplicas = 11 is more than"),
         ("autoscaling.enabled=true,autoscaling.kind=keda", "without autoscaling.prometheusAddress"),
         ("model.gpu.count=1", "model.gpu.count = 1 with model.engine = digits, which runs on a CPU"),
+        (
+            "engines.lab.engine=echo,engines.lab.gpu.count=1",
+            "engines.lab.gpu.count = 1 with engines.lab.engine = echo, which runs on a CPU",
+        ),
+        (
+            "engines.lab.engine=echo,engines.lab.slots=4096",
+            "engines.lab.resources.limits.memory = 2Gi does not hold the slot table of engines.lab.slots = 4096",
+        ),
+        ("engines.lab.engine=echo,gateway.settings.engines=x", "engines with gateway.settings.engines"),
         ("ingress.enabled=true", "ingress.enabled without ingress.host"),
         ("priorityClass.create=true", "priorityClass.create without priorityClass.name"),
     ],

@@ -58,6 +58,11 @@ WRONG = [
     ("podDisruptionBudget.maxUnavailable=half", "podDisruptionBudget.maxUnavailable"),
     ("priorityClass.value=2000000000", "priorityClass.value"),
     ("tests.seconds=0", "tests.seconds"),
+    ("engines.lab.engine=moshi", "engines.lab.engine"),
+    ("engines.lab.slots=8", "engines.lab"),
+    ("engines.lab.engine=echo,engines.lab.socket=/x", "engines.lab"),
+    ("engines.Lab.engine=echo", "engines"),
+    ("engines.lab.engine=echo,engines.lab.slots=0", "engines.lab.slots"),
 ]
 
 
@@ -118,5 +123,5 @@ def test_what_the_chart_sets_itself_is_no_free_setting(part: str) -> None:
         names = [each["name"] for each in container(render(*arguments), part)["env"]]
         assert len(names) == len(set(names))
         mine = {name for name in names if name.startswith("MICROTURN_")} - free
-        own = {prefix + name.upper() for name in taken} | {"MICROTURN_SIP_UNLIMITED"}
+        own = {prefix + name.upper() for name in taken} | {"MICROTURN_SIP_UNLIMITED", "MICROTURN_ENGINES"}
         assert mine <= own, "values.schema.json does not have them among what is taken"

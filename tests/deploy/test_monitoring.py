@@ -204,6 +204,8 @@ HEALTHY: Final[dict[str, str]] = {
     "calls_live": "20x150", "predicted_free_calls": "30x150", "trunks_to_register": "2x150",
     "trunks_registered": "2x150", "rtp_timeouts_total": "0+1x150", "calls_ended_total": STEADY,
     'call_mos_bucket{door="telephone",le="3.3"}': "0+6x150", 'call_mos_count{door="telephone"}': STEADY,
+    "engine_calls": "20x150", 'engine_calls{engine="lab"}': "1x150",
+    'predicted_free_calls{engine="lab"}': "4x150", 'model_up{engine="lab"}': "1x150",
     "model_up": "1x150", "model_start_timestamp_seconds": "1700000000x150",
     'model_gpu_memory_used_bytes{gpu="0"}': "50e9x150", 'model_gpu_memory_total_bytes{gpu="0"}': "80e9x150",
     "state_connected": "1x150", "state_dropped_total": "0x150", "events_spool_bytes": "1e6x150",
@@ -249,6 +251,7 @@ FIRES: Final[dict[str, Story]] = {
     "MicroturnOneWayAudio": Story({"rtp_timeouts_total": f"{BEFORE}0+9x90"}, 22),
     "MicroturnLinesBad": Story({'call_mos_bucket{door="telephone",le="3.3"}': f"{BEFORE}0+24x90"}, 30),
     "MicroturnModelServerDown": Story({"model_up": "1x60 0x90"}, 3),
+    "MicroturnFurtherEngineAway": Story({'model_up{engine="lab"}': "1x60 0x90"}, 3),
     "MicroturnModelServerRestarts": Story({"model_start_timestamp_seconds": "1x60 2x5 3x5 4x50"}, 15),
     "MicroturnGpuMemoryFull": Story({'model_gpu_memory_used_bytes{gpu="0"}': "50e9x60 79e9x90"}, 7),
     "MicroturnStateAway": Story({"state_connected": "1x60 0x90"}, 3),
@@ -296,6 +299,13 @@ def test_each_alert_comes_when_it_is_to_and_none_when_all_is_well(tmp_path: Path
     load = _looks(
         "microturn_predicted_load", [60], [{"labels": f"microturn_predicted_load{{{POD}}}", "value": 0.4}]
     )
+    fullest = _looks(
+        "microturn_predicted_load", [70], [{"labels": f"microturn_predicted_load{{{POD}}}", "value": 0.8}]
+    )
+    full = HEALTHY | {
+        'engine_calls{engine="lab"}': "1x60 4x90",
+        'predicted_free_calls{engine="lab"}': "4x60 1x90",
+    }
     away = "MicroturnGatewayAway"
     ill, looks, together = dict(HEALTHY), _looks(firing, [59], []), set(FIRES) - {away}
     for alert in sorted(together):
@@ -305,6 +315,7 @@ def test_each_alert_comes_when_it_is_to_and_none_when_all_is_well(tmp_path: Path
     gone = {name: values for name, values in HEALTHY.items() if name not in FIRES[away].series}
     stories: list[dict[str, Any]] = [
         {"input_series": _input(HEALTHY), "promql_expr_test": _looks(firing, [30, 90, 120], []) + load},
+        {"input_series": _input(full), "promql_expr_test": fullest},
         {"input_series": _input(ill), "promql_expr_test": looks},
         {
             "input_series": _input(gone),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gateway.cut_time import EARLY_NS, LATE_NS, STEP_NS, TELEPHONE_COST_NS, CutTime
+from media.timebase import NS_PER_MS, TURN_NS
 
 US = 1_000
 
@@ -80,3 +81,16 @@ def test_what_another_engine_has_at_the_same_tick_is_cut_in_time_too() -> None:
     assert time.ahead_ns(1, 20, 5) == usual, "nobody else is due then"
     time.forget("lab")
     assert time.ahead_ns(0, 20, 5) == usual, "it is gone, and less than half is needed"
+
+
+def test_it_is_quiet_until_the_first_cut_of_any_engine_that_has_calls() -> None:
+    time = CutTime(100, 70 * US)
+    assert time.quiet_ns(0) == TURN_NS, "nobody is cut"
+    time.next_cut("", 0, 50 * NS_PER_MS, 1)
+    time.next_cut("lab", 0, 20 * NS_PER_MS, 2)
+    time.next_cut("lab", 1, 5 * NS_PER_MS, 0)  # a group without calls
+    assert time.quiet_ns(0) == 20 * NS_PER_MS and time.quiet_ns(25 * NS_PER_MS) == 0, "it is due"
+    time.next_cut("lab", 0, 220 * NS_PER_MS, 2)
+    assert time.quiet_ns(25 * NS_PER_MS) == 25 * NS_PER_MS
+    time.forget("")
+    assert time.quiet_ns(25 * NS_PER_MS) == 195 * NS_PER_MS, "of an engine that is gone nobody is cut"

@@ -117,6 +117,7 @@ def test_each_call_is_answered_by_its_engine_whatever_groups_that_has(tmp_path: 
             tables = [turns.table_of(call) for call in (here, there)]
             assert [table.slots for table in tables if table is not None] == [8, 3]
             assert turns.kind_of(there) == "echo"
+            assert turns.gauges() == {"engine_calls": 1.0, "engine_calls:lab": 2.0}
             await talking(here, there, more)
             assert turns.report()["turns_cut"] >= 12 and turns.report()["replies_stale"] == 0
             turns.leave(there)

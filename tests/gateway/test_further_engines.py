@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gateway.cli import _model_flags, _start_models, app
+from gateway.cli import app
 from gateway.config import GatewaySettings, load
 from gateway.rules import Inbound
+from gateway.up import model_flags, start_models
 
 FILE = """
 engine = "echo"
@@ -83,7 +84,7 @@ def test_the_command_route_shows_it(settings: GatewaySettings) -> None:
 
 
 def test_up_starts_those_that_are_its_own(settings: GatewaySettings) -> None:
-    models = _start_models(settings)
+    models = start_models(settings)
     assert list(models) == ["", "second", "open"], "lab is somebody else's"
     assert [models[name].servers.path for name in models] == [
         RUN_DIR / "model.sock", RUN_DIR / "model-second.sock", RUN_DIR / "model-open.sock"
@@ -96,7 +97,7 @@ def test_up_starts_those_that_are_its_own(settings: GatewaySettings) -> None:
 def test_each_gets_what_is_its_own(settings: GatewaySettings) -> None:
     def flags(name: str) -> list[str]:
         shown = ("--engine", "--persona", "--weights", "--slots", "--socket")
-        return [flag for flag in _model_flags(settings, name) if flag.startswith(shown)]
+        return [flag for flag in model_flags(settings, name) if flag.startswith(shown)]
 
     assert flags("") == ["--engine=echo", "--persona=count", f"--socket={RUN_DIR}/model.sock", "--slots=32"]
     assert flags("second") == [

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from aiohttp.http_exceptions import BadHttpMessage
 
+from gateway import control
 from gateway.api.guard import GuardCounters
 from gateway.http import ClientFaults
 from tests.support.web_worker import visit
@@ -53,3 +54,26 @@ def test_a_fault_of_ours_is_told() -> None:
 
     assert told(logging.ERROR, KeyError("ours")) and told(logging.WARNING, None)
     assert not told(logging.DEBUG, None) and not told(logging.ERROR, BadHttpMessage("theirs"))
+
+
+def test_a_further_engine_that_is_away_is_told_and_does_not_make_it_unready(tmp_path: Path) -> None:
+    async def story() -> None:
+        engines = {name: {"socket": str(tmp_path / name)} for name in ("lab", "away")}
+        async with visit(tmp_path, engines=engines) as here:
+            told = control.Attachable(True, "lab")
+            here.pool.hear("web-0", told)
+            async with here.http.get("/readyz") as ready:
+                assert ready.status == 200 and (await ready.text()).splitlines() == [
+                    "ready", "engine lab: ready", "engine away: no model server: its calls are refused",
+                ]  # fmt: skip
+            here.pool.hear("web-0", control.Attachable(False))
+            async with here.http.get("/readyz") as ready:
+                assert ready.status == 503 and (await ready.text()).splitlines()[:2] == [
+                    "not ready", "engine lab: ready",
+                ]  # fmt: skip
+            async with here.http.get("/metrics") as metrics:
+                lines = (await metrics.text()).splitlines()
+            assert 'microturn_model_up{engine="away"} 0.0' in lines
+            assert 'microturn_predicted_free_calls{engine="away"} 0.0' in lines
+
+    asyncio.run(story())

@@ -9,6 +9,7 @@ from pathlib import Path
 TREE = Path(__file__).resolve().parents[2]
 OF_CALLS = (
     "gateway/sip/worker.py", "gateway/sip/session.py", "gateway/sip/joining.py", "gateway/sip/pj/call.py",
+    "gateway/sip/placed_calls.py", "gateway/sip/handovers.py",
     "gateway/webrtc/call.py", "gateway/webrtc/worker.py", "gateway/recording/call.py", "gateway/safety/screen.py",
     "gateway/safety/desk.py", "gateway/handover.py", "gateway/background/conversation.py",
     "model_server/slack.py",

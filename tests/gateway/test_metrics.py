@@ -68,6 +68,26 @@ def test_figures_of_further_engines_are_beside_the_usual_ones_with_their_name() 
     assert sum(line.startswith("# TYPE microturn_model_up ") for line in lines) == 1
 
 
+def test_calls_that_would_be_taken_are_told_by_engine() -> None:
+    metrics = Metrics()
+    metrics.gauges = {"places_free:telephone": 0.0, "engine_calls": 3.0, "engine_calls:lab": 2.0}
+    metrics.room = {"lab": 4, "small": 4, "away": 4}
+    metrics.further = {
+        name: {"counters": {}, "histograms": {}, "gauges": {"free_calls": free}}
+        for name, free in (("lab", 9), ("small", 1))
+    } | {"away": None}
+    lines = metrics.text().decode().splitlines()
+    for line in (
+        "microturn_predicted_free_calls 0.0",
+        'microturn_predicted_free_calls{engine="lab"} 4.0',
+        'microturn_predicted_free_calls{engine="small"} 1.0',
+        'microturn_predicted_free_calls{engine="away"} 0.0',
+        "microturn_engine_calls 3.0",
+        'microturn_engine_calls{engine="lab"} 2.0',
+    ):
+        assert line in lines, line
+
+
 def test_without_a_model_server_no_call_is_predicted() -> None:
     metrics = Metrics()
     metrics.gauges = {"places_free:telephone": 2.0}

@@ -16,7 +16,13 @@ from structlog.testing import capture_logs
 
 from gateway import control
 from gateway.cut_time import CutTime
-from gateway.worker_process import ENDED_CALLS_TO_COLLECT, Garbage, WorkerProcess
+from gateway.worker_process import (
+    ENDED_CALLS_TO_COLLECT,
+    MOST_WAITED_S,
+    SWEEP_NS,
+    Garbage,
+    WorkerProcess,
+)
 
 PATIENCE_S = 5.0
 READY = control.Ready("w", 1, 2, 3, 8_000, "none", False, [])
@@ -71,6 +77,23 @@ def test_what_outlived_a_sweep_goes_when_so_many_calls_have_ended(garbage: Garba
         assert left() is not None  # the end of a call may be told in the middle of its callback
         garbage.sweep()
         assert left() is None
+
+
+def test_nothing_is_swept_while_some_engine_is_about_to_cut_but_not_for_ever(garbage: Garbage) -> None:
+    left = weakref.ref(Cycle())
+    for _ in range(MOST_WAITED_S):
+        garbage.second_passed()
+        garbage.sweep(SWEEP_NS - 1)
+        assert left() is not None
+    garbage.second_passed()
+    garbage.sweep(0)
+    assert left() is None and not garbage.is_overdue
+    left = weakref.ref(Cycle())
+    garbage.second_passed()
+    garbage.sweep(0)
+    assert left() is not None, "it waits anew"
+    garbage.sweep(SWEEP_NS)
+    assert left() is None
 
 
 class World:
@@ -164,5 +187,21 @@ def test_calls_are_looked_after_before_each_report(tmp_path: Path, monkeypatch: 
                 assert await world.told(connection) == REPORT
             connection.send(control.encode(control.Drain()))
         assert world.order[:4] == ["looked after", "reported"] * 2
+
+    live(tmp_path, story)
+
+
+def test_calls_that_hear_no_replies_do_not_keep_the_sweep_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.worker_process.LOOK_AFTER_S", 0.001)
+
+    async def story(world: World) -> None:
+        monkeypatch.setattr(type(world.process.turns), "is_empty", property(lambda turns: False))
+        with await world.main() as connection:
+            left = weakref.ref(Cycle())
+            while left() is not None:
+                assert await world.told(connection) == REPORT
+            connection.send(control.encode(control.Drain()))
 
     live(tmp_path, story)

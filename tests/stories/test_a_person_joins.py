@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from gateway.sip.switchboard import Model, OutboundCall, Refused
+from gateway.sip.outbound import Model, OutboundCall, Refused
 from gateway.state.keys import name_of_telephone_call
 from tests.stories.test_baresip_calls import needs_baresip
 from tests.stories.test_recordings import SECRET

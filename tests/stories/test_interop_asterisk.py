@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.outbound import OutboundCall
 from tests.stories.test_baresip_calls import Tls, needs_openssl, tls
 from tests.support.asterisk import PASSWORD, Asterisk, needs_asterisk
 from tests.support.own_gateway import OwnGateway

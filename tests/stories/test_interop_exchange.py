@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.outbound import OutboundCall
 from tests.stories.test_baresip_calls import needs_baresip
 from tests.support.baresip_phone import BaresipPhone
 from tests.support.kamailio import PASSWORD, Kamailio, needs_kamailio

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.sip.outbound import OutboundCall
 from gateway.sip.pool import Library, ask_library
-from gateway.sip.switchboard import OutboundCall
 from tests.stories.test_interop_trunks import placed
 from tests.stories.test_who_is_heard import attack
 from tests.support.own_gateway import OwnGateway

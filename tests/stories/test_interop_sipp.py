@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from gateway.sip.switchboard import OutboundCall, Refused
+from gateway.sip.outbound import OutboundCall, Refused
 from loadtests.ports import free_port
 from tests.support.own_gateway import OwnGateway
 from tests.support.sipp import Scenario, kill_started, may_play, needs_sipp, sdp

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.codec import find_codec
-from gateway.sip.switchboard import OutboundCall, Refused
+from gateway.sip.outbound import OutboundCall, Refused
 from loadtests.ports import free_port
 from media.keys import ToneEar, tones
 from tests.stories.test_baresip_calls import Tls, needs_baresip, needs_openssl, tls

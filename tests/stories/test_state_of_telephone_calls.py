@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from gateway.caller.command import run_call
-from gateway.sip.switchboard import OutboundCall, Refused
+from gateway.sip.outbound import OutboundCall, Refused
 from gateway.state.records import Cdr, Session, decode
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from tests.gateway.state.conftest import folder, program, server  # noqa: F401

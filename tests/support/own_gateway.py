@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 
 from gateway.config import GatewaySettings
 from gateway.main import Gateway
+from gateway.sip.call_events import CallEvent
+from gateway.sip.outbound import Refused
 from gateway.sip.pool import ask_library
-from gateway.sip.switchboard import CallEvent, Refused, Switchboard
+from gateway.sip.switchboard import Switchboard
 from gateway.state.keys import name_of_telephone_call
 from tests.support.table_watch import TableWatch
 

@@ -17,7 +17,7 @@ from gateway.config import GatewaySettings
 from gateway.events.feed import Feed
 from gateway.events.office import EventOffice
 from gateway.intercom import Intercom
-from gateway.sip.edge import EdgeSettings
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.state import delivery
 from gateway.state.doors import BrowserDoor
 from gateway.state.sessions import Sessions, make_client
@@ -150,7 +150,7 @@ async def see_each_other(*sites: Site) -> None:
 
     def know(one: Site) -> bool:
         nodes = one.member.nodes()
-        return len(nodes) == len(sites) and all(node.takes_browsers for node in nodes)
+        return len(nodes) == len(sites) and all(node.room_for_browsers() > 0 for node in nodes)
 
     async with asyncio.timeout(10):
         while not all(know(one) for one in sites):

@@ -180,6 +180,12 @@ class WebSite:
     def is_ready(self) -> bool:
         return self.pool is not None and self.pool.is_ready
 
+    def engines_there(self) -> dict[str, bool]:
+        return {name: self.pool is not None and self.pool.has_engine(name) for name in self.settings.engines}
+
+    def room_for(self, engine: str) -> int:
+        return self.pool.room_for(engine) if self.pool is not None else 0
+
     @property
     def switchboard(self) -> SipSwitchboard | None:
         return None

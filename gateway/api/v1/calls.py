@@ -24,7 +24,7 @@ from gateway.cluster.node import Node
 from gateway.further_engines import check_engine
 from gateway.personas import check_persona
 from gateway.reading import reader
-from gateway.sip.switchboard import OutboundCall, Refused
+from gateway.sip.outbound import OutboundCall, Refused
 from gateway.state import records
 from media.timebase import MODEL_HZ
 

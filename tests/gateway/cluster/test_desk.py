@@ -13,7 +13,7 @@ from gateway.cluster.parties import Parties
 from gateway.cluster.registry import Registry
 from gateway.rules import Rule, Rules
 from gateway.sip.admission import Refusal
-from gateway.sip.edge import EdgeSettings
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.header import find
 from gateway.sip.marks import engine_of, persona_of
 from gateway.sip.message import Request, parse

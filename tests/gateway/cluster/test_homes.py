@@ -16,7 +16,7 @@ from gateway.api.client import prove
 from gateway.api.tokens import mint
 from gateway.state.records import Cdr, Leg, Line, Session, decode
 from tests.gateway.state.server import StateServer, play
-from tests.support.two_sites import Answer, Site, see_each_other, site
+from tests.support.two_sites import OFFER, Answer, Site, see_each_other, site
 from tests.support.web_worker import fragment
 
 pytestmark = pytest.mark.redis
@@ -106,6 +106,29 @@ def test_a_new_call_finds_room_at_another_gateway(server: StateServer, folder: P
             assert (await right.post()).status == 201
             await asyncio.sleep(0.3)
             assert (await right.post()).status == 503  # nobody has room, and it goes to and fro no more
+
+    play(story())
+
+
+def test_a_new_call_finds_its_engine_at_another_gateway(server: StateServer, folder: Path) -> None:
+    async def story() -> None:
+        settings: dict[str, object] = {
+            "engines": {"lab": {"socket": "/nowhere/model.sock"}},
+            "rules": [{"called": "lab", "engine": "lab"}],
+        }
+        async with two(server, folder, **settings) as (left, right):
+            nobody = await left.ask("POST", "/whip?to=lab", OFFER, "application/sdp")
+            assert nobody.status == 503 and "engine lab" in nobody.text
+            assert right.pool is not None
+            right.pool.hear("web-0", control.Attachable(True, "lab"))
+            await left.until(lambda: left.member.roomiest("lab") is not None)
+            assert right.member.roomiest("lab") is None, "left has none"
+            made = await left.ask("POST", "/whip?to=lab", OFFER, "application/sdp")
+            assert made.status == 201
+            await until_leased(right, made.call)
+            assert right.sessions.engine_of(made.call) == "lab"
+            usual = await left.post()
+            await until_leased(left, usual.call)
 
     play(story())
 

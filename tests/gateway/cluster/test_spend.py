@@ -11,7 +11,8 @@ import pytest
 from gateway.cluster.settings import Tenant, Trunk
 from gateway.cluster.spend import Book, OwnBook, Reached, RedisBook, Spend
 from gateway.config import GatewaySettings
-from gateway.sip.switchboard import CallEvent, OutboundCall, Refused
+from gateway.sip.call_events import CallEvent
+from gateway.sip.outbound import OutboundCall, Refused
 from gateway.state.address import parse
 from gateway.state.sessions import make_client
 from tests.gateway.state.server import StateServer, play, until

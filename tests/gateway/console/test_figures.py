@@ -99,6 +99,40 @@ def test_looks_are_kept_for_a_while_and_thinned(page: Page) -> None:
     )
 
 
+TWO = """
+microturn_calls_live 5
+microturn_engine_calls 2
+microturn_engine_calls{engine="lab"} 3
+microturn_predicted_free_calls 6
+microturn_predicted_free_calls{engine="lab"} 1
+microturn_model_up 1
+microturn_model_up{engine="lab"} 1
+microturn_model_up{engine="away"} 0
+microturn_model_shedding 0
+microturn_model_shedding{engine="lab"} 1
+microturn_admission_refused_total{by="model",reason="slots"} 60
+microturn_admission_refused_total{by="model",reason="slots",engine="lab"} 120
+"""
+
+
+def test_figures_of_engines_are_not_added_up(page: Page) -> None:
+    read = """(async () => {
+      const { History, parse } = await import('/console/exposition.js');
+      const history = new History();
+      history.add(0, parse(a[0].replace(/ \\d+$/gm, ' 0')));
+      history.add(60000, parse(a[0]));
+      const f = m.figuresOf(history);
+      return [f.live, f.free, f.load, f.model, f.shedding, f.refused,
+        f.engines.map((e) => [e.engine, e.up, e.live, e.free]),
+        m.wrongsOf({ ...f, certificateEnds: 1e12 }, 1.7e9).map(({ text }) => text)];
+    })()"""
+    live, free, load, model, shedding, refused, engines, told = run_module(page, "operator.js", read, TWO)
+    assert (live, free, load, model, shedding) == (5, 6, 0.25, 1, 0)
+    assert refused == {"model: slots": pytest.approx(60), "model: slots (lab)": pytest.approx(120)}
+    assert engines == [["lab", 1, 3, 1], ["away", 0, None, None]]
+    assert any(text.startswith("Engine away has no model server") for text in told)
+
+
 @pytest.mark.parametrize(
     ("changes", "grave", "incident"),
     [

@@ -13,7 +13,7 @@ from gateway.events.desk import EventDesk
 from gateway.events.handovers import MOST_BYTES, MOST_WAITING, Handovers
 from gateway.events.open_calls import OpenCalls
 from gateway.events.records import Event, decode, encode
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Line
 from gateway.state.sessions import Sessions
 from tests.gateway.events.support import outbox, rest, spool_at

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from gateway.sip.edge import Edge, EdgeSettings
+from gateway.sip.edge import Edge
+from gateway.sip.edge_settings import EdgeSettings
 from gateway.sip.load import WorkerAddress
 from gateway.sip.tls import server_context
 from loadtests.ports import free_port
@@ -217,7 +218,7 @@ def test_pings_of_a_peer_that_is_gone_do_not_fill_the_log(caplog: pytest.LogCapt
         writer.write(request("OPTIONS", "o1", "TCP"))
         while edge.counters.messages < 1:
             await asyncio.sleep(0.01)
-        (connection,) = edge._connections.values()
+        (connection,) = edge._sockets.connections.values()
         connection.transport.abort()
         edge.receive(connection, b"\r\n\r\n" * 1_000, connection.flow)
         writer.close()
@@ -339,7 +340,7 @@ def test_call_over_tls_and_hangup_down_its_connection(
         assert edge.loads == {"w": 0}
         writer.close()
         await asyncio.wait_for(writer.wait_closed(), PATIENCE_S)
-        while edge._connections:
+        while edge._sockets.connections:
             await asyncio.sleep(0.01)
         assert edge.counters.tls_failed == 0
 
@@ -397,7 +398,7 @@ def test_handshakes_end_in_time_and_count_among_the_connections(
             await asyncio.wait_for(second.readexactly(1), PATIENCE_S)
         assert edge.counters.tcp_refused == 1
         assert await asyncio.wait_for(silent.read(), PATIENCE_S) == b""
-        assert edge.counters.tls_failed == 1 and not edge._connections
+        assert edge.counters.tls_failed == 1 and not edge._sockets.connections
         writer.close()
         other.close()
 

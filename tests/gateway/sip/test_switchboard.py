@@ -9,8 +9,9 @@ import pytest
 
 from gateway import control
 from gateway.cluster.settings import Trunk
-from gateway.sip.edge import EdgeSettings
-from gateway.sip.switchboard import OutboundCall, Refused, Switchboard
+from gateway.sip.edge_settings import EdgeSettings
+from gateway.sip.outbound import OutboundCall, Refused
+from gateway.sip.switchboard import Switchboard
 from gateway.telephones import Telephones
 
 TRUNKS = {"pbx": Trunk(server="192.0.2.9", dial=("+",), user="49301")}

@@ -96,11 +96,11 @@ def listening(pid: int) -> list[str]:
 
 
 def test_up_starts_none_where_one_is_named_or_none_is_wanted() -> None:
-    from gateway.cli import _embedded_state
     from gateway.config import GatewaySettings
+    from gateway.up import embedded_state
 
-    assert _embedded_state(GatewaySettings(redis="off")) is None
-    assert _embedded_state(GatewaySettings(redis="redis://127.0.0.1")) is None
-    child = _embedded_state(GatewaySettings())
+    assert embedded_state(GatewaySettings(redis="off")) is None
+    assert embedded_state(GatewaySettings(redis="redis://127.0.0.1")) is None
+    child = embedded_state(GatewaySettings())
     assert child is not None and child.name == "state-server"
     asyncio.run(child.stop(0.1))

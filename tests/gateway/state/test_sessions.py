@@ -15,8 +15,8 @@ import pytest
 from gateway import control
 from gateway.config import GatewaySettings
 from gateway.rules import Ruling
-from gateway.sip.edge import EdgeSettings
-from gateway.sip.switchboard import OutboundCall
+from gateway.sip.edge_settings import EdgeSettings
+from gateway.sip.outbound import OutboundCall
 from gateway.state.client import Kept
 from gateway.state.doors import BrowserDoor, TelephoneDoor
 from gateway.state.keys import name_of_telephone_call

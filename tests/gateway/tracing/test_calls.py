@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from gateway.control import CallNotes, TurnNote
-from gateway.sip.switchboard import CallEvent
+from gateway.sip.call_events import CallEvent
 from gateway.state.records import Cdr, Figures, Session, Task
 from gateway.tracing.calls import MOST_COMING, CallTraces
 from gateway.tracing.spans import Span, of_call, parse
@@ -82,6 +82,15 @@ def test_a_call_with_all_its_parts() -> None:
     words = str(rig.spans)
     for private in ("secret", "another", "Words", "a name", "4930123", "49151", "pseudonym"):
         assert private not in words, private
+
+
+def test_a_further_engine_is_told_and_the_usual_one_is_not() -> None:
+    for engine, told in (("lab", "lab"), ("", None)):
+        rig = Rig()
+        session = rig.session()
+        rig.traces.began(session)
+        rig.traces.over(session, rig.cdr(session, engine=engine))
+        assert rig.by_name("call").attributes.get("microturn.engine") == told
 
 
 def test_who_asks_for_no_trace_gets_none() -> None:

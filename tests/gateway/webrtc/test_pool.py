@@ -105,6 +105,7 @@ def test_an_offer_goes_where_its_engine_has_a_model_server() -> None:
         assert refused.status == 503 and "no model server of engine lab is there" in refused.reason
         bench.pool.hear("web-1", control.Attachable(True, "lab"))
         assert bench.pool.has_engine("lab") and not bench.pool.is_full("lab")
+        assert 0 < bench.pool.room_for("lab") < bench.pool.room and bench.pool.room_for("away") == 0
         asked = await ask(bench.pool.offer(OFFER, engine="lab"))  # which has less room
         request = bench.take("web-1")
         assert isinstance(request, control.Offer) and request.engine == "lab"

@@ -88,11 +88,11 @@ turn:{{ $plain }}?transport=udp,turn:{{ $plain }}?transport=tcp
 
 {{/* MiB of the slot table, rounded up: pictures of 320x240, four a slot, and two rings of four turns (media/slots.py). */}}
 {{- define "microturn.slotTableMiB" -}}
-{{- add 2 (div (add 1048575 (mul (int .Values.model.slots) 1000000)) 1048576) -}}
+{{- add 2 (div (add 1048575 (mul (int .slots) 1000000)) 1048576) -}}
 {{- end -}}
 
 {{- define "microturn.shmSize" -}}
-{{- .Values.model.shmSize | default (printf "%dMi" (add 64 (include "microturn.slotTableMiB" . | int))) -}}
+{{- .shmSize | default (printf "%dMi" (add 64 (include "microturn.slotTableMiB" . | int))) -}}
 {{- end -}}
 
 {{- define "microturn.podSecurity" -}}
@@ -260,8 +260,8 @@ priorityClassName: {{ . }}
 {{- if and (or (gt (int $v.replicas) 1) $v.autoscaling.enabled) (eq (include "microturn.redisUrl" .) "off") -}}
 {{- fail "several gateways without a Redis do not know of each other: set redis.enabled or redis.url, or replicas = 1" -}}
 {{- end -}}
-{{- if and $v.model.gpu.count (ne $v.model.engine "sglang") -}}
-{{- fail (printf "model.gpu.count = %v with model.engine = %s, which runs on a CPU: set model.engine = sglang, or model.gpu.count = 0" $v.model.gpu.count $v.model.engine) -}}
+{{- if and $v.engines (hasKey $v.gateway.settings "engines") -}}
+{{- fail "engines with gateway.settings.engines: the chart writes that setting for its containers. Leave one of them away" -}}
 {{- end -}}
 {{- if and $v.ingress.enabled (not $v.ingress.host) -}}
 {{- fail "ingress.enabled without ingress.host: give the name of the page" -}}
@@ -269,12 +269,18 @@ priorityClassName: {{ . }}
 {{- if and $v.priorityClass.create (not $v.priorityClass.name) -}}
 {{- fail "priorityClass.create without priorityClass.name" -}}
 {{- end -}}
-{{- $limit := dig "limits" "memory" "" $v.model.resources | toString -}}
-{{- $table := include "microturn.slotTableMiB" . | int -}}
+{{- range $name, $model := include "microturn.models" . | fromJson -}}
+{{- $at := ternary (printf "engines.%s" $name) "model" (ne $name "") -}}
+{{- if and $model.gpu.count (ne $model.engine "sglang") -}}
+{{- fail (printf "%s.gpu.count = %v with %s.engine = %s, which runs on a CPU: set %s.engine = sglang, or %s.gpu.count = 0" $at $model.gpu.count $at $model.engine $at $at) -}}
+{{- end -}}
+{{- $limit := dig "limits" "memory" "" $model.resources | toString -}}
+{{- $table := include "microturn.slotTableMiB" $model | int -}}
 {{- if regexMatch "^[0-9]+(Mi|Gi)$" $limit -}}
 {{- $has := ternary (mul 1024 (trimSuffix "Gi" $limit | int)) (trimSuffix "Mi" $limit | int64) (hasSuffix "Gi" $limit) -}}
 {{- if le (int $has) $table -}}
-{{- fail (printf "model.resources.limits.memory = %s does not hold the slot table of model.slots = %v: it alone takes %d MiB" $limit $v.model.slots $table) -}}
+{{- fail (printf "%s.resources.limits.memory = %s does not hold the slot table of %s.slots = %v: it alone takes %d MiB" $at $limit $at $model.slots $table) -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
