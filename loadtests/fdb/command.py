@@ -124,6 +124,10 @@ def _plan(asked: argparse.Namespace) -> Plan:
         if not equals:
             raise ValueError(f"--set {one}: expected NAME=VALUE")
         settings[name] = value
+    for folder in (asked.data, asked.judge):
+        if folder is not None and folder.is_dir():
+            for sample in layout.find(folder):
+                sample.check()
     return Plan(
         asked.data, asked.leg, asked.engine, asked.words, asked.persona, tuple(asked.subsets), asked.count,
         asked.at_once, asked.tail, asked.out, asked.people, settings, asked.judge,

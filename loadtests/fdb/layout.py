@@ -99,6 +99,13 @@ class Sample:
             raise ValueError(f"{path}: expected a time stamp [start, end] in seconds, not {times!r}")
         return float(times[0]), float(times[1])
 
+    def check(self) -> None:
+        """ValueError, naming the file, for an annotation that cannot be read."""
+        if self.task != Task.BACKCHANNEL and self.version is not Version.V3:
+            _ = self.event
+        if self.version is Version.V3:
+            self.read("metadata.json")
+
     def read(self, name: str) -> Any:
         """A JSON file of it. ValueError, naming the file, where there is none."""
         path = self.folder / name

@@ -42,7 +42,7 @@ COUNT = 12
 V3_HZ = 48_000
 DIGITS_IN_STRING, DIGITS_IN_LONG = 6, 8
 BACKCHANNEL_S = 8.0
-OTHERS = ("happy", "house", "cat", "wow", "left", "down")
+OTHERS = ("left", "down", "up", "off", "follow", "backward")
 PERSONA = "read-back"
 """In `persona.txt` beside each sample, which the published sets do not have."""
 
@@ -111,7 +111,7 @@ def yes(number: int, data: Path) -> Files:
 
 
 def to_others(number: int, data: Path) -> Files:
-    words = tuple(np.random.default_rng([7, number]).choice(OTHERS, 2, replace=False))
+    words = tuple(map(str, np.random.default_rng([7, number]).choice(OTHERS, 2, replace=False)))
     return _overlapped(number, 7, words, 0.5, data)
 
 

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from loadtests.fdb import calls, figures, layout, words
-from loadtests.fdb.command import Plan
+from loadtests.fdb.command import Plan, main
 from loadtests.fdb.layout import Task, Version, Word
 from loadtests.fdb.speech import stretches
 
@@ -164,6 +164,12 @@ def test_speech_is_found_where_it_is():
     found = stretches(pcm.astype(np.int16), 16_000)
     assert np.allclose(found, [(1.0, 2.0), (4.0, 4.5)], atol=0.011)
     assert stretches(rng.normal(0, 12, 16_000).astype(np.int16), 16_000) == []
+
+
+def test_a_broken_set_stops_the_command(root, capsys):
+    (root / "v1_0" / "candor_turn_taking" / "1" / "turn_taking.json").write_text("[]")
+    assert main(["--data", str(root), "--words", "none"]) == 2
+    assert "turn_taking.json: expected a time stamp [start, end]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
