@@ -57,13 +57,13 @@ def turns(samples: Sequence[Sample]) -> Figures:
 
 
 def backchannels(samples: Sequence[Sample], people: People) -> Figures:
-    """Version 1."""
+    """Version 1. No distance where nobody's distribution is known."""
     found = []
     for sample in samples:
         speech, seconds = speech_in(sample.folder / "output.wav")
         words = _words(sample) or ()
         found.append(scores.backchannels(speech, words, seconds, people.get(sample.name)))
-    known = [one.jsd for one in found if one.jsd is not None]
+    known = [one.jsd for one in found if one.jsd is not None] if people else []
     return {
         "tor": _share([one.took_turn for one in found]),
         "frequency": _mean([one.frequency for one in found]),

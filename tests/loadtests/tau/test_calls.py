@@ -29,7 +29,7 @@ def plan(through: str, stall_ms: int = 0) -> Plan:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[GatewayUnderTest]:
-    with GatewayUnderTest.start(GatewayWish(calls=2)) as started:
+    with GatewayUnderTest.start(GatewayWish(calls=2, ready_timeout_s=60.0)) as started:
         yield started
 
 
@@ -51,14 +51,16 @@ def test_a_user_who_thinks_too_long_is_heard_later_and_nothing_is_lost_unseen(ga
     assert len(exchange.heard) == 20 and exchange.counted["dropped_bytes"] == 0
 
 
-def test_nobody_answers_and_a_call_that_is_over(gateway):
-    async def refused() -> None:
-        async with TickCall("sip:127.0.0.1:1"):
-            raise AssertionError("nobody is there")
+def test_a_call_that_is_refused_says_so(gateway):
+    async def one_too_many() -> None:
+        async with TickCall(gateway.uri), TickCall(gateway.uri), TickCall(gateway.uri):
+            raise AssertionError("there is room for two")
 
-    with keeping_time(), pytest.raises(ConnectionError, match="was not answered"):
-        asyncio.run(asyncio.wait_for(refused(), 60.0))
+    with keeping_time(), pytest.raises(ConnectionError, match="was not answered: 503"):
+        asyncio.run(one_too_many())
 
+
+def test_a_call_that_lasts_no_longer_says_so(gateway):
     async def too_long() -> None:
         async with TickCall(gateway.uri, 1.0) as call:
             for _ in range(6):
