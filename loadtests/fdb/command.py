@@ -150,14 +150,14 @@ def run(plan: Plan, command: str, results: Path = report.RESULTS) -> dict[str, A
             "load_before": round(load, 2), "machine": stalls.figures((begun_ns, time.monotonic_ns()), ()),
         }  # fmt: skip
         _write(played, plan.words)
-    result["folder"] = _shown(plan.target)
+    result["folder"] = report.shown(plan.target)
     result["figures"] = figures.of_all(samples, _people(plan.people))
     result["seconds"] = round(time.monotonic() - begun_s, 1)
     if not plan.judge:
         report.append_row(results / "fdb.csv", report.surroundings(command) | report.flatten(result))
         drawn = results / f"fdb-{plan.name}-{plan.leg}.png"
         if picture.draw(samples, drawn, f"Full-Duplex-Bench: {plan.name}, {plan.leg}, {plan.engine}"):
-            result["picture"] = _shown(drawn)
+            result["picture"] = report.shown(drawn)
     return result
 
 
@@ -203,8 +203,7 @@ def _write(played: Sequence[calls.Played], source: str) -> None:
         said = list(words.of_our_voice(paths))
     elif source == "captions":
         said = [
-            words.of_captions(call.told, speech_in(path)[0])
-            for call, path in zip(answered, paths, strict=True)
+            words.of_captions(call.told, *speech_in(path)) for call, path in zip(answered, paths, strict=True)
         ]
     for call, path, some in zip(answered, paths, said, strict=True):
         sample = call.sample
@@ -213,12 +212,6 @@ def _write(played: Sequence[calls.Played], source: str) -> None:
         elif some is not None:
             kept = layout.judged(sample, some) if call.output == "output.wav" else some
             layout.write_words(path.with_suffix(".json"), kept)
-
-
-def _shown(path: Path) -> str:
-    """Within the tree as it lies there."""
-    whole = path.resolve()
-    return str(whole.relative_to(words.ROOT) if whole.is_relative_to(words.ROOT) else path)
 
 
 def _counted(values: Iterable[str]) -> dict[str, int]:

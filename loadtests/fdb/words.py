@@ -25,13 +25,16 @@ TIMEOUT_S = 600.0
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def of_captions(told: Iterable[tuple[float, Mapping[str, Any]]], speech: Sequence[Stretch]) -> list[Word]:
+def of_captions(
+    told: Iterable[tuple[float, Mapping[str, Any]]], speech: Sequence[Stretch], seconds: float
+) -> list[Word]:
     """Captions are pieces of text whose blanks count. A word begins where the piece that has its first letter was
-    told, and ends where the next one begins or the sound does, whichever comes first."""
+    told, and ends where the next one begins or the sound does, whichever comes first. What was told when the
+    recording of so many seconds was over is not in it."""
     begun: list[tuple[float, str]] = []
     open_word = False
     for at_s, message in told:
-        if message.get("type") != "caption":
+        if message.get("type") != "caption" or at_s >= seconds:
             continue
         for letter in str(message["text"]):
             if letter.isspace():

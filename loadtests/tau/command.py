@@ -127,7 +127,7 @@ def run(plan: Plan, command: str, results: Path = report.RESULTS) -> dict[str, A
     report.append_row(results / "tau.csv", report.surroundings(command) | report.flatten(result))
     drawn = results / f"tau-{plan.engine}-{plan.through}.png"
     if draw(exchange, drawn, f"200 ms ticks against a call: {plan.engine}, by {plan.through}"):
-        result["picture"] = str(drawn)
+        result["picture"] = report.shown(drawn)
     return result
 
 

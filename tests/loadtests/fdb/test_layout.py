@@ -130,8 +130,9 @@ def test_captions_become_words_with_times():
     piece = lambda text: {"type": "caption", "turn": 1, "text": text}  # noqa: E731
     messages = [
         (1.0, piece("se")), (1.2, piece("ven eight")), (1.3, {"type": "cut", "turn": 1}), (1.6, piece("\nnine ")),
+        (2.5, piece("zero")),
     ]  # fmt: skip
-    found = words.of_captions(messages, [(1.02, 1.5), (1.62, 2.0)])
+    found = words.of_captions(messages, [(1.02, 1.5), (1.62, 2.0)], 2.5)
     assert found == [Word("seven", 1.0, 1.2), Word("eight", 1.2, 1.5), Word("nine", 1.6, 2.0)]
 
 
