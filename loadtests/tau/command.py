@@ -125,7 +125,8 @@ def run(plan: Plan, command: str, results: Path = report.RESULTS) -> dict[str, A
         "load_before": round(load, 2), "machine": stalls.figures((begun_ns, time.monotonic_ns()), ()),
     }  # fmt: skip
     report.append_row(results / "tau.csv", report.surroundings(command) | report.flatten(result))
-    drawn = results / f"tau-{plan.engine}-{plan.through}.png"
+    stalls_too = f"-stall-{plan.stall_ms}" if plan.stall_ms else ""
+    drawn = results / f"tau-{plan.engine}-{plan.through}{stalls_too}.png"
     if draw(exchange, drawn, f"200 ms ticks against a call: {plan.engine}, by {plan.through}"):
         result["picture"] = report.shown(drawn)
     return result
