@@ -23,6 +23,8 @@ KINDS = {
     "flood": "scanners at the SIP port beside live calls",
     "rollout": "a rolling restart of the chart's gateways under live calls",
     "scrape": "what a look at the metrics costs, and whether calls make it longer",
+    "fdb": "Full-Duplex-Bench, or a set about digits in its layout, through calls",
+    "tau": "tau-voice's 200 ms ticks against a live call",
     "state": "calls while the state server is away, a gateway is drained, or one of two dies",
 }
 

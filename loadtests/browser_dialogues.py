@@ -92,6 +92,7 @@ class BrowserDialogues:
             seed=1,
             channel=True,
             typed=tuple((self._lead_in_s + seconds, line) for seconds, line in side.typed),
+            keeps_messages=True,
         )
         self._calls.append(WebrtcCall(plan, self._pacer, self._http))
         return self._calls[-1], self._lead_in_s + side.pcm.size / side.rate_hz + self._tail_s

@@ -4,10 +4,12 @@ The plan is a JSON file, the answer one JSON object on the last line:
 
     {"engine": "digits", "settings": {"model_realtime_priority": "false"}, "at_once": 4, "codec": "PCMU",
      "calls": [{"play": "a.wav", "record": "a-heard.wav", "persona": "interpret"}, ...]}
-    -> {"calls": [{"status": 200, "record": "a-heard.wav", "received_packets": 512, "lost_packets": 0}, ...]}
+    -> {"calls": [{"status": 200, "record": "a-heard.wav", "received_packets": 512, "lost_packets": 0,
+                   "told": []}, ...], "turns": {"total": 61, "missed": 0, "late": 0}}
 
 The codec `opus` is a browser's call, any other one a telephone's; who names a persona calls a number that has it.
-A browser may show and type something, too: "camera": "a.npy", "typed": [[3.2, "seven"]], in seconds of its sound.
+A browser may show and type something, too: "camera": "a.npy", "typed": [[3.2, "seven"]], in seconds of its sound;
+and it is told something: "told": [[3.4, {"type": "caption", "turn": 17, "text": "seven "}]].
 
 A recording is as long as what was played and time-synchronous with it, as Full-Duplex-Bench wants it: its sample n
 was heard when sample n of the played sound was sent. It starts the gateway that it calls; judging is for others.
@@ -18,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,7 +149,8 @@ async def browse_all(plan: Plan, http: str) -> list[Answer]:
         received = received_browser(log.datagrams, log.arrivals_ns)
         sent_ns = np.array(log.sent_ns, np.int64)
         heard = synchronous(received, sent_ns, log.ptime_ms, pcm.size / rate_hz)
-        answers.append(_written(log.status, received, heard, call.record))
+        answer = _written(log.status, received, heard, call.record)
+        answers.append(answer | {"told": _told(log.told, begun_ns(sent_ns, log.ptime_ms))})
     return answers
 
 
@@ -160,13 +164,26 @@ def _of_telephone(log: CallLog, record: Path) -> Answer:
 
 
 def _unheard(status: int) -> Answer:
-    return {"status": status, "record": "", "received_packets": 0, "lost_packets": 0}
+    return {"status": status, "record": "", "received_packets": 0, "lost_packets": 0, "told": []}
 
 
 def _written(status: int, received: ReceivedAudio, heard: Samples, record: Path) -> Answer:
     soundfile.write(record, heard, received.rate_hz, subtype="PCM_16", format="WAV")
     told = {"received_packets": received.packets, "lost_packets": received.lost}
-    return {"status": status, "record": str(record), **told}
+    return {"status": status, "record": str(record), **told, "told": []}
+
+
+def _told(messages: Iterable[tuple[int, str]], since_ns: int | None) -> list[tuple[float, Any]]:
+    """What the data channel brought, in seconds of what was played."""
+    if since_ns is None:
+        return []
+    return [(round((at_ns - since_ns) / 1e9, 3), json.loads(message)) for at_ns, message in messages]
+
+
+def begun_ns(sent_ns: Times, ptime_ms: int) -> int | None:
+    """When the first sample behind the lead-in left; None where the call was over before."""
+    packet, offset_us = divmod(round(LEAD_IN_S * 1e6), ptime_ms * 1000)
+    return int(sent_ns[packet]) + offset_us * 1000 if packet < len(sent_ns) else None
 
 
 def synchronous(received: ReceivedAudio, sent_ns: Times, ptime_ms: int, seconds: float) -> Samples:
@@ -178,28 +195,19 @@ def synchronous(received: ReceivedAudio, sent_ns: Times, ptime_ms: int, seconds:
     rate_hz = received.rate_hz
     count = round(seconds * rate_hz)
     out = np.zeros(count, np.int16)
-    packet, offset = divmod(round(LEAD_IN_S * rate_hz), ptime_ms * rate_hz // 1000)
-    if packet >= len(sent_ns):
+    since_ns = begun_ns(sent_ns, ptime_ms)
+    if since_ns is None:
         return out
-    begun_ns = sent_ns[packet] + offset * 1_000_000_000 // rate_hz
     laid_ns = np.median(received.arrival_ns - received.start * 1_000_000_000 / rate_hz)
-    shift = round((laid_ns - begun_ns) * rate_hz / 1e9)
+    shift = round((laid_ns - since_ns) * rate_hz / 1e9)
     start, end = max(0, shift), min(count, shift + received.pcm.size)
     if end > start:
         out[start:end] = received.pcm[start - shift : end - shift]
     return out
 
 
-def main(argv: list[str]) -> int:
-    """0 when every call was answered, 1 when not, 2 for a plan that is none."""
-    if len(argv) != 1:
-        print("usage: python -m loadtests.dialogues PLAN", file=sys.stderr)
-        return 2
-    try:
-        plan = Plan.of(Path(argv[0]).read_text())
-    except (OSError, ValueError, KeyError) as wrong:
-        print(f"loadtests.dialogues: {argv[0]}: {wrong}", file=sys.stderr)
-        return 2
+def carry_out(plan: Plan) -> dict[str, Any]:
+    """Start the gateway, call it, stop it; the answer. RuntimeError when it does not come up."""
     places = max(16, plan.at_once)
     browsers = places if plan.codec == BROWSER else 0
     settings = {"personas": json.dumps(plan.numbers), "webrtc_calls": str(browsers)} | plan.settings
@@ -213,8 +221,22 @@ def main(argv: list[str]) -> int:
         metrics = gateway.metrics()
     names = {"total": "turns_total", "missed": "turns_missed_total", "late": "turns_late_total"}
     turns = {name: int(metrics.get(f"microturn_{metric}", 0)) for name, metric in names.items()}
-    print(json.dumps({"calls": calls, "turns": turns}))
-    return 0 if all(call["record"] for call in calls) else 1
+    return {"calls": calls, "turns": turns}
+
+
+def main(argv: list[str]) -> int:
+    """0 when every call was answered, 1 when not, 2 for a plan that is none."""
+    if len(argv) != 1:
+        print("usage: python -m loadtests.dialogues PLAN", file=sys.stderr)
+        return 2
+    try:
+        plan = Plan.of(Path(argv[0]).read_text())
+    except (OSError, ValueError, KeyError) as wrong:
+        print(f"loadtests.dialogues: {argv[0]}: {wrong}", file=sys.stderr)
+        return 2
+    done = carry_out(plan)
+    print(json.dumps(done))
+    return 0 if all(call["record"] for call in done["calls"]) else 1
 
 
 if __name__ == "__main__":

@@ -233,6 +233,12 @@ def flatten(result: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def shown(path: Path) -> str:
+    """Within this tree as it lies there, else whole."""
+    root = Path(__file__).resolve().parents[1]
+    return str(path.resolve().relative_to(root) if path.resolve().is_relative_to(root) else path)
+
+
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
     """Append one row to a CSV file with a header. New columns are added at the end, older rows stay as
     they are."""

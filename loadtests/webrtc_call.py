@@ -12,6 +12,7 @@ import json
 import random
 import time
 from array import array
+from collections import deque
 from dataclasses import dataclass, field
 from urllib.parse import urljoin
 
@@ -33,6 +34,7 @@ from loadtests.webrtc_streams import ArrivalStatistics, AudioStream, Losses, Pac
 
 SETUP_TIMEOUT_S = 15.0
 HANG_UP_TIMEOUT_S = 10.0
+MESSAGES = 16_384  # an hour of captions
 REPORT_S = 0.4  # how often what aiortc's reports will say is renewed
 MID = "urn:ietf:params:rtp-hdrext:sdes:mid"
 
@@ -53,6 +55,7 @@ class CallPlan:
     channel: bool  # open the data channel, as the page does
     repair: str = "nack"  # see `webrtc_repairs.py`
     typed: tuple[tuple[float, str], ...] = ()  # (seconds after its first packet, line), over the channel
+    keeps_messages: bool = False  # of the data channel, with their times
 
     @property
     def name(self) -> str:
@@ -92,6 +95,8 @@ class CallLog:
     video_resent: int = 0  # packets, because a NACK asked for them
     video_dropped: int = 0  # packets, by --loss
     messages: int = 0  # over the data channel
+    told: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=MESSAGES))
+    """The newest messages, where they are kept: (when, text)."""
     head: Samples = field(default_factory=lambda: np.zeros(0, np.int16))
     """What the first packets decode to for one who did not hear those before, [n] at ANALYSIS_HZ."""
 
@@ -175,6 +180,8 @@ class WebrtcCall:
         @channel.on("message")
         def came(message: str | bytes) -> None:
             self.log.messages += 1
+            if self._plan.keeps_messages and isinstance(message, str):
+                self.log.told.append((time.monotonic_ns(), message))
 
     async def _post(self, offer: str) -> str:
         """The SDP answer, or "" when it was refused."""

@@ -142,15 +142,19 @@ class Caller:
             transport.close()
         await self.pacer.__aexit__(kind, error, trace)
 
-    async def place(self, plan: CallPlan) -> CallLog:
-        """Call, play, listen, hang up. Follows a redirection (3xx) up to twice."""
+    async def place(self, plan: CallPlan, begun: Callable[[RtpStream], None] | None = None) -> CallLog:
+        """Call, play, listen, hang up. Follows a redirection (3xx) up to twice.
+
+        `begun` is told the stream when media begins: who speaks while the call goes on writes into its `payload`
+        ahead of `next_index`, and reads `datagrams`.
+        """
         codec = find_codec(plan.codec)
         pcm = await asyncio.to_thread(plan.timeline)  # both take milliseconds that the pacer cannot spare
         payload = await asyncio.to_thread(codec.encode, pcm)
         target = parse_uri(plan.uri)
         for _ in range(MAX_REDIRECTS + 1):
             log = CallLog(plan, codec, pcm)
-            redirect = await self._attempt(target, log, payload)
+            redirect = await self._attempt(target, log, payload, begun)
             if not redirect:
                 break
             try:
@@ -164,7 +168,9 @@ class Caller:
         for live in self._dialogs.values():
             live.wind_up()
 
-    async def _attempt(self, target: SipUri, log: CallLog, payload: bytes) -> str:
+    async def _attempt(
+        self, target: SipUri, log: CallLog, payload: bytes, begun: Callable[[RtpStream], None] | None
+    ) -> str:
         """One INVITE and what follows. Returns where a 3xx points, or ''."""
         name, target = target.host, await _resolve(target)
         host = _local_host(target.address)
@@ -180,6 +186,8 @@ class Caller:
             if ended is None:
                 assert live.audio is not None
                 stream = self._make_stream(rtp, live.audio, payload, log)
+                if begun is not None:
+                    begun(stream)
                 ended = await self._talk(live, stream, log)
             log.status, log.reason, log.ended_by = ended.status, ended.reason, ended.by
             log.retry_after_s = ended.retry_after_s
@@ -309,7 +317,7 @@ class Talking:
             self.until.reschedule(now_s + tail_s)
             codec, said = self.log.codec, self.stream.next_index * FRAME_TICKS
             self.log.sent_pcm[said * codec.samples_per_tick :] = 0
-            silence = codec.encode(
+            silence: bytes = codec.encode(
                 np.zeros((len(self.stream.payload) - said) * codec.samples_per_tick, np.int16)
             )
             self.stream.payload = self.stream.payload[:said] + silence

@@ -77,7 +77,7 @@ class RtpStream:
         """`remote` None: keep the schedule but send nothing (the peer put us on hold)."""
         self.sock = sock
         self.remote = remote
-        self.payload = payload
+        self.payload: bytes | bytearray = payload
         self.packet_count = len(payload) // FRAME_TICKS
         self.next_index = 0
         self.sent_ns = array("q")  # by packet index

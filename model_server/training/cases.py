@@ -113,7 +113,7 @@ class Track:
 
 
 @functools.cache
-def _unseen(data: Path) -> Mapping[str, tuple[Clip, ...]]:
+def unseen(data: Path) -> Mapping[str, tuple[Clip, ...]]:
     """Word -> clips of speakers of the test part of Speech Commands."""
     found: dict[str, list[Clip]] = {}
     for clip in corpus.words(Part.TEST, data):
@@ -157,7 +157,7 @@ def connected(data: Path, count: int) -> Iterator[Case]:
 def isolated(data: Path, count: int) -> Iterator[Case]:
     """One digit of one unseen speaker; the model knows that it is one. Every clip once, then all of them again at
     other places on the 200 ms grid: 275 cases are all of them at five."""
-    clips = [clip for digit in DIGITS for clip in _unseen(data).get(digit, ())]
+    clips = [clip for digit in DIGITS for clip in unseen(data).get(digit, ())]
     order = np.random.default_rng(1).permutation(len(clips))
     for number in range(count):
         around, at = divmod(number, len(clips))
@@ -175,7 +175,7 @@ def paused(data: Path, count: int) -> Iterator[Case]:
     """Strings of digits of unseen speakers with pauses of up to 1.2 s; the count is known."""
     for number in range(count):
         rng = np.random.default_rng([2, number])
-        track, digits = _string(data, rng, STRING, (0.0, 1.2))
+        track, digits = string_of(data, rng, STRING, (0.0, 1.2))
         yield Case(
             "paused", f"paused {number}", f"read-back expect={STRING}",
             track.pcm(2.4 + READ_BACK_S * STRING), tuple(track.words), digits,
@@ -187,7 +187,7 @@ def uncounted(data: Path, count: int) -> Iterator[Case]:
     for number in range(count):
         rng = np.random.default_rng([3, number])
         pause = (0.1, 0.4, 0.7, 1.0)[number % 4]
-        track, digits = _string(data, rng, STRING, (0.9 * pause, 1.1 * pause))
+        track, digits = string_of(data, rng, STRING, (0.9 * pause, 1.1 * pause))
         yield Case(
             "uncounted", f"pauses of {pause} s, {number}", "read-back",
             track.pcm(4.5 + READ_BACK_S * STRING), tuple(track.words), digits,
@@ -196,10 +196,10 @@ def uncounted(data: Path, count: int) -> Iterator[Case]:
 
 def stop(data: Path, count: int) -> Iterator[Case]:
     """`stop` of an unseen speaker while the model says a string back, 1.2 to 2.4 s after the string."""
-    words = _unseen(data)["stop"]
+    words = unseen(data)["stop"]
     for number in range(count):
         rng = np.random.default_rng([4, number])
-        track, digits = _string(data, rng, 8, (0.0, 0.3))
+        track, digits = string_of(data, rng, 8, (0.0, 0.3))
         word = track.say(words[number % len(words)], float(rng.uniform(1.2, 2.4)))
         yield Case(
             "stop", f"stop {number}", "read-back expect=8", track.pcm(3.0), tuple(track.words), digits,
@@ -213,7 +213,7 @@ def disturbed(data: Path, count: int) -> Iterator[Case]:
     people = list(corpus.background_speech(Part.TEST, data))
     for number in range(count):
         rng = np.random.default_rng([5, number])
-        track, digits = _string(data, rng, 8, (0.0, 0.3))
+        track, digits = string_of(data, rng, 8, (0.0, 0.3))
         at_s = track.now_s + float(rng.uniform(1.0, 2.0))
         kind = ("cough", "noise", "person")[number % 3]
         if kind == "cough":
@@ -243,7 +243,7 @@ def correct(data: Path, count: int) -> Iterator[Case]:
             said[wrong_at] = (said[wrong_at] + int(rng.integers(1, 10))) % 10
         track = Track(rng)
         for digit in said:
-            track.say(_one(data, rng, DIGITS[digit]), float(rng.uniform(0.1, 0.5)))
+            track.say(one_of(data, rng, DIGITS[digit]), float(rng.uniform(0.1, 0.5)))
         right = ("okay",) if wrong_at is None else ("no", EXPECTED_NUMBER[wrong_at])
         event_s = 1e9 if wrong_at is None else track.words[wrong_at].end_s
         name = f"{'right' if wrong_at is None else f'digit {wrong_at + 1} wrong'}, {number}"
@@ -272,7 +272,7 @@ def interpret(data: Path, count: int) -> Iterator[Case]:
     """Digits of unseen speakers every 0.7 s or so; each is said in Spanish while the next one comes."""
     for number in range(count):
         rng = np.random.default_rng([8, number])
-        track, digits = _string(data, rng, STRING, (0.15, 0.6))
+        track, digits = string_of(data, rng, STRING, (0.15, 0.6))
         spanish = tuple(SPANISH[int(digit)] for digit in digits)
         yield Case(
             "interpret", f"interpret {number}", "interpret", track.pcm(2.4), tuple(track.words), spanish
@@ -331,18 +331,18 @@ def _whole_span(pcm: PCM) -> tuple[int, int]:
     return max(0, int(loud[0]) * 160 - 320), (int(loud[-1]) + 1) * 160
 
 
-def _string(
+def string_of(
     data: Path, rng: np.random.Generator, count: int, pauses_s: tuple[float, float]
 ) -> tuple[Track, tuple[str, ...]]:
     """So many digits, each of any unseen speaker of one of them, with pauses drawn between the two."""
     track, digits = Track(rng), [int(digit) for digit in rng.integers(0, 10, count)]
     for at, digit in enumerate(digits):
-        track.say(_one(data, rng, DIGITS[digit]), float(rng.uniform(*pauses_s)) if at else 0.0)
+        track.say(one_of(data, rng, DIGITS[digit]), float(rng.uniform(*pauses_s)) if at else 0.0)
     return track, tuple(map(str, digits))
 
 
-def _one(data: Path, rng: np.random.Generator, label: str) -> Clip:
-    clips: Sequence[Clip] = _unseen(data)[label]
+def one_of(data: Path, rng: np.random.Generator, label: str) -> Clip:
+    clips: Sequence[Clip] = unseen(data)[label]
     return clips[int(rng.integers(len(clips)))]
 
 

@@ -96,6 +96,12 @@ class Reader:
         return bands
 
 
+def onset_s(pcm: PCM, spoken: Spoken) -> float:
+    """The first sound of a word: in front of it there are up to 10 ms and soft consonants."""
+    loud = sounding(pcm[round(spoken.start_s * MODEL_HZ) : round(spoken.end_s * MODEL_HZ)])
+    return spoken.start_s + (int(loud.argmax()) / 100 if loud.any() else 0.0)
+
+
 def _matched(frames: Frames, template: Frames) -> Frames:
     """[T - L + 1]: the inner product of the template with each stretch of frames, by Fourier transform."""
     size = 1 << (len(frames) + len(template)).bit_length()

@@ -28,8 +28,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from media.timebase import MODEL_HZ, TURN_MS
-from model_server.training.reading import Spoken, sounding
+from media.timebase import TURN_MS
+from model_server.training.reading import Spoken, onset_s, sounding
 from model_server.training.rehearsal import Heard
 
 Figures = dict[str, float | int | None]
@@ -53,9 +53,8 @@ class Read:
         return tuple(spoken.word for spoken in self.spoken)
 
     def onset_s(self, spoken: Spoken) -> float:
-        """The first sound of a word: in front of it there are up to 10 ms and soft consonants."""
-        loud = sounding(self.heard.pcm[round(spoken.start_s * MODEL_HZ) : round(spoken.end_s * MODEL_HZ)])
-        return spoken.start_s + (int(loud.argmax()) / 100 if loud.any() else 0.0)
+        """See `reading.onset_s`."""
+        return onset_s(self.heard.pcm, spoken)
 
 
 def errors(said: Sequence[str], wanted: Sequence[str]) -> int:

@@ -76,7 +76,7 @@ def test_whoever_names_a_persona_calls_its_number():
 
 @pytest.mark.processes
 @pytest.mark.parametrize("codec", ["PCMU", "opus"])
-def test_what_an_echo_answers_lies_a_turn_after_what_was_played(tmp_path, codec):
+def test_what_an_echo_answers_lies_a_turn_after_what_was_played(tmp_path, codec, capsys):
     """By telephone and as a browser: a click at 1 s is heard 0.2 s and a floor later."""
     pcm = np.zeros(2 * 16_000, np.int16)
     pcm[16_000:16_800] = (9000 * np.sin(2 * np.pi * 500 * np.arange(800) / 16_000)).astype(np.int16)
@@ -87,6 +87,8 @@ def test_what_an_echo_answers_lies_a_turn_after_what_was_played(tmp_path, codec)
     assert main([str(plan)]) == 0
     heard, rate = soundfile.read(tmp_path / "b.wav", dtype="int16")
     assert len(heard) == 2 * rate
+    (call,) = json.loads(capsys.readouterr().out.splitlines()[-1])["calls"]
+    assert [message["type"] for _, message in call["told"]][:1] == (["hello"] if codec == "opus" else [])
     loud = np.flatnonzero(np.abs(heard) > 3000) / rate
     assert 1.2 < loud[0] < 1.4 and loud[-1] - loud[0] < 0.1
 
