@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loadtests.page.rows import Fits
+from loadtests.page.rows import Fits, Row
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,13 @@ class Part:
     """Values of `key` whose numbers are in the README's table."""
 
 
-def _all(row: object) -> bool:
+def _all(row: Row) -> bool:
     return True
+
+
+def _of(column: str, wanted: str) -> Fits:
+    """Rows with that value there."""
+    return lambda row: row.get(column) == wanted
 
 
 PARTS = (
@@ -178,6 +183,41 @@ PARTS = (
             Line("gap, longest s", "gap_s:max", "{:.2f}", limit="2", summary="the longest gap, s"),
         ),
         plot="killed-60.png",
+    ),
+    *(
+        Part(
+            f"digits-bench, in Full-Duplex-Bench's layout, {said}", "fdb.csv",
+            f"python -m loadtests fdb --leg {leg}", _of("leg", leg),
+            (
+                Line("calls", "calls", "{:.0f}"),
+                Line("take-over in pauses (1.0)", "figures.v1_0/digits_pause_handling.tor", "{:.2f}", limit="0",
+                     summary=f"digits-bench, {said}: take-over in pauses"),
+                Line("take-over at turns", "figures.v1_0/digits_turn_taking.tor", "{:.2f}", limit="1"),
+                Line("latency of turns, mean s", "figures.v1_0/digits_turn_taking.latency_mean_s", "{:.2f}",
+                     summary=f"digits-bench, {said}: latency where nobody says how many digits come, mean s"),
+                Line("latency after an interruption, mean s",
+                     "figures.v1_0/digits_user_interruption.latency_mean_s", "{:.2f}"),
+                Line("\"stop\": goes on for, p50 s", "figures.v1_5/user_interruption.spoke_on_p50_s", "{:.2f}",
+                     "figures.v1_5/user_interruption.clean_spoke_on_p50_s"),
+                Line("\"yes\": goes on for, p50 s", "figures.v1_5/user_backchannel.spoke_on_p50_s", "{:.2f}",
+                     "figures.v1_5/user_backchannel.clean_spoke_on_p50_s"),
+                Line("somebody beside: goes on for, p50 s", "figures.v1_5/background_speech.spoke_on_p50_s",
+                     "{:.2f}", "figures.v1_5/background_speech.clean_spoke_on_p50_s"),
+            ),
+            plot=f"fdb-digits-bench-{leg}.png", beside="undisturbed",
+        )
+        for leg, said in (("sip", "by telephone"), ("webrtc", "as a browser"))
+    ),
+    Part(
+        "tau-voice's ticks against a live call", "tau.csv", "python -m loadtests tau", _of("through", "ticks"),
+        (
+            Line("ticks", "ticks", "{:.0f}"),
+            Line("a tick, p50 ms", "took_ms.p50", "{:.2f}", limit="200"),
+            Line("late", "late_ticks", "{:.0f}"),
+            Line("bytes missing", "missing_bytes", "{:.0f}"),
+            Line("the echo comes back after, ms", "lag_ms", "{:.0f}"),
+        ),
+        plot="tau-echo-ticks.png",
     ),
     Part(
         "A rolling restart of the gateways under live calls", "rollout.csv", "python -m loadtests rollout", _all,

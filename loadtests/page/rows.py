@@ -30,11 +30,7 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def value(row: Row, column: str) -> float | str | None:
-    """A number where it is one. `a/b` is column a divided by column b, `x:k` the entry k of a column of JSON."""
-    if "/" in column:
-        above, below = (value(row, part) for part in column.split("/"))
-        is_whole = isinstance(above, float) and isinstance(below, float) and below != 0
-        return above / below if is_whole else None  # type: ignore[operator]
+    """A number where it is one; `x:k` is the entry k of a column of JSON."""
     name, colon, key = column.partition(":")
     told = row.get(name) or ""
     if colon and told:

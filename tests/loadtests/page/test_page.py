@@ -59,7 +59,6 @@ def test_values_of_columns() -> None:
         "list": "[4, 5]",
     }
     assert value(row, "a") == 3.0 and value(row, "text") == "pass" and value(row, "none") is None
-    assert value(row, "a/b") == 1.5 and value(row, "a/zero") is None and value(row, "a/none") is None
     assert value(row, "json:p50") == 1.5 and value(row, "list:1") == 5.0 and value(row, "none:1") is None
 
 
