@@ -31,6 +31,7 @@ from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
 from gateway.events.settings import EventSettings
 from gateway.further_engines import Engine, FurtherEngineSettings
+from gateway.probe.settings import ProbeSettings
 from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.safety.settings import SafetySettings
@@ -63,6 +64,7 @@ class GatewaySettings(
     GuardSettings,
     HttpSettings,
     PriceSettings,
+    ProbeSettings,
     RecordingSettings,
     RuleSettings,
     SafetySettings,
@@ -223,6 +225,7 @@ class GatewaySettings(
         self.check_cluster()
         self._tells_events()
         self.check_engines(self.model_socket)
+        self.check_probe(self.engines, srtp_required=self.worker_srtp == 2)
         self.make_rules()
         self.check_state()
         self.check_background()
@@ -245,9 +248,24 @@ class GatewaySettings(
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
         trunks = tuple(host for trunk in self.trunks.values() for host in trunk.networks)
-        allow = (*self.sip_allow, *trunks) if self.sip_allow else ()
-        unlimited = (*self.sip_unlimited, *trunks)
+        own = self._own_networks if self.probe_every_s else ()
+        allow = (*self.sip_allow, *trunks, *own) if self.sip_allow else ()
+        unlimited = (*self.sip_unlimited, *trunks, *own)
         return GuardRules(allow, unlimited, self.sip_requests_per_s, self.sip_silence_s, self.sip_scanners)
+
+    @property
+    def probe_host(self) -> str:
+        """Where a probe call of our own reaches the edge: an address of this machine."""
+        if not ipaddress.ip_address(self.sip_host).is_unspecified:
+            return self.sip_host
+        if not ipaddress.ip_address(self.rtp_host).is_unspecified:
+            return self.rtp_host
+        return "127.0.0.1"
+
+    @property
+    def _own_networks(self) -> tuple[str, ...]:
+        """Whom probe calls come from."""
+        return ("127.0.0.0/8", "::1/128", self.probe_host)
 
     def make_rules(self) -> Rules:
         """What becomes of a call; `ValueError` in words for the operator."""

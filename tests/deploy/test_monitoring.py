@@ -216,6 +216,9 @@ HEALTHY: Final[dict[str, str]] = {
     'certificate_expiry_timestamp_seconds{use="http"}': f"{90 * 86_400}x150",
     'proxy_refused_total{reason="scanner"}': STEADY, 'proxy_refused_total{reason="no-gateway"}': "0x150",
     "guard_silenced_total": STEADY, "guard_scanners_total": STEADY,
+    'probe_pesq_mos{codec="PCMU"}': "4.48x150", 'probe_failures_total{reason="unheard"}': "0x150",
+    'probe_failures_total{reason="refused"}': "0x30 1x120", 'traces_spans_total{outcome="sent"}': STEADY,
+    'traces_spans_total{outcome="lost"}': "0x150", 'traces_spans_total{outcome="dropped"}': "0x150",
 }  # fmt: skip
 
 
@@ -265,6 +268,9 @@ FIRES: Final[dict[str, Story]] = {
     "MicroturnCertificateEnds": Story(
         {'certificate_expiry_timestamp_seconds{use="http"}': f"{14 * 86_400 + 4_000}x150"}, 10
     ),
+    "MicroturnProbeSoundsBad": Story({'probe_pesq_mos{codec="PCMU"}': "4.48x60 2.7x90"}, 12),
+    "MicroturnProbesFail": Story({'probe_failures_total{reason="unheard"}': f"{BEFORE}0+0.2x90"}, 12),
+    "MicroturnTracesLost": Story({'traces_spans_total{outcome="lost"}': f"{BEFORE}0+30x90"}, 18),
     "MicroturnScanners": Story({'proxy_refused_total{reason="scanner"}': "0+60x60 3600+60000x90"}, 25),
 }  # fmt: skip
 """The change comes after an hour."""
