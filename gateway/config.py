@@ -157,8 +157,8 @@ class GatewaySettings(
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
     rtp_host6: str = Field(
         "",
-        description="IPv6 address that RTP is received on, where callers offer IPv6; empty refuses them; needs the "
-        "pjsua2 of `make pjsip`",
+        description="IPv6 address that RTP is received on, where callers offer IPv6 (of several, by commas, "
+        "the first one that is); empty refuses them; needs the pjsua2 of `make pjsip`",
     )
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
     rtp_ports: int = Field(12_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
@@ -192,6 +192,8 @@ class GatewaySettings(
     @field_validator("rtp_host6")
     @classmethod
     def _is_ipv6(cls, value: str) -> str:
+        if "," in value:  # all addresses of a pod
+            value = next((each.strip() for each in value.split(",") if ":" in each), value)
         try:
             if value:
                 ipaddress.IPv6Address(value)

@@ -58,6 +58,10 @@ WRONG = [
     ("podDisruptionBudget.maxUnavailable=half", "podDisruptionBudget.maxUnavailable"),
     ("priorityClass.value=2000000000", "priorityClass.value"),
     ("tests.seconds=0", "tests.seconds"),
+    ("gateway.rtp.ipv6=maybe", "gateway.rtp.ipv6"),
+    ("gateway.settings.rtp_host6=fd00::1", "gateway.settings"),
+    ("probe.everySeconds=5", "probe.everySeconds"),
+    ("probe.codecs[0]=opus", "probe.codecs.0"),
 ]
 
 
@@ -118,5 +122,8 @@ def test_what_the_chart_sets_itself_is_no_free_setting(part: str) -> None:
         names = [each["name"] for each in container(render(*arguments), part)["env"]]
         assert len(names) == len(set(names))
         mine = {name for name in names if name.startswith("MICROTURN_")} - free
-        own = {prefix + name.upper() for name in taken} | {"MICROTURN_SIP_UNLIMITED"}
+        own = {prefix + name.upper() for name in taken} | {
+            "MICROTURN_SIP_UNLIMITED",
+            "MICROTURN_ENGINES",  # with those of the settings in it
+        }
         assert mine <= own, "values.schema.json does not have them among what is taken"

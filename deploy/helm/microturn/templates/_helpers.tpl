@@ -215,6 +215,12 @@ priorityClassName: {{ . }}
 {{- if gt (mul 4 $v.gateway.sip.calls) (int $v.gateway.rtp.ports) -}}
 {{- fail (printf "gateway.rtp.ports = %v are too few for gateway.sip.calls = %v: give %v, four a call" $v.gateway.rtp.ports $v.gateway.sip.calls (mul 4 $v.gateway.sip.calls)) -}}
 {{- end -}}
+{{- if and $v.probe.enabled (eq $v.gateway.sip.srtp "required") -}}
+{{- fail "probe.enabled with gateway.sip.srtp = required: probe calls have plain RTP, within their pod alone. Give gateway.sip.srtp = optional, or no probes" -}}
+{{- end -}}
+{{- if and $v.gateway.settings.engines (hasKey $v.gateway.settings.engines "probe") $v.probe.enabled -}}
+{{- fail "gateway.settings.engines.probe with probe.enabled: that name is the chart's own, give yours another" -}}
+{{- end -}}
 {{- if and $v.gateway.sip.tls.port (not $v.gateway.sip.tls.existingSecret) -}}
 {{- fail (printf "gateway.sip.tls.port = %v without gateway.sip.tls.existingSecret: name a Secret of type kubernetes.io/tls" $v.gateway.sip.tls.port) -}}
 {{- end -}}
