@@ -227,7 +227,9 @@ class GatewaySettings(
         self.check_cluster()
         self._tells_events()
         self.check_engines(self.model_socket)
-        self.check_probe(self.engines, srtp_required=self.worker_srtp == 2)
+        self.check_probe(
+            self.engines, srtp_required=self.worker_srtp == 2, wideband_calls=self.sip_wideband_calls
+        )
         self.make_rules()
         self.check_state()
         self.check_background()

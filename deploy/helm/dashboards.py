@@ -228,7 +228,7 @@ SOUND = (
               "percentunit"),
     )),
     Row("Probe calls", (
-        Panel("PESQ", "Of the last probe call of each gateway: clean it is 4.5 with G.711, 4.3 with G.722.",
+        Panel("PESQ", "Of the last probe call of each gateway: clean it is 4.5 with G.711, 4.0 with G.722.",
               {"{{pod}} {{codec}}": "microturn_probe_pesq_mos{%}"}),
         Panel("Round trip and what is missing", "Of probe calls: seconds; and the share that did not come back.",
               {"round trip {{pod}} {{codec}}": "microturn_probe_delay_seconds{%}",

@@ -228,7 +228,7 @@ OF_RECORDINGS = (
 )  # fmt: skip
 _OF_A_PROBE = (
     ("pesq_mos", "probe_pesq_mos", 1.0, "PESQ of the last probe call: MOS-LQO of what came back against what was "
-     "said. Clean, 4.5 with PCMU and PCMA (P.862.1), 4.3 with G722 (P.862.2)"),
+     "said. Clean, 4.5 with PCMU and PCMA (P.862.1), 4.0 with G722 (P.862.2)"),
     ("delay_seconds", "probe_delay_ms", 1e-3, "its round trip, the 200 ms of a chunk included: the median"),
     ("missing_ratio", "probe_missing", 1.0, "of its speech, what did not come back: lost on the way, or late"),
     ("last_timestamp_seconds", "probe_timestamp", 1.0, "when that was"),

@@ -41,7 +41,9 @@ class ProbeSettings(BaseSettings):
         """Whether there is an engine for probe calls."""
         return not self.probe_engine or self.probe_engine in engines
 
-    def check_probe(self, engines: dict[str, FurtherEngine], *, srtp_required: bool) -> None:
+    def check_probe(
+        self, engines: dict[str, FurtherEngine], *, srtp_required: bool, wideband_calls: int
+    ) -> None:
         """`ValueError` in words for the operator."""
         if len(set(self.probe_codecs)) < len(self.probe_codecs):
             raise ValueError(f"probe_codecs = {self.probe_codecs}: each once")
@@ -60,6 +62,10 @@ class ProbeSettings(BaseSettings):
             raise ValueError(
                 f"probe_every_s = {self.probe_every_s} without [engines.{self.probe_engine}], which answers probe "
                 f'calls: add it with engine = "echo", or probe_engine = "" where the usual engine is echo'
+            )
+        if "G722" in self.probe_codecs and not wideband_calls:
+            raise ValueError(
+                "probe_codecs has G722 with sip_wideband_calls = 0, which refuses it: give places, or leave it out"
             )
         if srtp_required:
             raise ValueError(

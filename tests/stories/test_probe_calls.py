@@ -44,7 +44,7 @@ def test_a_gateway_probes_itself_and_writes_nothing_down(server: StateServer) ->
         "redis": server.url, "engines": json.dumps(ECHO), "probe_every_s": "30", "calls_without_rule": "refuse",
         "sip_allow": "192.0.2.0/24",
     }  # fmt: skip
-    with GatewayUnderTest.start(GatewayWish(calls=12, settings=settings)) as gateway:
+    with GatewayUnderTest.start(GatewayWish(calls=12, settings=settings, ready_timeout_s=60.0)) as gateway:
         first = gateway.wait_for(lambda m: MOS in m, 60.0)
         shown = {name.partition("{")[0] for name in gateway.metrics() if name.startswith("microturn_probe_")}
         done = by_hand(gateway.run_dir, "--json")

@@ -28,6 +28,10 @@ def made(tmp_path: Path, **settings: Any) -> GatewaySettings:
         ({"engines": {"echo": {"engine": "digits"}}}, "probe_engine = 'echo' is engine = 'digits'"),
         ({"srtp": "required"}, "with srtp = 'required': probe calls have plain RTP"),
         ({"probe_codecs": ["PCMU", "PCMU"]}, "each once"),
+        (
+            {"probe_codecs": ["G722"], "sip_wideband_calls": 0},
+            "probe_codecs has G722 with sip_wideband_calls = 0",
+        ),
     ],
 )
 def test_what_cannot_be_meant_stops_the_start(tmp_path: Path, given: dict[str, Any], told: str) -> None:
