@@ -107,6 +107,7 @@ OF_GPU = tuple(
     Family(f"microturn_model_gpu_{name}", "gauge", told, MODEL, {f"model.gpu_{name}": ()}, ("gpu",),
            listed="0, 1 ... as CUDA counts them in that process")
     for name, told in (
+        ("up", "1: it answers; 0: CUDA has an error that it does not come back from, or the card is gone"),
         ("memory_used_bytes", "memory of the GPU that is taken, by whomever"),
         ("memory_total_bytes", "memory of the GPU"),
         ("memory_reserved_bytes", "of it, held by the model server's own process (torch's allocator)"),
