@@ -13,6 +13,7 @@ from typing import Final
 
 from gateway.catalogue.family import (
     FILES,
+    GPU,
     HOOKS,
     LATE,
     LINES,
@@ -78,7 +79,7 @@ SECTIONS: Final = (
     Section("Model server under SGLang", "sglang", "With `engine = \"sglang\"`.", MODEL, OF_SGLANG),
     Section("Model server with moshi", "moshi", "With `engine = \"moshi\"`.", MODEL, OF_MOSHI),
     Section("GPUs", "gpu", "Where the engine computes on one. Load, power, temperature and errors of the card "
-            "are for NVIDIA's DCGM exporter to show.", MODEL, OF_GPU),
+            "are for NVIDIA's DCGM exporter to show.", GPU, OF_GPU),
     Section("Background worker", "worker", "Of `microturn worker`, at `background_metrics_port`.", WORK,
        OF_WORKER),
     Section("Telephone edge", "edge", "Of Kamailio, at `edge.healthPort`; Kamailio's own statistics are beside "

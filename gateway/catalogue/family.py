@@ -20,7 +20,7 @@ MODEL, STATE, HOOKS, FILES, CERTIFICATES, WORK, LINES, STRANGERS = (
     "model-server", "state-store-down", "webhooks-late", "recordings-wait", "certificates-expire",
     "background-work-fails", "bad-lines", "scanners",
 )  # fmt: skip
-PROBES, TRACES = "probe-calls-fail", "traces-lost"
+PROBES, TRACES, GPU = "probe-calls-fail", "traces-lost", "gpu-lost"
 """Incident pages of docs/operations.md, by their anchors."""
 
 
