@@ -228,7 +228,7 @@ class GatewaySettings(
         self._tells_events()
         self.check_engines(self.model_socket)
         self.check_probe(
-            self.engines, srtp_required=self.worker_srtp == 2, wideband_calls=self.sip_wideband_calls
+            self.engines, srtp_required=self.srtp == "required", wideband_calls=self.sip_wideband_calls
         )
         self.make_rules()
         self.check_state()

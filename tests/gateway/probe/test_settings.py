@@ -26,6 +26,10 @@ def made(tmp_path: Path, **settings: Any) -> GatewaySettings:
         ({"engines": {}}, "probe_every_s = 300 without [engines.echo], which answers probe calls: add it"),
         ({"probe_every_s": 5}, "probe_every_s = 5: expected 0 or 30 and more"),
         ({"engines": {"echo": {"engine": "digits"}}}, "probe_engine = 'echo' is engine = 'digits'"),
+        (
+            {"srtp": "required", "trunks": {"c": {"hosts": ["192.0.2.1"], "srtp": "off"}}},
+            "with srtp = 'required'",
+        ),
         ({"srtp": "required"}, "with srtp = 'required': probe calls have plain RTP"),
         ({"probe_codecs": ["PCMU", "PCMU"]}, "each once"),
         (
