@@ -223,6 +223,21 @@ def call(
 
 
 @app.command()
+def probe(
+    uri: Annotated[
+        str, typer.Argument(help="one that echoes, such as sip:HOST:5060; nothing is the gateway of run_dir")
+    ] = "",
+    codec: Annotated[str, typer.Option(help="PCMU, PCMA or G722")] = "PCMU",
+    run_dir: RunDir = None,
+    json: Annotated[bool, typer.Option("--json", help="end with one JSON line")] = False,
+) -> None:
+    """A probe call: real speech there and back, its PESQ score, delay and loss. Exit status 1 without a score."""
+    from gateway.probe.command import run_probe
+
+    raise typer.Exit(run_probe(uri, _settings(run_dir=run_dir).run_dir, codec, json))
+
+
+@app.command()
 def token(
     name: Annotated[str, typer.Option(help="who will call with it")],
     minutes: Annotated[int, typer.Option(min=1, max=527_040, help="how long it is good")] = 60,

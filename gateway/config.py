@@ -31,6 +31,7 @@ from gateway.cluster.parties import Parties
 from gateway.cluster.settings import ClusterSettings
 from gateway.events.settings import EventSettings
 from gateway.further_engines import Engine, FurtherEngineSettings
+from gateway.probe.settings import ProbeSettings
 from gateway.recording.settings import RecordingSettings
 from gateway.rules import Rules, RuleSettings
 from gateway.safety.settings import SafetySettings
@@ -63,6 +64,7 @@ class GatewaySettings(
     GuardSettings,
     HttpSettings,
     PriceSettings,
+    ProbeSettings,
     RecordingSettings,
     RuleSettings,
     SafetySettings,
@@ -155,8 +157,8 @@ class GatewaySettings(
     rtp_host: str = Field("127.0.0.1", description="address that RTP is received on")
     rtp_host6: str = Field(
         "",
-        description="IPv6 address that RTP is received on, where callers offer IPv6; empty refuses them; needs the "
-        "pjsua2 of `make pjsip`",
+        description="IPv6 address that RTP is received on, where callers offer IPv6 (of several, by commas, "
+        "the first one that is); empty refuses them; needs the pjsua2 of `make pjsip`",
     )
     rtp_port: int = Field(20_000, ge=1024, le=65_000, description="first port of RTP")
     rtp_ports: int = Field(12_000, ge=16, le=60_000, description="ports of RTP, shared out among the workers")
@@ -190,6 +192,8 @@ class GatewaySettings(
     @field_validator("rtp_host6")
     @classmethod
     def _is_ipv6(cls, value: str) -> str:
+        if "," in value:  # all addresses of a pod
+            value = next((each.strip() for each in value.split(",") if ":" in each), value)
         try:
             if value:
                 ipaddress.IPv6Address(value)
@@ -223,6 +227,9 @@ class GatewaySettings(
         self.check_cluster()
         self._tells_events()
         self.check_engines(self.model_socket)
+        self.check_probe(
+            self.engines, srtp_required=self.srtp == "required", wideband_calls=self.sip_wideband_calls
+        )
         self.make_rules()
         self.check_state()
         self.check_background()
@@ -245,9 +252,24 @@ class GatewaySettings(
     def make_guard_rules(self) -> GuardRules:
         """Who may begin something by SIP."""
         trunks = tuple(host for trunk in self.trunks.values() for host in trunk.networks)
-        allow = (*self.sip_allow, *trunks) if self.sip_allow else ()
-        unlimited = (*self.sip_unlimited, *trunks)
+        own = self._own_networks if self.probe_every_s else ()
+        allow = (*self.sip_allow, *trunks, *own) if self.sip_allow else ()
+        unlimited = (*self.sip_unlimited, *trunks, *own)
         return GuardRules(allow, unlimited, self.sip_requests_per_s, self.sip_silence_s, self.sip_scanners)
+
+    @property
+    def probe_host(self) -> str:
+        """Where a probe call of our own reaches the edge: an address of this machine."""
+        if not ipaddress.ip_address(self.sip_host).is_unspecified:
+            return self.sip_host
+        if not ipaddress.ip_address(self.rtp_host).is_unspecified:
+            return self.rtp_host
+        return "127.0.0.1"
+
+    @property
+    def _own_networks(self) -> tuple[str, ...]:
+        """Whom probe calls come from."""
+        return ("127.0.0.0/8", "::1/128", self.probe_host)
 
     def make_rules(self) -> Rules:
         """What becomes of a call; `ValueError` in words for the operator."""

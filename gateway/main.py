@@ -29,6 +29,8 @@ from gateway.http import serve_http
 from gateway.intercom import Intercom
 from gateway.metrics import Metrics
 from gateway.model_control import ask_model
+from gateway.personas import called
+from gateway.probe.desk import ProbeDesk
 from gateway.recording.desk import RecordingDesk, RecordingEvent
 from gateway.recording.keeper import backlog, read_counters
 from gateway.safety.desk import SafetyDesk
@@ -46,6 +48,7 @@ from gateway.webrtc.pool import WebrtcPool, plan_webrtc
 if TYPE_CHECKING:
     from gateway.events.feed import Feed
     from gateway.events.office import EventOffice
+    from gateway.state.doors import TelephoneDoor
     from gateway.state.sessions import Sessions
     from gateway.tracing.calls import CallTraces
     from gateway.tracing.export import Exporter
@@ -110,6 +113,7 @@ class Gateway:
             settings, self.telephones, self.pool, self.sessions,
             lambda: ask_model(settings.model_socket), self._tasks.spawn,
         )  # fmt: skip
+        self.probes = self.cluster.desk.probes = self._place_probes()
         if self.events is not None:
             self.cluster.spend.reached = self.events.reached
         if self.traces is not None:
@@ -134,6 +138,16 @@ class Gateway:
         for web in workers:
             self.fleet.add(web.name, "gateway.webrtc", web, door)
         return pool
+
+    def _place_probes(self) -> ProbeDesk | None:
+        """None where no engine would answer them."""
+        settings = self.settings
+        if not settings.may_probe(settings.engines):
+            return None
+        return ProbeDesk(
+            settings.probe_engine, settings.probe_codecs, settings.probe_every_s, settings.sip_calls,
+            settings.run_dir, lambda: self._room if self.telephones.attached else 0,
+        )  # fmt: skip
 
     def _keep_recordings(self) -> Child | None:
         """Who finishes, uploads and deletes them; None where nothing is recorded."""
@@ -221,10 +235,17 @@ class Gateway:
             lambda wish: self.settings.trunks[wish.trunk].price_of(wish.to) or 0.0,
             self.settings.engine_personas,
         )  # fmt: skip
-        self.telephones.edge.answered = door.answered
+        self.telephones.edge.answered = lambda *answered: self._answered(door, *answered)
         self.telephones.switchboard.began = door.placed
         self.telephones.switchboard.watchers.append(door.happened)
         return door
+
+    def _answered(self, door: TelephoneDoor, call_id: str, worker: str, request: str) -> None:
+        """A worker has answered a caller: that is written down, unless it is a probe."""
+        if self.probes is not None and self.probes.knows(called(request)):
+            self.cluster.desk.party_of_telephone(call_id)
+        else:
+            door.answered(call_id, worker, request)
 
     @property
     def is_ready(self) -> bool:
@@ -288,6 +309,8 @@ class Gateway:
         if self._keeper is not None:
             folder, uploads = Path(self.settings.recording_dir), bool(self.settings.recording_s3_url)
             gauges |= backlog(folder, uploads=uploads, unix_s=time.time())
+        if self.probes is not None:
+            gauges |= self.probes.gauges()
         return gauges | self._certificates | self.office.gauges() | self.cluster.gauges()
 
     def histograms(self) -> tuple[Histogram, ...]:
@@ -316,6 +339,10 @@ class Gateway:
             parts["state"] = self.sessions.store.counters
             parts["cluster"] = self.cluster.counters
         parts["spend"] = self.cluster.spend.counters
+        if self.probes is not None:
+            parts["probe"] = self.probes.counters
+        if self._exporter is not None:
+            parts["traces"] = self._exporter.counters
         if self.cluster.verifier is not None:
             parts["stir"] = self.cluster.verifier.counters
         return parts
@@ -342,8 +369,13 @@ class Gateway:
             self._tasks.spawn(self._announce())
             self.cluster.url = self.settings.node_url or self._own_url()
             self._tasks.spawn(self.cluster.run())
+            if self.probes is not None:
+                self.probes.open(self.settings.probe_host, self.telephones.edge.address[1])
+                self._tasks.spawn(self.probes.run())
             await stop.wait()
             self.drain()
+            if self.probes is not None:
+                self.probes.close()
             await self._let_calls_end(at_once)
             if self.sessions is not None:
                 self.sessions.end_all()

@@ -73,6 +73,7 @@ ONE_PLACE = {
         "loadtests/",
     ),
     "mcp": ("gateway/background/mcp_tools.py",),
+    "pesq": ("gateway/probe/score.py",),
     "re2": ("gateway/safety/policy.py",),
     "opentelemetry": ("gateway/tracing/export.py",),
     "yaml": ("gateway/safety/policy_file.py", "loadtests/chart/helm.py"),

@@ -134,6 +134,8 @@ CALLS = (
               "cps", width=6),
         Panel("Tasks: time at a worker", "From when it was taken to its end.",
               quantiles("microturn_worker_task_seconds"), "s", width=6),
+        Panel("Traces", "Spans a second, by what became of them.",
+              {"{{outcome}}": "sum by (outcome) (rate(microturn_traces_spans_total{%}[@]))"}, "cps", width=6),
     )),
 )  # fmt: skip
 
@@ -226,6 +228,17 @@ SOUND = (
            "s"),
         Panel("Made up, by call", "Of a call's sound.", quantiles("microturn_call_concealed_ratio", by="door"),
               "percentunit"),
+    )),
+    Row("Probe calls", (
+        Panel("PESQ", "Of the last probe call of each gateway: clean it is 4.5 with G.711, 4.0 with G.722.",
+              {"{{pod}} {{codec}}": "microturn_probe_pesq_mos{%}"}),
+        Panel("Round trip and what is missing", "Of probe calls: seconds; and the share that did not come back.",
+              {"round trip {{pod}} {{codec}}": "microturn_probe_delay_seconds{%}",
+               "missing {{pod}} {{codec}}": "microturn_probe_missing_ratio{%}"}),
+        Panel("Without a score", "Probe calls in an hour, by why; put off: places were few.",
+              {"{{reason}}": "sum by (reason) (increase(microturn_probe_failures_total{%}[1h])) > 0",
+               "put off": "sum(increase(microturn_probe_put_off_total{%}[1h]))",
+               "scored": "sum(increase(microturn_probe_scored_total{%}[1h]))"}),
     )),
     Row("Browsers", (
         Panel("Holes and what mended them", "Packets a second.",

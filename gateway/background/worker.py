@@ -407,7 +407,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
     answerer = make_answerer(settings, line, servers, threads)
     worker = Worker(line, answerer, settings.background_tasks, traced=put)
     try:
-        with _metrics(settings, threads, worker):
+        with _metrics(settings, threads, worker, exporter):
             await worker.run(stop)
     finally:
         if threads.counters.left:
@@ -420,7 +420,7 @@ async def serve(settings: GatewaySettings, stop: asyncio.Event) -> None:
 
 
 def _metrics(
-    settings: GatewaySettings, threads: Threads, worker: Worker
+    settings: GatewaySettings, threads: Threads, worker: Worker, exporter: Exporter | None
 ) -> contextlib.AbstractContextManager[None]:
     if not settings.background_metrics_port:
         return contextlib.nullcontext()
@@ -428,6 +428,8 @@ def _metrics(
 
     metrics = Metrics(of_gateway=False)
     metrics.parts = {"worker": worker.counters, "tools": threads.counters}
+    if exporter is not None:
+        metrics.parts["traces"] = exporter.counters
     metrics.histograms = (worker.task_time,)
 
     def look() -> None:

@@ -13,15 +13,18 @@ from typing import Final
 
 from gateway.catalogue.family import (
     FILES,
+    GPU,
     HOOKS,
     LATE,
     LINES,
     MODEL,
     NOTHING,
+    PROBES,
     REFUSED,
     SOUND,
     STATE,
     STRANGERS,
+    TRACES,
     WORK,
     Family,
     Section,
@@ -40,18 +43,23 @@ from gateway.catalogue.of_others import (
 )
 from gateway.catalogue.of_parts import (
     OF_EVENTS,
+    OF_PROBES,
     OF_PROGRAMS,
     OF_RECORDINGS,
     OF_SAFETY,
     OF_SIP,
     OF_STATE,
     OF_TASKS,
+    OF_TRACES,
 )
 
 SECTIONS: Final = (
     Section("Calls", "gateway", "", NOTHING, OF_CALLS),
     Section("Turns", "gateway", "", LATE, OF_TURNS),
     Section("Sound", "gateway", "", LINES, OF_QUALITY),
+    Section("Probe calls", "probe", "Where `probe_engine` is an engine: see "
+            "[operations](operations.md#probe-calls). The gauges are of the last probe call with each codec, and "
+            "are away while that has no score.", PROBES, OF_PROBES),
     Section("Cameras", "gateway", "", LINES, OF_CAMERA),
     Section("Browsers", "gateway", "", SOUND, OF_BROWSERS),
     Section("Telephones", "gateway", "", STRANGERS, OF_SIP),
@@ -62,6 +70,8 @@ SECTIONS: Final = (
     Section("What the model may not say", "gateway", "`moderation` where it is set.", NOTHING, OF_SAFETY),
     Section("Recordings", "gateway", "What is kept, and waits: where `recording_dir` is set.", FILES,
        OF_RECORDINGS),
+    Section("Traces", "traces", "Of gateways and background workers, where `traces_endpoint` is set.", TRACES,
+       OF_TRACES),
     Section("Model server", "model", "Asked by the gateway at each scrape. Where there are `[engines]`, figures of "
             "their model servers, here and below, have a label `engine` more, with their name; those of the usual "
             "one have none.", MODEL, OF_MODEL),
@@ -69,7 +79,7 @@ SECTIONS: Final = (
     Section("Model server under SGLang", "sglang", "With `engine = \"sglang\"`.", MODEL, OF_SGLANG),
     Section("Model server with moshi", "moshi", "With `engine = \"moshi\"`.", MODEL, OF_MOSHI),
     Section("GPUs", "gpu", "Where the engine computes on one. Load, power, temperature and errors of the card "
-            "are for NVIDIA's DCGM exporter to show.", MODEL, OF_GPU),
+            "are for NVIDIA's DCGM exporter to show.", GPU, OF_GPU),
     Section("Background worker", "worker", "Of `microturn worker`, at `background_metrics_port`.", WORK,
        OF_WORKER),
     Section("Telephone edge", "edge", "Of Kamailio, at `edge.healthPort`; Kamailio's own statistics are beside "

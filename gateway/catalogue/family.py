@@ -20,6 +20,7 @@ MODEL, STATE, HOOKS, FILES, CERTIFICATES, WORK, LINES, STRANGERS = (
     "model-server", "state-store-down", "webhooks-late", "recordings-wait", "certificates-expire",
     "background-work-fails", "bad-lines", "scanners",
 )  # fmt: skip
+PROBES, TRACES, GPU = "probe-calls-fail", "traces-lost", "gpu-lost"
 """Incident pages of docs/operations.md, by their anchors."""
 
 
@@ -99,7 +100,9 @@ def count_by(name: str, help: str, look: str, labels: str, /, **sources: str) ->
     return Family(f"{PREFIX}{name}_total", "counter", help, look, told, tuple(labels.split()))
 
 
-Where = Literal["gateway", "model", "digits", "sglang", "moshi", "gpu", "worker", "edge", "process"]
+Where = Literal[
+    "gateway", "probe", "traces", "model", "digits", "sglang", "moshi", "gpu", "worker", "edge", "process"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

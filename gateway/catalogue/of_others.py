@@ -6,6 +6,7 @@ from typing import Final
 
 from gateway import histogram
 from gateway.catalogue.family import (
+    GPU,
     LATE,
     LINES,
     LOST,
@@ -104,9 +105,10 @@ OF_MOSHI = (
     count("model.moshi_lines_unread_total", "text and events, which it cannot read", WORK),
 )  # fmt: skip
 OF_GPU = tuple(
-    Family(f"microturn_model_gpu_{name}", "gauge", told, MODEL, {f"model.gpu_{name}": ()}, ("gpu",),
+    Family(f"microturn_model_gpu_{name}", "gauge", told, GPU, {f"model.gpu_{name}": ()}, ("gpu",),
            listed="0, 1 ... as CUDA counts them in that process")
     for name, told in (
+        ("up", "1: it answers; 0: CUDA has an error that it does not come back from, or the card is gone"),
         ("memory_used_bytes", "memory of the GPU that is taken, by whomever"),
         ("memory_total_bytes", "memory of the GPU"),
         ("memory_reserved_bytes", "of it, held by the model server's own process (torch's allocator)"),

@@ -11,9 +11,11 @@ from gateway.catalogue.family import (
     HOOKS,
     LOST,
     NOTHING,
+    PROBES,
     REFUSED,
     STATE,
     STRANGERS,
+    TRACES,
     US,
     WORK,
     Family,
@@ -223,4 +225,31 @@ OF_RECORDINGS = (
     count("recordings_kept.uploads_given_up", "files that are tried again at the next start only", FILES),
     count("recordings_kept.expired", "files deleted after `recording_keep_days`", FILES),
     count("recordings_kept.expired_not_uploaded", "of them, that S3 never got", FILES),
+)  # fmt: skip
+_OF_A_PROBE = (
+    ("pesq_mos", "probe_pesq_mos", 1.0, "PESQ of the last probe call: MOS-LQO of what came back against what was "
+     "said. Clean, 4.5 with PCMU and PCMA (P.862.1), 4.0 with G722 (P.862.2)"),
+    ("delay_seconds", "probe_delay_ms", 1e-3, "its round trip, the 200 ms of a chunk included: the median"),
+    ("missing_ratio", "probe_missing", 1.0, "of its speech, what did not come back: lost on the way, or late"),
+    ("last_timestamp_seconds", "probe_timestamp", 1.0, "when that was"),
+)  # fmt: skip
+OF_PROBES = (
+    *(
+        Family(f"microturn_probe_{name}", "gauge", told, PROBES, {source: ()}, ("codec",), scale=scale,
+               listed="PCMU, PCMA, G722 (`probe_codecs`)")
+        for name, source, scale, told in _OF_A_PROBE
+    ),
+    count("probe.admitted", "probe calls that were let in, `microturn probe` included; they are among the calls of "
+          "workers, and in no record", PROBES, name="probe_calls"),
+    count("probe.scored", "probe calls of the gateway's own with a score", PROBES),
+    count("probe.put_off", "of them, not placed or given up, since places were few", REFUSED),
+    count_by("probe_failures", "of them, without a score", PROBES, "reason",
+        probe__unreachable="unreachable", probe__refused="refused", probe__no_media="no-media",
+        probe__unheard="unheard", probe__cut="cut", probe__unscored="unscored", probe__timeout="timeout",
+        probe__broken="broken"),
+)  # fmt: skip
+OF_TRACES = (
+    count_by("traces_spans", "spans: the collector has them; dropped, since there was no room; lost, since it "
+        "did not take them", TRACES, "outcome", traces__sent="sent", traces__dropped="dropped",
+        traces__lost="lost"),
 )  # fmt: skip

@@ -18,10 +18,8 @@ along. It has the model server's as well, asked at each scrape. No label has a c
 the number of series does not grow with calls. *When it is bad* is the page of
 [operations](operations.md#incidents) to open.
 
-There is no PESQ probe: PESQ (P.862) compares what arrived with what was sent, so it needs a call of its own with
-both ends of it, and its code is licensed and no longer kept up. Live calls have the E-model's MOS. For the real
-thing place a call from elsewhere (`microturn call URI --play FILE --record FILE`) and compare the two files, as the
-load tests do with the package `pesq`.
+Live calls have the E-model's MOS, by loss, jitter and delay. PESQ (P.862) compares what arrived with what was sent,
+so it is measured by calls of our own with both ends of them: [probe calls](operations.md#probe-calls).
 """
 
 

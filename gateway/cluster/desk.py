@@ -30,6 +30,7 @@ from gateway.state.keys import name_of_telephone_call
 from gateway.webrtc.pool import WebrtcPool
 
 if TYPE_CHECKING:
+    from gateway.probe.desk import ProbeDesk
     from gateway.sip.stir.verdict import Verdict
     from gateway.sip.stir.verifier import Verifier
     from gateway.state.records import Session
@@ -81,6 +82,8 @@ class Desk:
         self._parties, self._registry, self._edge, self._pool = parties, registry, edge, pool
         self._sessions, self._spawn, self._retry_after_s = sessions, spawn, retry_after_s
         self._coming: dict[str, Coming] = {}
+        self.probes: ProbeDesk | None = None
+        """Whose calls are let in without rules, and are nobody's."""
         self.arrived: Callable[[str, str], None] = lambda call, traceparent: None
         """To be told of every call that rules let in, with the caller's trace context (W3C)."""
         if sessions is not None:
@@ -90,6 +93,8 @@ class Desk:
 
     def admit(self, request: Request) -> Refusal | Later | None:
         """`sip.admission.Admit`: an INVITE that would be taken here."""
+        if self.probes is not None and self.probes.knows(_called(request)):
+            return self._probed(self.probes, request)
         party, inbound = self._look(request)
         if self._doorman and not party.trunk:  # nobody else is asked who he is
             now_ns = time.monotonic_ns()
@@ -107,6 +112,20 @@ class Desk:
             self._spawn(self._verify(self._verifier, request, party, inbound))
             return Later()
         return self._verified(self._verifier, request, party, inbound, verdict)
+
+    def _probed(self, probes: ProbeDesk, request: Request) -> Refusal | None:
+        """A probe call: of no tenant, and only where it is in nobody's way."""
+        engine, why = probes.ruling.engine, ""
+        if not self.has_engine(engine):
+            why = f"engine {engine} has no model server now" if engine else "no model server now"
+        elif not probes.admit():
+            why = "too few places are free for a probe"
+        if why:
+            warning = Header.make(b"Warning", f'399 microturn "{why}"'.encode())
+            return Refusal(503, "No Room For A Probe" if self.has_engine(engine) else "No Engine", (warning,))
+        call_id = request.call_id.decode(errors="replace")
+        self._note(name_of_telephone_call(call_id), Coming(NOBODY, call_id, probes.ruling))
+        return None
 
     async def _verify(self, verifier: Verifier, request: Request, party: Party, inbound: Inbound) -> None:
         verdict = await verifier.verify(request, time.time())
@@ -197,8 +216,7 @@ class Desk:
             headers.setdefault(header.name.decode(errors="replace"), []).append(
                 header.value.decode(errors="replace")
             )
-        called = personas.called(request.start_line.decode(errors="replace"))
-        return party, Inbound(called, source, party.trunk, headers)
+        return party, Inbound(_called(request), source, party.trunk, headers)
 
     def _no_rule(self, name: str, inbound: Inbound) -> Refusal:
         """404 and why."""
@@ -308,6 +326,10 @@ class Desk:
 
     def _over(self, call: str) -> None:
         self._registry.give(call)
+
+
+def _called(request: Request) -> str:
+    return personas.called(request.start_line.decode(errors="replace"))
 
 
 def _from(request: Request) -> str:

@@ -3,8 +3,8 @@
     put -> queue of MOST_WAITING -> thread -> batches of MOST_BATCH, at least every PAUSE_S -> OTLP over HTTP
 
 Whoever puts never waits. What has no room, and what the collector did not take, is counted and told in the log,
-once in `TELL_S`. Further settings are the exporter's own: OTEL_EXPORTER_OTLP_HEADERS for a collector that wants a
-key, OTEL_EXPORTER_OTLP_CERTIFICATE for one with a certificate of its own.
+once in `TELL_S`; `/metrics` has the counters. Further settings are the exporter's own: OTEL_EXPORTER_OTLP_HEADERS
+for a collector that wants a key, OTEL_EXPORTER_OTLP_CERTIFICATE for one with a certificate of its own.
 """
 
 from __future__ import annotations

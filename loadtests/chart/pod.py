@@ -1,4 +1,4 @@
-"""A gateway's pod without Kubernetes: its two containers as processes, with the commands and environments that the
+"""A gateway's pod without Kubernetes: its containers as processes, with the commands and environments that the
 chart renders for them. Its address is one of loopback; what lies below /run, /var and /etc lies in a folder.
 
 It is ended as the kubelet does it: both containers' `preStop` at the same time, SIGTERM to each when its own is
@@ -29,6 +29,8 @@ TREE = Path(__file__).resolve().parents[2]
 DOCKER = TREE / "deploy" / "docker"
 OTHERS = "dGhpcyBpcyBhIHNlY3JldCBvZiBhIHRlc3QgYW5kIG9mIG5vdGhpbmcgZWxzZQ"
 """In the place of what somebody else's Secret holds."""
+ADDRESS6 = "fd00::1:3"
+"""Of a pod in a dual-stack cluster, beside its IPv4 one."""
 READY_S = 30.0
 LOOK_S = 0.05
 MOST_SHOWN = 3000
@@ -47,7 +49,7 @@ def environment(
         for each in objects
         if each["kind"] == "Secret"
     }
-    fields = {"status.podIP": address, "metadata.name": pod}
+    fields = {"status.podIP": address, "status.podIPs": f"{address},{ADDRESS6}", "metadata.name": pod}
     known: dict[str, str] = {}
     for entry in container(objects, name)["env"]:
         source = entry.get("valueFrom", {})
@@ -116,6 +118,7 @@ class ChartPod:
         self._model_environment = self._lies_here(environment(objects, "model", folder, address, self.name))
         model, gateway = container(objects, "model"), container(objects, "gateway")
         self._model = [sys.executable, "-m", "model_server", *model["args"]]
+        self._echo = self._of_probes(objects)
         program, *rest = gateway[
             "args"
         ]  # the script `microturn`, or with gateway.realtime an interpreter that may
@@ -140,6 +143,14 @@ class ChartPod:
         )
         return kept | moved | {"PYTHONPATH": modules}
 
+    def _of_probes(self, objects: tuple[dict[str, Any], ...]) -> tuple[list[str], dict[str, str]] | None:
+        """The echo that answers probe calls: command and environment; None where there is none."""
+        containers = one(objects, "StatefulSet", NAME)["spec"]["template"]["spec"]["containers"]
+        if not any(each["name"] == "model-probe" for each in containers):
+            return None
+        names = self._lies_here(environment(objects, "model-probe", self.folder, self.address, self.name))
+        return [sys.executable, "-m", "model_server", *container(objects, "model-probe")["args"]], names
+
     def _health(self, command: list[str]) -> list[str]:
         assert command[:2] == ["/opt/microturn/bin/python", "/opt/microturn/health.py"]
         here = [each.replace("/run/", f"{self.folder}/") for each in command[2:]]
@@ -158,10 +169,11 @@ class ChartPod:
             pod.kill()
 
     def begin(self) -> None:
-        """Both containers."""
+        """All of its containers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             for name, command, names in (
+                *([("probe", *self._echo)] if self._echo is not None else []),
                 ("model", self._model, self._model_environment),
                 ("gateway", self._gateway, self.gateway_environment),
             ):
@@ -186,6 +198,8 @@ class ChartPod:
             "model": subprocess.Popen(self.model_waits, start_new_session=True),
         }
         told: set[str] = set()
+        if (echo := self.containers.get("probe")) is not None:
+            echo.terminate()
         while any(each.poll() is None for each in self.containers.values()):
             now_s = time.monotonic()
             for name, waiting in waits.items():

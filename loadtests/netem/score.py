@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-import pesq
 import soxr
 from numpy.typing import NDArray
 
 from gateway.caller.analysis import HOP_MS, ReceivedAudio, SentAudio, Windows, find_windows
+from gateway.probe import score
 from loadtests.netem.speech import FRAME, RATE, Samples
 from media.timebase import FRAME_NS, NS_PER_MS, NS_PER_S
 
@@ -85,25 +85,17 @@ def mos(
         end_ns = min(at_ns + length_ns, until_ns)
         reference = _part(said, said_ns, at_ns, end_ns)
         degraded = _part(heard.pcm, heard.start_ns, *(t + round(lag_ms * NS_PER_MS) for t in (at_ns, end_ns)))
-        score = pesq_mos(reference, degraded, narrow=narrow)
-        if score is not None:
-            scores.append(score)
+        found = pesq_mos(reference, degraded, narrow=narrow)
+        if found is not None:
+            scores.append(found)
     return round(float(np.mean(scores)), 3) if scores else None
 
 
 def pesq_mos(reference: Samples, degraded: Samples, *, narrow: bool = False) -> float | None:
     """Of one piece, wideband or at 8 kHz; 1 when nothing of it came, None when nothing was said."""
-    if not reference.any():
-        return None
-    if not degraded.any():
-        return 1.0
-    try:
-        if narrow:
-            reference, degraded = (soxr.resample(pcm, RATE, RATE // 2) for pcm in (reference, degraded))
-            return float(pesq.pesq(RATE // 2, reference, degraded, "nb"))
-        return float(pesq.pesq(RATE, reference, degraded, "wb"))
-    except pesq.NoUtterancesError:
-        return None
+    if narrow:
+        reference, degraded = (soxr.resample(pcm, RATE, RATE // 2) for pcm in (reference, degraded))
+    return score.pesq_mos(reference, degraded, RATE // 2 if narrow else RATE)
 
 
 def recovery_ms(windows: Windows, floor_ms: float, over_ns: int, until_ns: int) -> float | None:

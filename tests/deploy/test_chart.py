@@ -18,7 +18,7 @@ from gateway.rules import Inbound
 from gateway.state.address import parse as parse_address
 from gateway.state.client import Login
 from loadtests.chart.helm import NAME
-from loadtests.chart.pod import environment
+from loadtests.chart.pod import ADDRESS6, environment
 from media import slots
 from model_server.config import ModelServerConfig
 from model_server.config import load as load_model
@@ -107,6 +107,47 @@ def _loaded(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Gat
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     return load()
+
+
+def test_probe_calls_have_an_echo_of_their_own(
+    mounted: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "values.yaml"
+    file.write_text(
+        "probe: {enabled: true, everySeconds: 120, codecs: [PCMA, G722]}\n"
+        "gateway: {settings: {engines: {lab: {socket: /run/lab/model.sock}}}}\n"
+    )
+    objects = render("-f", str(file))
+    settings = _loaded(environment(objects, "gateway", mounted), monkeypatch)
+    assert (settings.probe_every_s, settings.probe_engine, settings.probe_codecs) == (
+        120,
+        "probe",
+        ["PCMA", "G722"],
+    )
+    assert set(settings.engines) == {"probe", "lab"} and settings.probe_host == POD_IP
+    echo = environment(objects, "model-probe", mounted)
+    assert echo["MICROTURN_MODEL_SOCKET"] == settings.engines["probe"].socket
+    for name, value in echo.items():
+        monkeypatch.setenv(name, value)
+    assert load_model().engine == "echo"
+    assert container(objects, "model-probe")["resources"]["limits"] == {"memory": "256Mi"}, "no GPU"
+    assert "model-probe" not in {each["name"] for each in dict(pods(render()))[NAME]["containers"]}
+    told = refusal("--set", "probe.enabled=true,gateway.sip.srtp=required")
+    assert "probe.enabled with gateway.sip.srtp = required" in told
+    file.write_text("probe: {enabled: true}\ngateway: {settings: {engines: {probe: {engine: echo}}}}\n")
+    assert "an engine probe with probe.enabled" in refusal("-f", str(file))
+    assert "an engine probe" in refusal("--set", "probe.enabled=true,engines.probe.engine=echo")
+
+
+def test_sound_over_ipv6_is_at_the_pods_own_address(mounted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    objects = render("--set", "gateway.rtp.ipv6=true")
+    given = environment(objects, "gateway", mounted)
+    settings = _loaded(given, monkeypatch)
+    assert settings.rtp_host6 == ADDRESS6 and settings.rtp_host == POD_IP
+    monkeypatch.setenv("MICROTURN_RTP_HOST6", POD_IP)  # of a cluster without IPv6
+    with pytest.raises(ValueError, match=f"'{POD_IP}' is no IPv6 address"):
+        load()
+    assert "MICROTURN_RTP_HOST6" not in environment(render(), "gateway", mounted)
 
 
 @variants
@@ -470,6 +511,7 @@ def test_the_notes_say_where_to_call_and_no_secret(variant: str, tmp_path: Path)
     objects = [each for each in yaml.safe_load_all(done.stdout) if each]
     [said] = [each["data"]["said"] for each in objects if each["metadata"]["name"] == "notes"]
     assert f"helm test {RELEASE}" in said and "sip:" in said
+    assert ("sound over IPv6 needs pods with an IPv6 address" in said) == (variant == "everything")
     for secret in (each for each in objects if each["kind"] == "Secret"):
         for value in secret["data"].values():
             assert value not in said and base64.b64decode(value).decode() not in said

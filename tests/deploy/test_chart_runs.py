@@ -30,7 +30,7 @@ from deploy.helm import dashboards
 from gateway import catalogue
 from gateway.caller.calls import CallPlan, place_call
 from gateway.caller.signals import numbered_tones
-from loadtests.chart.pod import DOCKER, ChartPod
+from loadtests.chart.pod import DOCKER, TREE, ChartPod, environment
 from loadtests.chart.programs import (
     MODULES,
     coturn,
@@ -508,3 +508,47 @@ def test_redis_takes_its_configuration_and_its_password(tls: bool, tmp_path: Pat
         process.terminate()  # the server itself, not a shell in front of it
         assert process.wait(10) == 0
     assert SECRET not in (tmp_path / "redis.log").read_text(errors="replace")
+
+
+@pytest.mark.redis
+@pytest.mark.skipif(not shutil.which("redis-server"), reason="redis-server is not installed")
+def test_a_background_worker_of_the_chart_finds_its_redis(tmp_path: Path) -> None:
+    port, shown = free_port(), free_port()
+    objects = render("--set", f"worker.metricsPort={shown}")
+    given = environment(objects, "worker", tmp_path)
+    given["MICROTURN_REDIS"] = re.sub(r"//[^/]+/", f"//127.0.0.1:{port}/", given["MICROTURN_REDIS"])
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("MICROTURN_")}
+    argv = [sys.executable, "-m", "gateway", *container(objects, "worker")["args"]]
+    with redis_server(tmp_path, objects, port, given["MICROTURN_REDIS_PASSWORD"]):
+        worker = subprocess.Popen(
+            argv, env=kept | {"PYTHONPATH": str(TREE)} | given, cwd=tmp_path, stdin=subprocess.DEVNULL,
+            stderr=(tmp_path / "worker.log").open("wb"),
+        )  # fmt: skip
+        try:
+            deadline_s, text = time.monotonic() + 30, ""
+            while "microturn_worker_connected 1.0" not in text:
+                assert time.monotonic() < deadline_s, (tmp_path / "worker.log").read_text()[-3_000:]
+                time.sleep(0.05)
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(f"http://127.0.0.1:{shown}/metrics") as page,
+                ):
+                    text = page.read().decode()
+            worker.terminate()
+            assert worker.wait(15) == 0
+        finally:
+            worker.kill()
+            worker.wait()
+
+
+@pytest.mark.long
+def test_a_pod_probes_itself_through_its_own_echo(tmp_path: Path) -> None:
+    pytest.importorskip("pesq", reason="pip install 'microturn[probe]'")
+    wanted = "probe.enabled=true,probe.everySeconds=30,gateway.settings.calls_without_rule=refuse"
+    with ChartPod.start(tmp_path, "--set", wanted, replaced={'"/run/': f'"{tmp_path}/'}) as pod:
+
+        def scored() -> bool:
+            return 'microturn_probe_pesq_mos{codec="PCMU"}' in pod.get("/metrics")[1]
+
+        pod.wait_for(scored, 60.0, "no score")
+        assert pod.figure("probe_calls_total") >= 1 and pod.figure("calls_lost_total") == 0

@@ -63,6 +63,10 @@ WRONG = [
     ("engines.lab.engine=echo,engines.lab.socket=/x", "engines.lab"),
     ("engines.Lab.engine=echo", "engines"),
     ("engines.lab.engine=echo,engines.lab.slots=0", "engines.lab.slots"),
+    ("gateway.rtp.ipv6=maybe", "gateway.rtp.ipv6"),
+    ("gateway.settings.rtp_host6=fd00::1", "gateway.settings"),
+    ("probe.everySeconds=5", "probe.everySeconds"),
+    ("probe.codecs[0]=opus", "probe.codecs.0"),
 ]
 
 

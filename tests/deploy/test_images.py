@@ -186,7 +186,7 @@ def _pins(profile: str) -> dict[str, str]:
 def test_pins_are_what_the_project_asks_for(profile: str) -> None:
     project = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"]]
-    for extra in ("torch", "mcp", "sglang", "traces"):
+    for extra in ("torch", "mcp", "probe", "sglang", "traces"):
         wanted += project["optional-dependencies"][extra]
     asked = {canonicalize_name(each.name): each for each in map(Requirement, wanted)}
     pins = _pins(profile)
@@ -236,7 +236,7 @@ for name in modules:
     [
         ("gateway", ("gateway.cli", "gateway.main", "gateway.webrtc.worker", "gateway.recording.process",
                      "gateway.state.sessions", "gateway.caller.command",
-                     "gateway.tracing.export")),
+                     "gateway.tracing.export", "gateway.probe.command", "pesq")),
         ("worker", ("gateway.cli", "gateway.background.worker", "gateway.background.mcp_tools",
                     "gateway.tracing.export")),
         ("model-cpu", ("model_server.__main__", "model_server.engine.digits")),

@@ -207,7 +207,8 @@ HEALTHY: Final[dict[str, str]] = {
     "engine_calls": "20x150", 'engine_calls{engine="lab"}': "1x150",
     'predicted_free_calls{engine="lab"}': "4x150", 'model_up{engine="lab"}': "1x150",
     "model_up": "1x150", "model_start_timestamp_seconds": "1700000000x150",
-    'model_gpu_memory_used_bytes{gpu="0"}': "50e9x150", 'model_gpu_memory_total_bytes{gpu="0"}': "80e9x150",
+    'model_gpu_up{gpu="0"}': "1x150", 'model_gpu_memory_used_bytes{gpu="0"}': "50e9x150",
+    'model_gpu_memory_total_bytes{gpu="0"}': "80e9x150",
     "state_connected": "1x150", "state_dropped_total": "0x150", "events_spool_bytes": "1e6x150",
     "events_spool_limit_bytes": "64e6x150", 'webhook_waiting_bytes{endpoint="crm"}': "0x150",
     'webhook_delivered_total{endpoint="crm"}': STEADY, "events_lost_total": "0x150",
@@ -218,6 +219,9 @@ HEALTHY: Final[dict[str, str]] = {
     'certificate_expiry_timestamp_seconds{use="http"}': f"{90 * 86_400}x150",
     'proxy_refused_total{reason="scanner"}': STEADY, 'proxy_refused_total{reason="no-gateway"}': "0x150",
     "guard_silenced_total": STEADY, "guard_scanners_total": STEADY,
+    'probe_pesq_mos{codec="PCMU"}': "4.48x150", 'probe_failures_total{reason="unheard"}': "0x150",
+    'probe_failures_total{reason="refused"}': "0x30 1x120", 'traces_spans_total{outcome="sent"}': STEADY,
+    'traces_spans_total{outcome="lost"}': "0x150", 'traces_spans_total{outcome="dropped"}': "0x150",
 }  # fmt: skip
 
 
@@ -253,6 +257,7 @@ FIRES: Final[dict[str, Story]] = {
     "MicroturnModelServerDown": Story({"model_up": "1x60 0x90"}, 3),
     "MicroturnFurtherEngineAway": Story({'model_up{engine="lab"}': "1x60 0x90"}, 3),
     "MicroturnModelServerRestarts": Story({"model_start_timestamp_seconds": "1x60 2x5 3x5 4x50"}, 15),
+    "MicroturnGpuLost": Story({'model_gpu_up{gpu="0"}': "1x60 0x90"}, 2),
     "MicroturnGpuMemoryFull": Story({'model_gpu_memory_used_bytes{gpu="0"}': "50e9x60 79e9x90"}, 7),
     "MicroturnStateAway": Story({"state_connected": "1x60 0x90"}, 3),
     "MicroturnStateLost": Story({"state_dropped_total": f"{BEFORE}0+10x90"}, 3),
@@ -268,6 +273,9 @@ FIRES: Final[dict[str, Story]] = {
     "MicroturnCertificateEnds": Story(
         {'certificate_expiry_timestamp_seconds{use="http"}': f"{14 * 86_400 + 4_000}x150"}, 10
     ),
+    "MicroturnProbeSoundsBad": Story({'probe_pesq_mos{codec="PCMU"}': "4.48x60 2.7x90"}, 12),
+    "MicroturnProbesFail": Story({'probe_failures_total{reason="unheard"}': f"{BEFORE}0+0.2x90"}, 12),
+    "MicroturnTracesLost": Story({'traces_spans_total{outcome="lost"}': f"{BEFORE}0+30x90"}, 18),
     "MicroturnScanners": Story({'proxy_refused_total{reason="scanner"}': "0+60x60 3600+60000x90"}, 25),
 }  # fmt: skip
 """The change comes after an hour."""

@@ -38,6 +38,7 @@ def test_flags_win_over_environment_and_that_over_the_file(
         ({"sip_host": "example"}, "no IP address"),
         ({"rtp_host": "::1"}, "'::1' is no IPv4 address: give one here, and this one as rtp_host6"),
         ({"rtp_host6": "127.0.0.1"}, "'127.0.0.1' is no IPv6 address"),
+        ({"rtp_host6": "127.0.0.1,10.0.0.1"}, "'127.0.0.1,10.0.0.1' is no IPv6 address"),
         ({"engine": "magic"}, "engine = 'magic'"),
         ({"rtp_port": 60_000}, "beyond 65535"),
         ({"sip_calls": 2}, "sip_wideband_calls = 4 is more than sip_calls = 2"),

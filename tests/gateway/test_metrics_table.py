@@ -89,11 +89,12 @@ def test_a_gateway_shows_what_the_table_has_and_nothing_else(state: StateServer,
         stir_anchors=certificate, stir_hosts=("localhost",), recording_dir=str(tmp_path / "calls"),
         recording_key="F2VrgOOX4u0xAoRNdRU55Hv8Oy292/pg92mZnMfA2iA=", sip_tls_port=free_port(),
         sip_tls_cert=certificate, sip_tls_key=key, http_tls_cert=certificate, http_tls_key=key,
+        traces_endpoint="http://127.0.0.1:9/v1/traces",
     ) as own:  # fmt: skip
         own.wait_for(lambda: own.gateway.sessions is not None and own.gateway.fleet.ready)
         text = _read(f"https://127.0.0.1:{own.gateway.http_port}/metrics")
         own.wait_for(lambda: "microturn_model_up 1.0" in text)
-    shown, wanted = names(text), listed("gateway", "model", "process")
+    shown, wanted = names(text), listed("gateway", "traces", "model", "process")
     assert sorted(shown) == sorted(wanted), sorted(shown.keys() ^ wanted.keys())
     assert shown == wanted
     ends = dict(
@@ -120,7 +121,14 @@ def test_a_background_worker_shows_what_the_table_has(state: StateServer) -> Non
     async def story() -> str:
         stop, text = asyncio.Event(), ""
         working = asyncio.create_task(
-            serve(GatewaySettings(redis=state.url, background_metrics_port=port), stop)
+            serve(
+                GatewaySettings(
+                    redis=state.url,
+                    background_metrics_port=port,
+                    traces_endpoint="http://127.0.0.1:9/v1/traces",
+                ),
+                stop,
+            )
         )
         async with asyncio.timeout(20):
             while "microturn_worker_connected 1.0" not in text:
@@ -130,7 +138,7 @@ def test_a_background_worker_shows_what_the_table_has(state: StateServer) -> Non
         await working
         return text
 
-    assert names(asyncio.run(story())) == listed("worker", "process")
+    assert names(asyncio.run(story())) == listed("worker", "traces", "process")
 
 
 def test_what_other_engines_tell_is_in_the_table() -> None:

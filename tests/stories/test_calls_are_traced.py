@@ -26,6 +26,7 @@ from tests.support.webrtc_caller import HZ, calling
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
 
 TONE = (3_000 * np.sin(2 * np.pi * 440 * np.arange(60 * HZ) / HZ)).astype(np.int16)
+SENT, LOST = (f'microturn_traces_spans_total{{outcome="{told}"}}' for told in ("sent", "lost"))
 TRACE, ASKED = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 NUMBER, CALLED, TARGET, SECRET_WORD = "4915112345678", "493098765432", "493055555555", "xylophone"
 
@@ -72,6 +73,29 @@ def test_a_telephone_call_is_a_trace(gateway: GatewayUnderTest, collector: Colle
     assert setup.parent == call.span and setup.begun_ns == call.begun_ns
     assert setup.attributes["microturn.media"] and 0 < setup.seconds < 1.5
     assert NUMBER.encode() not in b"".join(collector.bodies)
+
+
+def test_what_the_collector_has_and_what_it_did_not_take_is_counted(
+    gateway: GatewayUnderTest, collector: Collector
+) -> None:
+    def spans(outcome: str) -> float:
+        return gateway.metrics()[f'microturn_traces_spans_total{{outcome="{outcome}"}}']
+
+    def call() -> None:
+        tones = numbered_tones(1.0, 8000, 1)
+        assert asyncio.run(place_call(CallPlan(gateway.uri, "PCMU", tones, 8000, seconds=1.0))).answered
+
+    taken, there, lost = spans("sent"), len(collector.spans), spans("lost")
+    call()
+    gateway.wait_for(lambda m: m[SENT] > taken, 20.0)
+    assert spans("sent") - taken == len(collector.spans) - there >= 2 and spans("lost") == lost
+    collector.status, taken = 400, spans("sent")
+    try:
+        call()
+        gateway.wait_for(lambda m: m[LOST] >= lost + 2, 20.0)
+    finally:
+        collector.status = 200
+    assert spans("sent") == taken and spans("dropped") == 0
 
 
 def test_a_browser_call_goes_on_in_the_trace_of_who_asked_for_it(

@@ -33,7 +33,7 @@ pytestmark = [
 CALLS, SECONDS = 6, 40.0
 LABELS = {"namespace": "calls", "pod": "mt-microturn-0"}
 SILENT = ("proxy_", "webhook_", "worker_task", "gpu_", 'door="browser"', "stir_results", "certificate",
-          "recordings_to_upload", "recordings_unfinished")  # fmt: skip
+          "recordings_to_upload", "recordings_unfinished", "probe_", "traces_")  # fmt: skip
 """Of parts that are not here, or of nothing that happens."""
 
 

@@ -56,6 +56,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "autoscaling.prometheusAddress=http://prometheus:9090,monitoring.rules.enabled=true,monitoring.dashboards.enabled=true,"
         "monitoring.serviceMonitor.enabled=true,gateway.storage.enabled=true,gateway.realtime=true,"
         "gateway.webrtc.publicHost=192.0.2.1,turn.stunUrls[0]=stun:s.example.net,imagePullSecrets[0]=login,"
+        "probe.enabled=true,probe.codecs={PCMU,PCMA},gateway.rtp.ipv6=true,"
         "priorityClass.create=true,priorityClass.name=media,gateway.settingsSecret=t,commonLabels.team=voice,"
         "engines.lab.engine=echo,engines.lab.slots=8",
     ),

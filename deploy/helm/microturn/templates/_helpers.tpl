@@ -215,6 +215,9 @@ priorityClassName: {{ . }}
 {{- if gt (mul 4 $v.gateway.sip.calls) (int $v.gateway.rtp.ports) -}}
 {{- fail (printf "gateway.rtp.ports = %v are too few for gateway.sip.calls = %v: give %v, four a call" $v.gateway.rtp.ports $v.gateway.sip.calls (mul 4 $v.gateway.sip.calls)) -}}
 {{- end -}}
+{{- if and $v.probe.enabled (eq $v.gateway.sip.srtp "required") -}}
+{{- fail "probe.enabled with gateway.sip.srtp = required: probe calls have plain RTP, within their pod alone. Give gateway.sip.srtp = optional, or no probes" -}}
+{{- end -}}
 {{- if and $v.gateway.sip.tls.port (not $v.gateway.sip.tls.existingSecret) -}}
 {{- fail (printf "gateway.sip.tls.port = %v without gateway.sip.tls.existingSecret: name a Secret of type kubernetes.io/tls" $v.gateway.sip.tls.port) -}}
 {{- end -}}
@@ -259,6 +262,9 @@ priorityClassName: {{ . }}
 {{- end -}}
 {{- if and (or (gt (int $v.replicas) 1) $v.autoscaling.enabled) (eq (include "microturn.redisUrl" .) "off") -}}
 {{- fail "several gateways without a Redis do not know of each other: set redis.enabled or redis.url, or replicas = 1" -}}
+{{- end -}}
+{{- if and $v.probe.enabled (or (hasKey ($v.engines | default dict) "probe") (and (kindIs "map" $v.gateway.settings.engines) (hasKey $v.gateway.settings.engines "probe"))) -}}
+{{- fail "an engine probe with probe.enabled: that name is the chart's own, give yours another" -}}
 {{- end -}}
 {{- if and $v.engines (hasKey $v.gateway.settings "engines") -}}
 {{- fail "engines with gateway.settings.engines: the chart writes that setting for its containers. Leave one of them away" -}}

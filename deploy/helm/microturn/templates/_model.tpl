@@ -6,13 +6,17 @@
 {{- end -}}
 
 {{/* JSON: what each is, by name, "" the usual one. What `engines` does not say is as in `model`, but for what belongs to
-that engine alone: its persona, its settings, its GPUs. */}}
+that engine alone: its persona, its settings, its GPUs. `probe` answers probe calls alone. */}}
 {{- define "microturn.models" -}}
 {{- $models := dict "" .Values.model -}}
 {{- range $name, $own := .Values.engines -}}
 {{- $alone := dict "persona" "" "shmSize" "" "settings" (dict) "gpu" (dict "count" 0 "resource" $.Values.model.gpu.resource) -}}
 {{- $shared := omit (deepCopy $.Values.model) "persona" "shmSize" "settings" "gpu" -}}
 {{- $_ := set $models $name (mergeOverwrite $shared $alone (deepCopy $own)) -}}
+{{- end -}}
+{{- if .Values.probe.enabled -}}
+{{- $echo := dict "engine" "echo" "slots" 8 "groups" 1 "persona" "" "shmSize" "" "settings" (dict) "resources" .Values.probe.resources "gpu" (dict "count" 0 "resource" .Values.model.gpu.resource) -}}
+{{- $_ := set $models "probe" (merge $echo (omit .Values.model "resources" "gpu")) -}}
 {{- end -}}
 {{- toJson $models -}}
 {{- end -}}
@@ -21,13 +25,13 @@ that engine alone: its persona, its settings, its GPUs. */}}
 /run/microturn/gateway/model{{ include "microturn.ofEngine" . }}.sock
 {{- end -}}
 
-{{/* The gateway's setting `engines`: the containers are in its pod. */}}
+{{/* The gateway's setting `engines`: the containers are in its pod, sockets of others in gateway.settings. */}}
 {{- define "microturn.engineSettings" -}}
-{{- $told := dict -}}
-{{- range $name, $own := .Values.engines -}}
-{{- $_ := set $told $name (dict "socket" (include "microturn.engineSocket" $name) "persona" ($own.persona | default "")) -}}
+{{- $told := deepCopy (.Values.gateway.settings.engines | default dict) -}}
+{{- range $name, $model := omit (include "microturn.models" . | fromJson) "" -}}
+{{- $_ := set $told $name (dict "socket" (include "microturn.engineSocket" $name) "persona" ($model.persona | default "")) -}}
 {{- end -}}
-{{- toJson $told -}}
+{{- if $told }}{{ toJson $told }}{{ end -}}
 {{- end -}}
 
 {{/* (dict "root" $ "name" NAME "model" one of "microturn.models") */}}
