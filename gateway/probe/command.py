@@ -29,8 +29,8 @@ def run_probe(
     caller: type[Caller] = Caller,
 ) -> int:
     """Call `uri`, or the gateway of `run_dir` where it is empty, and print score, delay and loss; the last line on
-    standard output is one JSON object if `as_json`. `realtime` as in `place.probe`. Returns 0 when there is a score,
-    1 when there is none, 2 for an operator's mistake, said on standard error."""
+    standard output is one JSON object if `as_json`. `realtime` as in `place.probe`. Returns 0 when there is a
+    score, 1 when there is none, 2 for an operator's mistake, said on standard error."""
     try:
         if not is_installed():
             raise ValueError("package pesq is not installed: pip install 'microturn[probe]'")

@@ -90,7 +90,7 @@ class ProbeDesk:
         """The probe that runs was refused, or hung up, for want of room."""
         self._flags = ("--realtime",) if realtime else ()
         self.command: Sequence[str] = (sys.executable, "-m", "gateway.probe")
-        """What places one, with `--run-dir`, `--codec` and `--realtime` behind it; its last line is an `Outcome`, as
+        """What places one, with `--run-dir`, `--codec` and `--realtime` behind it; its last line is an `Outcome` as
         JSON."""
 
     # -- calls that come
