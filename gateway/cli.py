@@ -234,7 +234,8 @@ def probe(
     """A probe call: real speech there and back, its PESQ score, delay and loss. Exit status 1 without a score."""
     from gateway.probe.command import run_probe
 
-    raise typer.Exit(run_probe(uri, _settings(run_dir=run_dir).run_dir, codec, json))
+    now = _settings(run_dir=run_dir)
+    raise typer.Exit(run_probe(uri, now.run_dir, codec, as_json=json, realtime=now.realtime))
 
 
 @app.command()

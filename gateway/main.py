@@ -146,7 +146,7 @@ class Gateway:
             return None
         return ProbeDesk(
             settings.probe_engine, settings.probe_codecs, settings.probe_every_s, settings.sip_calls,
-            settings.run_dir, lambda: self._room if self.telephones.attached else 0,
+            settings.run_dir, lambda: self._room if self.telephones.attached else 0, realtime=settings.realtime,
         )  # fmt: skip
 
     def _keep_recordings(self) -> Child | None:

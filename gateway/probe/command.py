@@ -15,12 +15,22 @@ from gateway.probe.score import is_installed
 
 ADDRESS = "probe.uri"
 """File in `run_dir`: what a probe of this gateway calls."""
+SCORING_NICE = 10
+"""Live calls have the CPU first."""
 
 
-def run_probe(uri: str, run_dir: Path, codec: str, as_json: bool, caller: type[Caller] = Caller) -> int:
+def run_probe(
+    uri: str,
+    run_dir: Path,
+    codec: str,
+    *,
+    as_json: bool,
+    realtime: bool = False,
+    caller: type[Caller] = Caller,
+) -> int:
     """Call `uri`, or the gateway of `run_dir` where it is empty, and print score, delay and loss; the last line on
-    standard output is one JSON object if `as_json`. Returns 0 when there is a score, 1 when there is none, 2 for an
-    operator's mistake, said on standard error."""
+    standard output is one JSON object if `as_json`. `realtime` as in `place.probe`. Returns 0 when there is a
+    score, 1 when there is none, 2 for an operator's mistake, said on standard error."""
     try:
         if not is_installed():
             raise ValueError("package pesq is not installed: pip install 'microturn[probe]'")
@@ -30,7 +40,7 @@ def run_probe(uri: str, run_dir: Path, codec: str, as_json: bool, caller: type[C
         print(f"microturn probe: {wrong}", file=sys.stderr)
         return 2
     try:
-        outcome = asyncio.run(_until_told(target, codec, caller))
+        outcome = asyncio.run(_until_told(target, codec, caller, realtime))
     except asyncio.CancelledError:  # hung up: somebody needs the place
         return 1
     print(summary(outcome))
@@ -50,12 +60,12 @@ def summary(outcome: Outcome) -> str:
     )
 
 
-async def _until_told(uri: str, codec: str, caller: type[Caller]) -> Outcome:
+async def _until_told(uri: str, codec: str, caller: type[Caller], realtime: bool) -> Outcome:
     """SIGTERM hangs up."""
     here = asyncio.current_task()
     assert here is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, here.cancel)
-    return await probe(uri, codec, caller, in_own_process=True)
+    return await probe(uri, codec, caller, realtime=realtime, scoring_nice=SCORING_NICE)
 
 
 def _address(run_dir: Path) -> str:

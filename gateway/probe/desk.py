@@ -73,8 +73,11 @@ class ProbeDesk:
         places: int,
         run_dir: Path,
         room: Callable[[], int],
+        *,
+        realtime: bool = False,
     ) -> None:
-        """`engine` answers; `every_s` 0 is no probe but those of others; `places` are all of telephones."""
+        """`engine` answers; `every_s` 0 is no probe but those of others; `places` are all of
+        telephones; `realtime` as in `place.probe`."""
         self.counters = ProbeCounters()
         self.ruling = Ruling("probe", engine=engine, called="probe")
         """What becomes of a probe call."""
@@ -85,8 +88,10 @@ class ProbeDesk:
         self._last: dict[str, tuple[Outcome, float]] = {}
         self._yielded = False
         """The probe that runs was refused, or hung up, for want of room."""
+        self._flags = ("--realtime",) if realtime else ()
         self.command: Sequence[str] = (sys.executable, "-m", "gateway.probe")
-        """What places one, with `--run-dir` and `--codec` behind it; its last line is an `Outcome` as JSON."""
+        """What places one, with `--run-dir`, `--codec` and `--realtime` behind it; its last line is an `Outcome` as
+        JSON."""
 
     # -- calls that come
 
@@ -154,7 +159,7 @@ class ProbeDesk:
         return told
 
     async def _place(self, codec: str) -> Outcome:
-        argv = [*self.command, f"--run-dir={self._run_dir}", f"--codec={codec}"]
+        argv = [*self.command, f"--run-dir={self._run_dir}", f"--codec={codec}", *self._flags]
         process = await asyncio.create_subprocess_exec(
             *argv, stdin=DEVNULL, stdout=PIPE, start_new_session=True
         )

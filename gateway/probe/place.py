@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from gateway.caller.calls import Caller, CallPlan
 from gateway.caller.codec import find_codec
 from gateway.caller.command import read_audio
 from gateway.caller.report import CallReport, report_call
+from gateway.priority import keeping_time, stay_back
 from gateway.probe.score import Samples, score_in
 
 CLIP: Final = Path(__file__).with_name("sounds") / "speech-en.flac"
@@ -23,7 +24,6 @@ PAUSE_S: Final = 1.0
 ECHO_S: Final = 2.0
 """So long what was said last may take to come back."""
 ANSWER_S: Final = 5.0
-SCORING_NICE: Final = 10
 
 Reason = Literal["unreachable", "refused", "no-media", "unheard", "cut", "unscored", "timeout", "broken"]
 REASONS: Final = get_args(Reason)
@@ -70,17 +70,22 @@ def plan(uri: str, codec: str) -> CallPlan:
 
 
 async def probe(
-    uri: str, codec: str, caller: type[Caller] = Caller, *, in_own_process: bool = False
+    uri: str, codec: str, caller: type[Caller] = Caller, *, realtime: bool = False, scoring_nice: int = 0
 ) -> Outcome:
-    """Place it and score it. A call that comes to nothing is an outcome, too; it takes some 12 s."""
+    """Place it and score it. A call that comes to nothing is an outcome, too; it takes some 12 s.
+
+    `realtime`: the call keeps time as workers do, else a busy machine is heard in what we send ourselves.
+    `scoring_nice`: behind the call this process steps back by so much, for good.
+    """
     wanted = plan(uri, codec)
     try:
-        async with caller() as line:
-            log = await line.place(wanted)
+        with keeping_time() if realtime else contextlib.nullcontext():
+            async with caller() as line:
+                log = await line.place(wanted)
     except OSError as wrong:
         return Outcome(codec, "unreachable", str(wrong))
-    if in_own_process:
-        os.nice(SCORING_NICE)  # the call is over: live ones have the CPU first
+    if scoring_nice:
+        stay_back(scoring_nice)
     return judge(report_call(log), wanted.play_pcm)
 
 
