@@ -20,6 +20,7 @@ how many digits there will be. `clean_input.wav` of version 1.5 is the same with
 from __future__ import annotations
 
 import argparse
+import copy
 import hashlib
 import json
 import sys
@@ -185,7 +186,8 @@ def _overlapped(number: int, kind: int, words: Sequence[str], gain: float, data:
         until_s = track.now_s
         begin_s = until_s + float(rng.uniform(1.6, 2.6))
         if name == "input.wav":
-            pieces = [one_of(data, rng, word) for word in words]
+            own = copy.deepcopy(rng)  # what is said here moves nothing that both inputs have
+            pieces = [one_of(data, own, word) for word in words]
             at_s = begin_s
             for clip in pieces:
                 first, last = clip.words[0].start_samples, clip.words[-1].end_samples
@@ -195,7 +197,7 @@ def _overlapped(number: int, kind: int, words: Sequence[str], gain: float, data:
                 )
                 at_s += (last - first) / MODEL_HZ + 0.15
             if not words:
-                spoken = _piece(list(corpus.background_speech(Part.TEST, data)), rng, 1.5) * np.float32(gain)
+                spoken = _piece(list(corpus.background_speech(Part.TEST, data)), own, 1.5) * np.float32(gain)
                 track.sound(spoken, at_s)
                 at_s += len(spoken) / MODEL_HZ + 0.15
             event_s = begin_s, at_s - 0.15

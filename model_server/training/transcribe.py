@@ -23,7 +23,7 @@ def main() -> int:
     for path in sys.stdin.read().splitlines():
         try:
             pcm = corpus.load(Path(path))
-        except OSError as wrong:
+        except (OSError, RuntimeError) as wrong:  # soundfile: no such file, no sound
             print(f"transcribe: {path}: {wrong}", file=sys.stderr)
             return 2
         said = [
