@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import msgspec
 
-Door = Literal["sip", "webrtc"]
+Door = Literal["sip", "webrtc", "realtime"]
 Speaker = Literal["caller", "model"]
 MOST_RECORDINGS = 32
 Reason = Literal["over", "worker-lost", "stopped", "lost"]
