@@ -47,6 +47,7 @@ from gateway.catalogue.of_parts import (
     OF_STATE,
     OF_TASKS,
 )
+from gateway.catalogue.of_realtime import OF_REALTIME
 
 SECTIONS: Final = (
     Section("Calls", "gateway", "", NOTHING, OF_CALLS),
@@ -54,6 +55,7 @@ SECTIONS: Final = (
     Section("Sound", "gateway", "", LINES, OF_QUALITY),
     Section("Cameras", "gateway", "", LINES, OF_CAMERA),
     Section("Browsers", "gateway", "", SOUND, OF_BROWSERS),
+    Section("Realtime clients", "gateway", "Of `/v1/realtime`.", LINES, OF_REALTIME),
     Section("Telephones", "gateway", "", STRANGERS, OF_SIP),
     Section("State and cluster", "gateway", "Where `redis` is set.", STATE, OF_STATE),
     Section("Programs", "gateway", "", REFUSED, OF_PROGRAMS),

@@ -215,11 +215,11 @@ class RealtimeCall:
     # -- inside
 
     def _flushed(self) -> None:
-        """The model has fallen silent; in the middle of its speech, if anything of that went unheard."""
+        """The model has fallen silent: for the caller, if that one speaks and something went unheard."""
         for cut in self._captions.cut(self.leg.playout.next_frame):
             self.desk.extend("cut", turn=cut.turn, heard_ms=cut.heard_ms)
         cuts, self._interruptions = self._interruptions, self.leg.counters.interruptions
-        if self._interruptions > cuts and self.desk.responses.speaks:
+        if self._interruptions > cuts and self.desk.is_spoken_to and self.desk.responses.speaks:
             self.desk.listening.yielded()
             self.desk.responses.stop("turn_detected")
 

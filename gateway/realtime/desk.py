@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, Protocol
 
+import numpy as np
+
 from gateway.background.conversation import Conversation, Tell
 from gateway.realtime import events
 from gateway.realtime.events import Fault
@@ -25,6 +27,9 @@ MOST_TEXT_BYTES: Final = 1_000
 """Of a typed line, as in the data channel of browsers."""
 MOST_TEXTS: Final = 16
 """That wait for their turns."""
+SPEECH_RMS: Final = 200.0
+SPOKEN_TURNS: Final = 3
+"""A caller whom the model falls silent for was heard in one of the newest."""
 PERSONA_LINE: Final = "persona "
 PERSONA_ENGINES: Final = ("digits", "sglang")
 """Those that take a persona as a typed line, in the middle of a call."""
@@ -63,6 +68,7 @@ class Desk:
         self._texts: deque[str] = deque()  # bounded: `_type` refuses
         self._refused = 0  # samples, since it was told
         self._acts = 0
+        self._loud: deque[bool] = deque(maxlen=SPOKEN_TURNS)
 
     def open(self, engine: str) -> None:
         """The client is there; `engine` is what answers it."""
@@ -83,9 +89,18 @@ class Desk:
         faults = self._take(event)
         for fault in faults:
             self._fault(fault, event.event_id)
+        if isinstance(event, events.SessionUpdate):
+            self._send("session.updated", session=self.session.told())
+
+    @property
+    def is_spoken_to(self) -> bool:
+        """Whether the client's sound of just now is loud enough for speech."""
+        return any(self._loud)
 
     def turned(self, chunk: Chunk) -> None:
         """Once a turn."""
+        samples = chunk.pcm.astype(np.float32)
+        self._loud.append(bool(np.dot(samples, samples) > SPEECH_RMS**2 * len(samples)))
         if self._texts and self._call.leg.receive_text(self._texts[0]):
             self._texts.popleft()
         if self._refused:
@@ -187,7 +202,6 @@ class Desk:
         self.left_aside += len(session.left_aside)
         if session.left_aside:
             self.extend("left_aside", params=session.left_aside)
-        self._send("session.updated", session=session.told())
         return faults
 
     def _become(self, persona: str) -> list[Fault]:

@@ -155,7 +155,7 @@ class Sockets:
     def __init__(self) -> None:
         self.counters = SocketCounters()
         self._coming: dict[Any, Client] = {}
-        self._server: web.Server[web.BaseRequest] | None = None
+        self._server: web.Server | None = None
 
     def start(self) -> None:
         """In the loop that the calls live in."""
