@@ -17,10 +17,6 @@ import pytest
 import soundfile
 import soxr
 
-websockets = pytest.importorskip(
-    "websockets", reason="the package openai needs it: pip install 'openai[realtime]'"
-)
-
 from gateway.api.tokens import mint
 from gateway.engines import choose
 from gateway.state import embedded
@@ -44,7 +40,9 @@ TRIES = 4
 
 @pytest.fixture(scope="module")
 def echo() -> Iterator[GatewayUnderTest]:
-    with GatewayUnderTest.start(GatewayWish(1, settings={"webrtc_calls": "2"})) as started:
+    with GatewayUnderTest.start(
+        GatewayWish(1, settings={"webrtc_calls": "2"}, ready_timeout_s=60.0)
+    ) as started:
         yield started
 
 
@@ -195,7 +193,7 @@ def test_who_may_not_come_is_told_by_status() -> None:
     import websockets
 
     settings = {"webrtc_calls": "1", "jwt_secret": SECRET}
-    with GatewayUnderTest.start(GatewayWish(1, settings=settings)) as gateway:
+    with GatewayUnderTest.start(GatewayWish(1, settings=settings, ready_timeout_s=60.0)) as gateway:
 
         async def story() -> None:
             with pytest.raises(websockets.exceptions.InvalidStatus) as refused:
