@@ -57,7 +57,7 @@ class MainLink:
             with connection:
                 self._send, self.is_up = connection.send, True
                 self.tell(self._ready())
-                async for packet, descriptors in _packets(connection):
+                async for packet, descriptors in packets(connection):
                     self._take(control.decode_main(packet), descriptors)
                 self._send, self.is_up = lambda packet: None, False
             away_since = time.monotonic()
@@ -73,7 +73,7 @@ class MainLink:
             self._hear(message)
 
 
-async def _packets(connection: socket.socket) -> AsyncIterator[tuple[bytes, list[int]]]:
+async def packets(connection: socket.socket) -> AsyncIterator[tuple[bytes, list[int]]]:
     """Every packet, with the descriptors that came with it, until the other side is gone."""
     loop = asyncio.get_running_loop()
     with contextlib.suppress(ConnectionError):

@@ -113,9 +113,12 @@ class Realtime:
             if self._cluster is not None:
                 taken = answered is not None and answered.status == 201
                 (self._cluster.desk.answered if taken else self._cluster.desk.refused)(call)
+        if answered.status == 504:
+            transport.abort()  # the worker may have it, and speak on it: nothing may be said here
+            return web.Response(status=504)
         if answered.status != 201:
             code = "full" if self._pool.is_full(ruling.engine) else "not-ready"
-            status = answered.status if answered.status in (503, 504) else 500
+            status = 503 if answered.status == 503 else 500
             raise Problem(status, code, answered.reason, {"Retry-After": str(answered.retry_after_s or 2)})
         self.counters.handed_over += 1
         transport.abort()  # ours of the two descriptors; the worker has the other

@@ -142,6 +142,10 @@ def test_digits_are_said_back_and_understood(digits: GatewayUnderTest) -> None:
             for pcm in strings:
                 before = len(caller.of_type("response.done"))
                 await caller.say(np.concatenate((pcm, np.zeros(6 * HZ, np.int16))))
+                for _ in range(10):
+                    if len(caller.of_type("response.done")) > before:
+                        break
+                    await caller.say(np.zeros(HZ, np.int16))
                 assert len(caller.of_type("response.done")) > before, caller.words()
             return caller
 
