@@ -30,6 +30,8 @@ class RealtimeCaller:
     """When each came, monotonic."""
     sound: list[tuple[float, bytes]] = field(default_factory=list)
     """What was heard, and when."""
+    said: list[tuple[str, int]] = field(default_factory=list)
+    """Each word of the model's, and the sample of `heard` with which it came."""
 
     def of_type(self, kind: str) -> list[Any]:
         return [event for event in self.events if event.type == kind]
@@ -41,6 +43,11 @@ class RealtimeCaller:
     def heard(self) -> PCM:
         """int16 [n] at 24 kHz, without the silence between responses."""
         return np.frombuffer(b"".join(data for _, data in self.sound), np.int16)
+
+    def is_done(self, since_s: float, quiet_s: float) -> bool:
+        """Whether something was said since then, and nothing for so long."""
+        last_s = self.sound[-1][0] if self.sound else 0.0
+        return since_s < last_s < time.monotonic() - quiet_s
 
     async def say(self, pcm: PCM) -> None:
         """int16 [n] at 24 kHz, in real time."""
@@ -66,6 +73,9 @@ class RealtimeCaller:
         async for event in self.connection:
             if event.type == "response.output_audio.delta":
                 self.sound.append((time.monotonic(), base64.b64decode(event.delta)))
+            elif event.type == "response.output_audio_transcript.delta":
+                at = sum(len(data) for _, data in self.sound) // 2
+                self.said += [(word, at) for word in event.delta.split()]
             self.events.append(event)
             self.at_s.append(time.monotonic())
 
