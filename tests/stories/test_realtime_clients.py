@@ -154,9 +154,9 @@ def test_digits_are_said_back_and_understood(digits: GatewayUnderTest) -> None:
     stranger, sound = Stranger(), soxr.resample(caller.heard(), HZ, 16_000)
     ends = [at for _, at in caller.said[1:]] + [len(caller.heard())]
     words = [
-        Spoken(w, at / HZ, end / HZ)
-        for (w, at), end in zip(caller.said, ends, strict=True)
-        if w in WORDS[:10]
+        Spoken(str(WORDS.index(word)), at / HZ, min(end / HZ, at / HZ + 0.7))
+        for (word, at), end in zip(caller.said, ends, strict=True)
+        if word in WORDS[:10]
     ]
     understood = [word.word for word in words if stranger.understands(sound, word, telephone=False)]
     print("said:", [word.word for word in words], "understood:", understood)
