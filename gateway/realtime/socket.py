@@ -184,6 +184,6 @@ class Sockets:
         client = self._coming.pop(request.protocol)
         try:
             return await client.serve(request)
-        except web.HTTPException as wrong:  # no WebSocket after all
+        except web.HTTPException:  # no WebSocket after all
             client.owner.closed("lost")
-            return wrong
+            raise
