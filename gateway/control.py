@@ -13,8 +13,8 @@ for them belong.
                     PolicyMet
                     Done                                     <-  Command
 
-Each of Offer, Candidates, IceRestart, HangUp, Dial, Refer and Leave is answered by one `Answered` of the same id,
-which the main process chose (0: nobody waits for it), each Command by one `Done`.
+Each of Offer, Attend, Candidates, IceRestart, HangUp, Dial, Refer and Leave is answered by one `Answered` of the
+same id, which the main process chose (0: nobody waits for it), each Command by one `Done`.
 A browser call's name is the main process's as well; its media and its resume token are the worker's alone.
 """
 
@@ -163,6 +163,21 @@ class Offer(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """Of a call that goes on here, its gateway being dead: its next turn, and what was said before."""
     engine: str = ""
     """That answers a new call; empty is the usual one."""
+
+
+class Attend(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """Main: a client of `/v1/realtime`, whose connection comes with this message (SCM_RIGHTS). `Answered`: 201 when
+    the call has a slot, then the worker answers the request itself; else 503, and the client is the main's
+    again."""
+
+    id: int
+    call: str
+    head: str
+    """Of its HTTP request, as far as a WebSocket needs it (RFC 6455 section 4.2.1), with the empty line."""
+    persona: str = ""
+    recording: bool = False
+    tenant: str = ""
+    engine: str = ""
 
 
 class Candidates(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
@@ -422,7 +437,7 @@ WorkerMessage = (
     | Done
     | RecordingMessage
 )
-WebrtcRequest = Offer | Candidates | IceRestart | HangUp
+WebrtcRequest = Offer | Attend | Candidates | IceRestart | HangUp
 SipRequest = Dial | HangUp | Refer | Leave
 MainMessage = Drain | WebrtcRequest | SipRequest | JoinRefused | TaskNews | Look | Command
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import functools
 import socket
 from collections.abc import Callable, Coroutine
@@ -78,6 +79,13 @@ class Fleet:
     def ready(self) -> list[Member]:
         """Those that are connected."""
         return [member for member in self.members.values() if member.connection is not None]
+
+    def hand(self, worker: str, packet: bytes, descriptor: int) -> None:
+        """A message with an open file, which stays open here; `OSError` when it cannot be sent."""
+        member = self.members.get(worker)
+        if member is None or member.connection is None:
+            raise OSError(errno.ENOTCONN, "the worker is not there")
+        socket.send_fds(member.connection, [packet], [descriptor])
 
     async def accept(self, listener: socket.socket) -> None:
         """Listen to whoever comes, until cancelled."""

@@ -21,6 +21,7 @@ from gateway.api.door import Door
 from gateway.api.guard import Guard, GuardCounters
 from gateway.api.problem import Problem
 from gateway.api.rate import OfferRate
+from gateway.api.realtime import Realtime
 from gateway.api.turn import IceServers
 from gateway.api.v1.calls import Calls
 from gateway.api.v1.cdrs import Cdrs
@@ -91,6 +92,12 @@ def make_whip(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | No
     turn_secret = settings.turn_secret.get_secret_value()
     servers = IceServers(settings.stun_urls, settings.turn_urls, turn_secret, settings.turn_ttl_s)
     return Whip(pool, door, servers, OfferRate(settings.webrtc_offers_per_s), settings.make_rules(), cluster)
+
+
+def make_realtime(settings: GatewaySettings, pool: WebrtcPool, cluster: Cluster | None = None) -> Realtime:
+    """The HTTP side of `/v1/realtime`, as it is set."""
+    door = Door(settings.jwt_secret.get_secret_value(), frozenset(settings.web_origins))
+    return Realtime(pool, door, OfferRate(settings.webrtc_offers_per_s), settings.make_rules(), cluster)
 
 
 def make_v1(gateway: Served) -> Surface:
@@ -181,6 +188,12 @@ def make_app(gateway: Served, counters: dict[str, Any]) -> web.Application:
     app = web.Application(client_max_size=MOST_BYTES)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     app.add_routes([web.get("/nodes", nodes)])
+    if (
+        gateway.pool is not None and gateway.settings.realtime_api == "on"
+    ):  # before what takes the rest of /v1
+        realtime = make_realtime(gateway.settings, gateway.pool, gateway.cluster)
+        counters["realtime_http"] = realtime.counters
+        app.add_routes(realtime.routes())
     if gateway.settings.serves_api:
         surface = make_v1(gateway)
         counters["v1"] = surface.counters

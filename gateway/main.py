@@ -126,6 +126,7 @@ class Gateway:
             )
         workers = plan_webrtc(self.settings, self._recording)
         pool = WebrtcPool(workers)
+        pool.hand = self.fleet.hand
         door: Kind = pool
         if self.sessions is not None:
             from gateway.state.doors import BrowserDoor

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import socket
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
@@ -105,10 +106,12 @@ class WorkerProcess:
         look_after: Callable[[], Awaitable[None]],
         report: Callable[[], control.Report],
         hear: Callable[[control.MainMessage], None] = lambda message: None,
+        attend: Callable[[control.Attend, socket.socket], None] | None = None,
         takes_notes: bool = False,
         engines: Mapping[str, str] | None = None,
     ) -> None:
-        """`model_path` is the socket of the usual engine's model server, `engines` has those of further ones."""
+        """`model_path` is the socket of the usual engine's model server, `engines` has those of further ones.
+        `attend` gets the connections that the main process hands over."""
         self.garbage = Garbage()
         sockets = {"": model_path, **(engines or {})}
         self.turns = EngineTurns(
@@ -119,7 +122,7 @@ class WorkerProcess:
             between=lambda: self.garbage.sweep(cut_time.quiet_ns(time.monotonic_ns())),
             takes_notes=takes_notes,
         )
-        self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy)
+        self.link = MainLink(Path(control_path), ready=ready, hear=self._hear, is_busy=is_busy, attend=attend)
         self._look_after, self._report, self._hear_more = look_after, report, hear
         self._tasks = Tasks(self._broken)
         self._stop = asyncio.Event()

@@ -66,6 +66,7 @@ ONE_PLACE = {
         "gateway/http.py",
         "gateway/api/",
         "gateway/background/chat.py",
+        "gateway/realtime/socket.py",
         "gateway/events/courier.py",
         "gateway/recording/",
         "gateway/safety/moderation.py",

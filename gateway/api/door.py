@@ -25,13 +25,17 @@ class Door:
     jwt_secret: str = field(default="", repr=False)
     web_origins: Collection[str] = ()
 
-    def admit(self, request: web.Request, needs: str = tokens.SCOPE) -> tokens.Holder:
-        """Who calls, as far as it is told; raises `Problem` with 401 or 403. A token has to allow what it needs."""
+    def admit(
+        self, request: web.Request, needs: str = tokens.SCOPE, authorization: str | None = None
+    ) -> tokens.Holder:
+        """Who calls, as far as it is told; raises `Problem` with 401 or 403. A token has to allow what it
+        needs; it is in the header `Authorization`, or in what is given for it."""
         if not self.jwt_secret:
             self._check_host(request)
             return tokens.Holder()
         try:
-            return tokens.check(self.jwt_secret, request.headers.get("Authorization"), needs)
+            told = authorization or request.headers.get("Authorization")
+            return tokens.check(self.jwt_secret, told, needs)
         except tokens.Unauthorised as wrong:
             code = "forbidden" if wrong.status == 403 else "unauthorised"
             raise Problem(wrong.status, code, wrong.detail, {"WWW-Authenticate": wrong.challenge}) from None

@@ -52,6 +52,7 @@ from gateway.catalogue.of_parts import (
     OF_TASKS,
     OF_TRACES,
 )
+from gateway.catalogue.of_realtime import OF_REALTIME
 
 SECTIONS: Final = (
     Section("Calls", "gateway", "", NOTHING, OF_CALLS),
@@ -62,6 +63,7 @@ SECTIONS: Final = (
             "are away while that has no score.", PROBES, OF_PROBES),
     Section("Cameras", "gateway", "", LINES, OF_CAMERA),
     Section("Browsers", "gateway", "", SOUND, OF_BROWSERS),
+    Section("Realtime clients", "gateway", "Of `/v1/realtime`.", LINES, OF_REALTIME),
     Section("Telephones", "gateway", "", STRANGERS, OF_SIP),
     Section("State and cluster", "gateway", "Where `redis` is set.", STATE, OF_STATE),
     Section("Programs", "gateway", "", REFUSED, OF_PROGRAMS),

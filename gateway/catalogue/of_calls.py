@@ -48,6 +48,8 @@ OF_CALLS = (
         edge__refused_busy="edge busy", edge__refused_draining="edge draining", edge__refused_by_hook="edge rule",
         guard__refused="guard rate", http__refused_unauthorised="http unauthorised",
         http__refused_too_fast="http rate", http__refused_malformed="http malformed",
+        realtime_http__refused_unauthorised="realtime unauthorised",
+        realtime_http__refused_too_fast="realtime rate", realtime_http__refused_malformed="realtime malformed",
         webrtc__refused_full="browsers full", webrtc__refused_not_ready="browsers not-ready",
         webrtc__offers_refused="browsers worker", calls_refused="worker no-room",
         cluster__permits_refused="cluster cap", model__leases_refused_slots_total="model slots",

@@ -15,8 +15,9 @@ from gateway.sip.call_events import CallEvent
 from gateway.sip.outbound import OutboundCall
 from gateway.state import tokens
 from gateway.state.keys import name_of_telephone_call
+from gateway.state.records import Door
 from gateway.state.sessions import Sessions
-from gateway.webrtc.pool import WebrtcPool
+from gateway.webrtc.pool import REALTIME, WebrtcPool
 
 Ready = control.Ready | control.WebrtcReady
 Send = Callable[[bytes], object]
@@ -113,7 +114,7 @@ class BrowserDoor:
         """See `Kind`."""
         count = self._pool.welcome(ready, send)
         for call in ready.calls:
-            self._sessions.adopt(call, "webrtc", ready.worker)
+            self._sessions.adopt(call, _door_of(call), ready.worker)
         return count
 
     def hear(self, worker: str, message: control.WorkerMessage) -> None:
@@ -132,11 +133,16 @@ class BrowserDoor:
     def lose(self, worker: str) -> int:
         """See `Kind`."""
         self._sessions.lose("webrtc", worker)
+        self._sessions.lose("realtime", worker)
         return self._pool.lose(worker)
 
     def _answered(self, worker: str, asked: control.WebrtcRequest, answered: control.Answered) -> None:
         if isinstance(asked, control.HangUp) and answered.status == 200:
             self._sessions.end(asked.call)
+        elif isinstance(asked, control.Attend) and answered.status == 201:
+            persona = asked.persona or ("" if asked.engine else self._persona)
+            party = self._party_of(answered.call)
+            self._sessions.begin(answered.call, "realtime", worker, persona, party=party, engine=asked.engine)
         elif isinstance(asked, control.Offer) and answered.call in self._pool.places[worker].calls:
             call, token = answered.call, tokens.check_of(answered.resume)
             if call in self._sessions:
@@ -147,3 +153,8 @@ class BrowserDoor:
                 self._sessions.begin(
                     call, "webrtc", worker, persona, party=party, resume=token, engine=asked.engine
                 )
+
+
+def _door_of(call: str) -> Door:
+    """Of a call in a WebRTC worker."""
+    return "realtime" if call.startswith(REALTIME) else "webrtc"

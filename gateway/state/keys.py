@@ -52,7 +52,7 @@ MOST_TASKS: Final = 64
 MOST_CDRS: Final = 16
 """A SIP peer may use a Call-ID again: the record of the call before is not its to erase."""
 
-_CALL = re.compile(r"[bt]-[0-9a-f]{16,32}")
+_CALL = re.compile(r"[brt]-[0-9a-f]{16,32}")
 _NAMESPACE = re.compile(r"[a-z0-9][a-z0-9.-]{0,31}")
 
 

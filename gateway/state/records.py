@@ -16,7 +16,7 @@ import msgspec
 
 from gateway.reading import read_json
 
-Door = Literal["sip", "webrtc"]
+Door = Literal["sip", "webrtc", "realtime"]
 Speaker = Literal["caller", "model"]
 MOST_RECORDINGS = 32
 Reason = Literal["over", "worker-lost", "stopped", "lost"]

@@ -50,5 +50,9 @@ class WebrtcOptions:
     """Further engines, and the sockets of their model servers."""
     announcements: AnnouncementOptions = field(default_factory=AnnouncementOptions)
     safety: SafetyOptions | None = None
+    realtime_api: bool = True
+    """Whether clients of `/v1/realtime` may be handed to it."""
+    realtime_buffer_s: int = 30
+    """Of sound that waits, of one of them."""
     retry_after_s: int = 2
     """What a refused browser is asked to wait."""

@@ -31,9 +31,14 @@ ANSWER_S: Final = 5.0
 MOST_REQUESTS: Final = 128
 """Out to one worker at once. More are refused: it does not keep up."""
 RETRY_S: Final = 2
+BROWSER: Final = "b-"
+REALTIME: Final = "r-"
+"""How names of calls begin, by their door."""
 _RESUME: Final = re.compile(r"([a-z0-9-]{1,32})\.(b-[0-9a-f]{16})\.[A-Za-z0-9_=-]{16,128}")
 
 Send = Callable[[bytes], object]
+Hand = Callable[[str, bytes, int], None]
+"""To the worker of that name, a message and a descriptor; `OSError` when it cannot be sent."""
 
 
 @dataclass(slots=True)
@@ -41,6 +46,8 @@ class PoolCounters:
     """Of the requests about browser calls, since the start of the main process."""
 
     offers: int = 0
+    attended: int = 0
+    """Clients of `/v1/realtime` that asked for a call."""
     calls_made: int = 0
     calls_resumed: int = 0
     calls_adopted: int = 0
@@ -116,6 +123,8 @@ class WebrtcPool:
         self.counters = PoolCounters()
         self.places = {o.name: Place(o.name, o.max_calls) for o in workers}
         self.draining = False
+        self.hand: Hand | None = None
+        """How connections get to workers; None where none are handed over."""
         self._answer_s = answer_s
         self._last_id = 0
 
@@ -219,6 +228,21 @@ class WebrtcPool:
         finally:
             place.offers_out -= not resume
 
+    async def attend(self, request: control.Attend, descriptor: int) -> control.Answered:
+        """The worker's answer to a client whose connection is handed to it; 201: it has the client."""
+        self.counters.attended += 1
+        if self.draining:
+            return self._not_ready("no more calls are taken: it is about to stop")
+        place, hand = self._emptiest(request.engine), self.hand
+        if isinstance(place, control.Answered) or hand is None:
+            return place if isinstance(place, control.Answered) else self._not_ready("no worker takes any")
+        name = place.name
+        place.offers_out += 1
+        try:
+            return await self._ask(place, request, lambda packet: hand(name, packet, descriptor))
+        finally:
+            place.offers_out -= 1
+
     def has(self, call: str) -> bool:
         """Whether it lives in one of our workers."""
         return any(call in place.calls for place in self.places.values())
@@ -279,8 +303,10 @@ class WebrtcPool:
         self.counters.refused_not_ready += 1
         return _unavailable(reason)
 
-    async def _ask(self, place: Place, request: control.WebrtcRequest) -> control.Answered:
-        """One request to a worker. The answer is 503 or 504 when none came."""
+    async def _ask(
+        self, place: Place, request: control.WebrtcRequest, send: Send | None = None
+    ) -> control.Answered:
+        """One request to a worker, by `send` if it is given. The answer is 503 or 504 when none came."""
         if place.send is None or len(place.out) >= MOST_REQUESTS:
             return _unavailable("the process with this call does not keep up")
         self._last_id = number = self._last_id + 1
@@ -290,7 +316,7 @@ class WebrtcPool:
         answer: asyncio.Future[control.Answered] = asyncio.get_running_loop().create_future()
         place.out[number] = _Request(request, answer)
         try:
-            place.send(packet)
+            (send or place.send)(packet)
             return await asyncio.wait_for(answer, self._answer_s)
         except TimeoutError:
             self.counters.answers_timed_out += 1
@@ -321,7 +347,10 @@ class WebrtcPool:
                 counters.calls_made += answered.call not in calls
                 etag = ufrag_of(answered.sdp)
                 calls[answered.call] = BrowserCall(answered.call, etag, credentials_of(asked.sdp))
-            case control.Offer(), _:
+            case control.Attend(), 201:
+                counters.calls_made += 1
+                calls[answered.call] = BrowserCall(answered.call, "")
+            case ((control.Offer() | control.Attend()), _):
                 counters.offers_refused += 1
             case control.IceRestart(), 200 if asked.call in calls:
                 counters.ice_restarts += 1
@@ -342,9 +371,9 @@ class WebrtcPool:
             log.warning("call not given back", call=call, reason=str(wrong))
 
 
-def new_name() -> str:
+def new_name(kind: str = BROWSER) -> str:
     """Of a call."""
-    return f"b-{secrets.token_hex(8)}"
+    return f"{kind}{secrets.token_hex(8)}"
 
 
 def _unavailable(reason: str, number: int = 0) -> control.Answered:
@@ -375,6 +404,8 @@ def plan_webrtc(settings: GatewaySettings, recording: RecordingOptions | None = 
             red=settings.red == "on",
             resume_s=settings.resume_s,
             realtime=settings.realtime,
+            realtime_api=settings.realtime_api == "on",
+            realtime_buffer_s=settings.realtime_buffer_s,
             log_level=settings.log_level,
             log_format=settings.log_format,
         )

@@ -45,6 +45,17 @@ class WebrtcSettings(BaseSettings):
     video: Literal["off", "on"] = Field("on", description="whether browsers may send a camera")
     video_frames_per_chunk: int = Field(2, ge=0, le=2, description="newest frames that a chunk carries")
 
+    realtime_api: Literal["off", "on"] = Field(
+        "on",
+        description="/v1/realtime for OpenAI Realtime clients; their calls count as browser calls",
+    )
+    realtime_buffer_s: int = Field(
+        30,
+        ge=2,
+        le=120,
+        description="sound that such a client may send ahead of time; what is beyond is refused",
+    )
+
     stun_urls: Words = Field((), description="STUN servers that browsers are told: stun:HOST:PORT, ...")
     turn_urls: Words = Field((), description="TURN servers that browsers are told: turn:HOST:PORT, ...")
     turn_secret: SecretStr = Field(SecretStr(""), description="shared with them (coturn: static-auth-secret)")

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Protocol
 
-from gateway.webrtc.call import BrowserCall
+
+class Counting(Protocol):
+    """A call."""
+
+    def counts(self) -> dict[str, int]: ...
 
 
 class Tally:
@@ -12,13 +17,13 @@ class Tally:
 
     def __init__(self) -> None:
         self._over: Counter[str] = Counter()
-        self._live: dict[BrowserCall, dict[str, int]] = {}
+        self._live: dict[Counting, dict[str, int]] = {}
 
-    def note(self, call: BrowserCall) -> None:
+    def note(self, call: Counting) -> None:
         """What a live call has counted up to now; 100 us."""
         self._live[call] = call.counts()
 
-    def close(self, call: BrowserCall) -> None:
+    def close(self, call: Counting) -> None:
         """A call is over: keep what it counted."""
         self._live.pop(call, None)
         self._over.update(call.counts())

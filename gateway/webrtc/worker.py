@@ -7,9 +7,11 @@ One thread and no more for sound: the loop takes packets as they come, the pacer
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import hmac
 import os
+import socket
 import time
 from collections.abc import Coroutine
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from gateway.commands import obey
 from gateway.cut_time import BROWSER_COST_NS, CutTime
 from gateway.figures import TELL_S, Quality, figures_of
 from gateway.histogram import SETUP, Histogram
+from gateway.realtime.call import RealtimeCall
+from gateway.realtime.socket import Sockets
 from gateway.recording.call import CallRecording, Recorder
 from gateway.safety.screen import Screens
 from gateway.state.records import Figures
@@ -64,6 +68,9 @@ class Counters:
     ice_restarts: int = 0
 
 
+Carried = BrowserCall | RealtimeCall
+
+
 class Worker:
     """Calls of one process."""
 
@@ -76,7 +83,8 @@ class Worker:
         self.process = WorkerProcess(
             options.name, options.control, options.model, CutTime(options.max_calls, BROWSER_COST_NS),
             ready=self._ready, is_busy=lambda: bool(self._calls), look_after=self._look_after,
-            report=self._report, hear=self._hear, takes_notes=options.traces, engines=options.engines,
+            report=self._report, hear=self._hear, attend=self._attend, takes_notes=options.traces,
+            engines=options.engines,
         )  # fmt: skip
         self.turns, self.link = self.process.turns, self.process.link
         self.recorder = Recorder(options.recording, options.announcements, MODEL_HZ)
@@ -86,13 +94,16 @@ class Worker:
         self.decoder = DecoderThread()
         self.certificate = Certificate.generateCertificate()
         self._tally = Tally()
-        self._calls: dict[str, BrowserCall] = {}
+        self.sockets = Sockets() if options.realtime_api else None
+        self._calls: dict[str, Carried] = {}
         self._seconds = 0
 
     async def run(self) -> None:
         """Take calls until told to stop."""
         self.process.heed_signals()
         await self.ice.start()
+        if self.sockets is not None:
+            self.sockets.start()
         warm_up(self.certificate)
         await self.process.serve(self.pacer.run())
         for call in list(self._calls.values()):
@@ -102,6 +113,8 @@ class Worker:
         self.recorder.stop()
         self.decoder.close()
         await self.ice.close()
+        if self.sockets is not None:
+            await self.sockets.close()
 
     # -- requests of the main process
 
@@ -154,12 +167,7 @@ class Worker:
             return control.Answered(message.id, offer.status, reason=offer.reason)
         if message.resume:
             return await self._resume(message, offer)
-        if not self.turns.is_attached(message.engine):
-            told = f"engine {message.engine}" if message.engine else "the usual engine"
-            return self._full(message.id, f"no model server of {told} is there")
-        if len(self._calls) >= self.options.max_calls:
-            return self._full(message.id)
-        call = self._calls[message.call] = BrowserCall(
+        call = BrowserCall(
             message.call,
             message.persona,
             message.engine,
@@ -168,25 +176,65 @@ class Worker:
             tell=self.link.tell,
         )
         call.leg.turn = message.turn
+        if message.context:
+            call.leg.receive_text(message.context)
+        refused = await self._seat(call, message, announces=not message.turn)
+        return refused or await self._carry(message.id, call, offer)
+
+    def _attend(self, message: control.Attend, connection: socket.socket) -> None:
+        self.process.spawn(self._reply(message.id, message.call, self._take_client(message, connection)))
+
+    async def _take_client(self, message: control.Attend, connection: socket.socket) -> control.Answered:
+        """The connection is ours with 201, and closed here else: the main process has its own."""
+        with contextlib.ExitStack() as undo:
+            undo.callback(connection.close)
+            if self.sockets is None:
+                return self._full(message.id, "this worker takes no clients of /v1/realtime")
+            call = RealtimeCall(
+                message.call, message.persona, message.engine, buffer_s=self.options.realtime_buffer_s,
+                live=self._live, ended=self._ended, tell=self.link.tell,
+            )  # fmt: skip
+            refused = await self._seat(call, message)
+            if refused is not None:
+                return refused
+            call.conversation.engine = self.turns.kind_of(call)
+            try:
+                await self.sockets.take_up(connection, message.head, call)
+            except OSError as wrong:
+                call.end("lost")
+                return self._full(message.id, f"the client is gone: {wrong.strerror}")
+            undo.pop_all()
+        return control.Answered(message.id, 201, call=message.call)
+
+    async def _seat(
+        self, call: Carried, message: control.Offer | control.Attend, *, announces: bool = True
+    ) -> control.Answered | None:
+        """A place and a slot for a new call; else why not."""
+        if not self.turns.is_attached(message.engine):
+            told = f"engine {message.engine}" if message.engine else "the usual engine"
+            return self._full(message.id, f"no model server of {told} is there")
+        if len(self._calls) >= self.options.max_calls:
+            return self._full(message.id)
+        self._calls[call.name] = call
         if self.screens is not None:
             self.screens.look_after(call, message.persona, message.tenant, message.engine)
         call.recording = CallRecording(
             self.recorder, call.name, call.name, call.leg, self.link.tell, call.first_pull_ns,
-            allowed=message.recording, announces=not message.turn,
+            allowed=message.recording, announces=announces,
         )  # fmt: skip
-        if message.context:
-            call.leg.receive_text(message.context)
         if not await self.turns.lease(call):
             self._calls.pop(call.name, None)
             call.recording.end()
             return self._full(message.id)
-        return await self._carry(message.id, call, offer)
+        return None
 
     async def _resume(self, message: control.Offer, offer: Offer) -> control.Answered:
         _, _, rest = message.resume.partition(".")
         name, _, secret = rest.partition(".")
         call = self._calls.get(name)
-        if call is None or not hmac.compare_digest(call.secret.encode(), secret.encode()):
+        if not isinstance(call, BrowserCall) or not hmac.compare_digest(
+            call.secret.encode(), secret.encode()
+        ):
             return control.Answered(message.id, 404, reason="there is no such call to resume: make a new one")
         self.counters.calls_resumed += 1
         return await self._carry(message.id, call, offer)
@@ -217,7 +265,7 @@ class Worker:
 
     def _restart_ice(self, message: control.IceRestart) -> control.Answered:
         call = self._calls.get(message.call)
-        if call is None or call.peer is None:
+        if not isinstance(call, BrowserCall) or call.peer is None:
             return control.Answered(message.id, 404, reason="there is no such call", call=message.call)
         self.counters.ice_restarts += 1
         fragment = call.peer.restart_ice(message.ufrag, message.pwd)
@@ -229,7 +277,7 @@ class Worker:
 
     # -- calls
 
-    def _live(self, call: BrowserCall) -> None:
+    def _live(self, call: Carried) -> None:
         """Media flows for the first time: its ear is served where its replies are ready."""
         tenancy, table = call.leg.tenancy, self.turns.table_of(call)
         ready_ns = 0
@@ -240,7 +288,7 @@ class Worker:
         self.counters.calls_answered += 1
         log.info("call", call=call.name)
 
-    def _ended(self, call: BrowserCall, reason: str) -> None:
+    def _ended(self, call: Carried, reason: str) -> None:
         if self._calls.pop(call.name, None) is None:
             return
         self.pacer.remove(call)
@@ -255,7 +303,7 @@ class Worker:
         self.link.tell(control.CallEnded(call.name, call.cause, figures, notes))
         log.info("call over", call=call.name, reason=reason)
 
-    def _figures(self, call: BrowserCall) -> Figures:
+    def _figures(self, call: Carried) -> Figures:
         return figures_of(call.line_sums, self.turns.sums_of(call), call.leg, call.conversation.tasks_begun)
 
     # -- once a second
@@ -267,7 +315,7 @@ class Worker:
             self._look_after_one(call, time.monotonic_ns())
             await asyncio.sleep(0)  # a turn may be due
 
-    def _look_after_one(self, call: BrowserCall, now_ns: int) -> None:
+    def _look_after_one(self, call: Carried, now_ns: int) -> None:
         since_ns = call.away_since_ns
         if since_ns is not None and now_ns - since_ns > self.options.resume_s * NS_PER_S:
             self.counters.calls_timed_out += 1
@@ -293,6 +341,9 @@ class Worker:
         for kind, counters in (("transport", self.transport_counters), ("ice", self.ice.counters)):
             sums |= {f"{kind}_{name}": value for name, value in dataclasses.asdict(counters).items()}
         sums |= self._tally.sums() | (self.screens.report() if self.screens is not None else {})
+        if self.sockets is not None:
+            counted = dataclasses.asdict(self.sockets.counters)
+            sums |= {f"realtime_{name}": value for name, value in counted.items()}
         sums["pacer_steps_left_out"] = self.pacer.steps_left_out
         sums |= self.quality.report() | self._setup.report()
         return sums
@@ -318,7 +369,7 @@ class Worker:
             ufrags={
                 name: call.peer.transport.connection.local_username
                 for name, call in self._calls.items()
-                if call.peer is not None
+                if isinstance(call, BrowserCall) and call.peer is not None
             },
             engines=[engine for engine in self.turns.attached if engine],
         )

@@ -18,7 +18,7 @@ from typing import Any
 
 import aiohttp
 
-from gateway import control
+from gateway import control, link
 from gateway.cluster.member import Cluster
 from gateway.config import GatewaySettings
 from gateway.events.feed import Feed
@@ -60,6 +60,8 @@ class WebWorker:
     capacity: int = 3
     attached: bool = True
     silent: bool = False
+    takes_clients: bool = False
+    """Of `/v1/realtime`: each is answered with 418."""
     calls: dict[str, list[str]] = field(default_factory=dict)
     heard: list[control.MainMessage] = field(default_factory=list)
     connection: socket.socket | None = None
@@ -101,8 +103,17 @@ class WebWorker:
                         self.name, 1, self.capacity, self.attached, list(self.calls), 1, 1, ufrags
                     )
                 )
-                async for packet in control.packets(self.connection):
-                    self._take(control.decode_main(packet))
+                async for packet, descriptors in link.packets(self.connection):
+                    self._take_all(
+                        control.decode_main(packet), [socket.socket(fileno=d) for d in descriptors]
+                    )
+
+    def _take_all(self, message: control.MainMessage, clients: list[socket.socket]) -> None:
+        for client in clients:
+            with client:
+                if self.takes_clients:
+                    client.send(b"HTTP/1.1 418 I'm a teapot\r\nContent-Length: 0\r\n\r\n")
+        self._take(message)
 
     def _take(self, message: control.MainMessage) -> None:
         self.heard.append(message)
@@ -132,6 +143,11 @@ class WebWorker:
         match message:
             case control.Offer(number, sdp):
                 return self._answer_offer(number, sdp, message)
+            case control.Attend(number, call) if self.takes_clients:
+                self.calls[call] = ["", ""]
+                return control.Answered(number, 201, call=call)
+            case control.Attend(number):
+                return control.Answered(number, 503, reason="no room", retry_after_s=2)
             case control.IceRestart(number, call) if call in self.calls:
                 ufrag = self.calls[call][0] = secrets.token_hex(4)
                 return control.Answered(

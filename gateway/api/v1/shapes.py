@@ -18,7 +18,7 @@ MOST_TEXT_LETTERS: Final = 1_000
 MOST_DIGITS: Final = 32
 MOST_CURSOR_LETTERS: Final = 128
 
-CallName = Annotated[str, Meta(pattern="^[bt]-[0-9a-f]{16,32}$", examples=["b-0123456789abcdef"])]
+CallName = Annotated[str, Meta(pattern="^[brt]-[0-9a-f]{16,32}$", examples=["b-0123456789abcdef"])]
 Name = Annotated[str, Meta(max_length=64)]
 Cursor = Annotated[str, Meta(max_length=MOST_CURSOR_LETTERS, pattern="^[A-Za-z0-9_-]*$")]
 Limit = Annotated[int, Meta(ge=1, le=MOST_LISTED)]
@@ -56,7 +56,7 @@ class Problem(Given, frozen=True):
 class CallsAsked(Shape, frozen=True):
     """Which live calls."""
 
-    door: Literal["", "sip", "webrtc"] = ""
+    door: Literal["", "sip", "webrtc", "realtime"] = ""
     limit: Limit = 50
     cursor: Cursor = ""
 
@@ -179,7 +179,7 @@ class TransferWish(Shape, frozen=True):
 
     target: Name = ""
     """One of the setting `transfers`, or"""
-    call: Annotated[str, Meta(pattern="^([bt]-[0-9a-f]{16,32})?$")] = ""
+    call: Annotated[str, Meta(pattern="^([brt]-[0-9a-f]{16,32})?$")] = ""
     """whom we talk to in that call, which we made and which was answered."""
 
 

@@ -34,7 +34,7 @@ log = structlog.get_logger()
 REQUEST: Final = "X-Request-Id"
 KEY: Final = "Idempotency-Key"
 NO_STORE: Final = {"Cache-Control": "no-store"}
-_CALL: Final = re.compile(r"[bt]-[0-9a-f]{16,32}")
+_CALL: Final = re.compile(r"[brt]-[0-9a-f]{16,32}")
 S = TypeVar("S", bound=msgspec.Struct)
 
 
