@@ -25,6 +25,11 @@ CHANNEL = (
     b'{"type":"hello","version":1}', b'{"type":"text","text":"hello"}', b'{"type":"subscribe","every":1}',
     b'{"type":"bye"}', b'{"type":"withdraw","what":"recording"}',
 )  # fmt: skip
+REALTIME = (
+    b'{"type":"input_audio_buffer.append","audio":"AAAA"}',
+    b'{"type":"session.update","session":{"type":"realtime"}}',
+    b'{"type":"conversation.item.truncate","item_id":"i","audio_end_ms":1}', b'{"type":"response.cancel"}',
+)  # fmt: skip
 FINGERPRINT_MASK = 0x5354554E  # RFC 8489 14.7
 
 
@@ -105,6 +110,18 @@ def _channel() -> Take:
     return take
 
 
+def _realtime() -> Take:
+    from gateway.realtime.events import Append, Fault, read, sound_of
+
+    def take(data: bytes) -> None:
+        for given in (data, data.decode("utf-8", "surrogateescape")):
+            event = read(given)
+            if isinstance(event, Append):
+                assert isinstance(sound_of(event.audio), bytes | Fault)
+
+    return take
+
+
 def _offer() -> Take:
     from gateway.webrtc.offer import read_offer
 
@@ -167,6 +184,7 @@ BROWSERS = (
         ),
     ),
     Target("data-channel", _channel, seeds=CHANNEL),
+    Target("realtime-event", _realtime, seeds=REALTIME),
     Target("offer", _offer, seeds=(OFFER,), folder="fuzz/sdp"),
     Target("sdpfrag", _fragment, _bad_fragment, (FRAGMENT,)),
     Target("token", _token, _unauthorised, (b"Bearer eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjF9.c2ln", b"Basic eA==")),
