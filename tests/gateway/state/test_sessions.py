@@ -306,6 +306,8 @@ def test_a_record_has_what_was_measured_and_what_the_tasks_have_cost(server: Sta
             (cdr,) = [decode(Cdr, record) for record in (await here.kept(lost)).cdrs.values()]
             assert (cdr.reason, cdr.cause, cdr.figures.turns, cdr.tokens) == ("worker-lost", "", 50, 0)
 
+    play(story())
+
 
 def test_a_realtime_call_is_written_down_by_its_own_door(server: StateServer) -> None:
     """It was handed to a worker; another one is known again after a restart; both are lost with that worker."""
