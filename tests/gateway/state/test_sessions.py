@@ -33,6 +33,7 @@ pytestmark = pytest.mark.redis
 ANSWER = "v=0\r\na=ice-ufrag:ours\r\n"
 INVITE = "INVITE sip:100@gateway.example SIP/2.0"
 CALL_ID = "3848276298220188511@caller.example"
+OLD_REALTIME = "r-00000000000000aa"
 
 
 class Bench:
@@ -304,6 +305,33 @@ def test_a_record_has_what_was_measured_and_what_the_tasks_have_cost(server: Sta
             assert cdr.cost == pytest.approx(6.0 * minutes + 0.3 + 0.5, abs=1e-5)
             (cdr,) = [decode(Cdr, record) for record in (await here.kept(lost)).cdrs.values()]
             assert (cdr.reason, cdr.cause, cdr.figures.turns, cdr.tokens) == ("worker-lost", "", 50, 0)
+
+    play(story())
+
+
+def test_a_realtime_call_is_written_down_by_its_own_door(server: StateServer) -> None:
+    """It was handed to a worker; another one is known again after a restart; both are lost with that worker."""
+
+    async def story() -> None:
+        async with bench(server) as here:
+            here.welcome_web(OLD_REALTIME)
+            here.pool.hand = lambda worker, packet, descriptor: here.sent.append(control.decode_main(packet))
+            call = "r-00000000000000bb"
+            asking = asyncio.ensure_future(here.pool.attend(control.Attend(0, call, "", "interpret"), 0))
+            await until(lambda: bool(here.sent))
+            request = here.sent.pop()
+            assert isinstance(request, control.Attend)
+            here.web.hear("web-0", control.Answered(request.id, 201, call=call))
+            assert (await asking).status == 201 and here.pool.has(call)
+            await here.here.delivered()
+            kept = await here.kept(call)
+            assert [cdr.door for cdr in cdrs(kept)] == ["realtime"]
+            here.web.lose("web-0")
+            for name in (call, OLD_REALTIME):
+                (cdr,) = cdrs(await here.kept(name))
+                assert (cdr.door, cdr.reason) == ("realtime", "worker-lost"), name
+
+    play(story())
 
 
 def test_a_call_of_ours_costs_what_its_trunk_takes_for_each_second(server: StateServer) -> None:
