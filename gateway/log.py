@@ -28,7 +28,11 @@ Format = Literal["text", "json"]
 
 def set_up_logging(process: str, level: str = "info", format: Format = "text") -> None:
     """From `level` (debug, info, warning, error) up; text is for people, json one object a line."""
-    structlog.contextvars.bind_contextvars(process=process)
+
+    def named(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event["process"] = process  # not by a context variable: threads have contexts of their own
+        return event
+
     for_people: list[Processor] = [
         structlog.processors.TimeStamper(fmt="%H:%M:%S.%f", utc=False),
         structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
@@ -39,7 +43,7 @@ def set_up_logging(process: str, level: str = "info", format: Format = "text") -
     ]
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
+            named,
             without_words,
             without_callers,
             structlog.processors.add_log_level,

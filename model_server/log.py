@@ -8,25 +8,28 @@ import sys
 from typing import Literal
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 Format = Literal["text", "json"]
 
 
 def set_up_logging(level: str = "info", format: Format = "text") -> None:
     """On standard error, from `level` up."""
-    for_programs: list[Processor] | None = None  # structlog's own are for people
+
+    def named(logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+        event["process"] = "model-server"  # not by a context variable: threads have contexts of their own
+        return event
+
+    processors: list[Processor] = structlog.get_config()["processors"]  # for people
     if format == "json":
-        for_programs = [
-            structlog.contextvars.merge_contextvars,
+        processors = [
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
-    structlog.contextvars.bind_contextvars(process="model-server")
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
         logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        processors=for_programs,
+        processors=[named, *processors],
     )

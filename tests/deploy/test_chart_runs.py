@@ -438,6 +438,7 @@ def test_a_gateway_that_is_full_or_drains_is_passed_over(tmp_path: Path) -> None
 
 
 @needs_kamailio
+@pytest.mark.long
 def test_a_call_outlives_the_main_process_and_drains_with_its_model_server(
     edge: Edge, tmp_path: Path
 ) -> None:

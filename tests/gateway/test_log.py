@@ -52,6 +52,24 @@ except ValueError as wrong:
     assert "Anna" in gateway["exception"], "what is none of a call's is shown whole"
 
 
+def test_a_line_of_a_thread_names_its_process_too() -> None:
+    for module, arguments, name in (
+        ("gateway", '"sip-0", "info", ', "sip-0"),
+        ("model_server", '"info", ', "model-server"),
+    ):
+        script = f"""
+import threading
+from {module}.log import set_up_logging
+import structlog
+set_up_logging({arguments}"json")
+thread = threading.Thread(target=structlog.get_logger().info, args=("said",))
+thread.start()
+thread.join()
+"""
+        told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert json.loads(told.stderr)["process"] == name
+
+
 def test_what_a_peer_has_named_its_call_is_not_shown() -> None:
     told = without_callers(
         None, "info", {"event": "x", "call": "84@203.0.113.7", "target": "sip:+4930@x", "n": 1}

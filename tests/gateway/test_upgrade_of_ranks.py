@@ -58,6 +58,7 @@ async def told_to_move(up: Up, w: Worker, ranks: int = 2) -> asyncio.Task[Upgrad
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.long
 def test_calls_move_from_two_ranks_to_as_many_as_there_shall_be(tmp_path: Path, ranks: int) -> None:
     async def story() -> None:
         async with talking(tmp_path) as (up, w):

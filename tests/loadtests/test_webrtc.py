@@ -425,6 +425,7 @@ def test_a_small_run_with_cameras_loss_and_the_baseline_beside_it(
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_a_target_that_takes_no_calls_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with started_baseline() as system:
         wrong = system.whip_url.replace("/whip", "/nothing")

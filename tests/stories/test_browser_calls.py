@@ -151,6 +151,7 @@ def check_echo(windows: list[Window]) -> None:
 # -- a call
 
 
+@pytest.mark.long
 def test_what_was_said_is_heard_a_turn_later(gateway: GatewayUnderTest, chromium: Chromium) -> None:
     page = call(chromium, gateway)
     check_echo(echoes(chromium, page, 6.0))
@@ -274,6 +275,7 @@ def test_a_new_network_is_a_new_path_for_the_same_call(gateway: GatewayUnderTest
 # -- and when it fails
 
 
+@pytest.mark.long
 def test_beyond_capacity_a_page_waits_and_gets_through(voice: Path) -> None:
     with GatewayUnderTest.start(wish(webrtc_calls="1")) as own, Chromium.start(voice) as chromium:
         first = call(chromium, own)
@@ -342,6 +344,7 @@ def test_without_a_path_for_media_it_says_so(voice: Path) -> None:
         assert not chromium.complaints
 
 
+@pytest.mark.long
 def test_a_worker_that_stands_still_is_waited_for(own: GatewayUnderTest, voice: Path) -> None:
     with Chromium.start(voice) as chromium:
         page = call(chromium, own)

@@ -94,7 +94,9 @@ async def told_apart(gateway: GatewayUnderTest) -> None:
     assert metrics[free + LAB] <= 2 and metrics[free + away] == metrics["microturn_model_up" + away] == 0
 
 
-@pytest.mark.parametrize(("usual", "further"), [("echo", "digits"), ("digits", "echo")])
+@pytest.mark.parametrize(
+    ("usual", "further"), [("echo", "digits"), pytest.param("digits", "echo", marks=pytest.mark.long)]
+)
 def test_telephones_and_browsers_on_two_engines_at_once(usual: str, further: str) -> None:
     if choose("auto")[0] != "digits":
         pytest.skip(f"no trained model here: {choose('auto')[1]}")

@@ -120,6 +120,7 @@ def _heard(log: CallLog) -> Pcm:
     return recording
 
 
+@pytest.mark.long
 def test_in_a_browser(tmp_path: Path) -> None:
     """The echo says what is typed, and goes on with what it hears: noise of ours, until that pauses."""
     policy = "rules: [{name: rude, words: [forbidden word], do: cut}]\n"

@@ -53,6 +53,7 @@ def test_a_new_model_server_takes_over_and_another_one_after_it() -> None:
     assert_goes_on(logs)
 
 
+@pytest.mark.long
 def test_who_hangs_up_while_calls_move_is_gone_from_both(tmp_path: Path) -> None:
     async def story(gateway: GatewayUnderTest) -> subprocess.CompletedProcess[str]:
         async with live_calls(gateway) as calls:

@@ -89,6 +89,7 @@ def test_the_gateway_dies_and_takes_its_calls_back(gateway: GatewayUnderTest) ->
     gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
 
 
+@pytest.mark.long
 def test_the_model_server_dies_and_every_call_goes_on_with_the_next(gateway: GatewayUnderTest) -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         async with live_calls(gateway) as calls:

@@ -39,6 +39,7 @@ def by_hand(run_dir: Path, *more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, timeout=90, cwd=TREE, env=environment)
 
 
+@pytest.mark.long
 def test_a_gateway_probes_itself_and_writes_nothing_down(server: StateServer) -> None:  # noqa: F811
     settings = {
         "redis": server.url, "engines": json.dumps(ECHO), "probe_every_s": "30", "calls_without_rule": "refuse",
@@ -71,6 +72,7 @@ def own_probe(own: OwnGateway, codec: str = "PCMU") -> Outcome | None:
     return own.do(own.gateway.probes.once(codec), 60.0)
 
 
+@pytest.mark.long
 def test_loss_on_the_way_lowers_the_score_that_is_shown() -> None:
     with OwnGateway.start(calls=8, probe_engine="") as own:
         probes = own.gateway.probes

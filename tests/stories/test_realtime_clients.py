@@ -70,6 +70,7 @@ def beep(seconds: float = 0.2) -> np.ndarray[Any, np.dtype[np.int16]]:
     return (9_000 * np.sin(2 * np.pi * 700 * np.arange(int(HZ * seconds)) / HZ)).astype(np.int16)
 
 
+@pytest.mark.long
 def test_sound_comes_back_one_turn_later(echo: GatewayUnderTest) -> None:
     """By the echo engine: beeps a second apart, each in silence, and what the whole path adds to a turn or two."""
 

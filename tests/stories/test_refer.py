@@ -167,6 +167,7 @@ def test_a_full_worker_transfers_nobody(transferring: GatewayUnderTest) -> None:
 
 @pytest.mark.sip
 @pytest.mark.skipif(not shutil.which("sipp"), reason="sipp is not installed: apt-get install sip-tester")
+@pytest.mark.long
 def test_sipp_as_the_target(transferring: GatewayUnderTest, tmp_path: Path) -> None:
     port = free_port()
     sipp = subprocess.Popen(

@@ -65,6 +65,7 @@ def test_redis_is_away_under_live_calls_and_nobody_hears_it() -> None:
     assert figures["in_outage"]["missing_frames"] <= ONE_TURN_FRAMES or not_ours
 
 
+@pytest.mark.long
 def test_a_gateway_that_is_told_to_stop_lets_its_calls_end() -> None:
     found, not_ours = measured(drain(Plan("drain", calls=4, seconds=3.0, outage=1.0, seed=1, engine="echo")))
     figures = found.figures
@@ -84,6 +85,7 @@ def test_one_of_two_gateways_dies_and_what_was_its_is_free() -> None:
     assert figures["nodes_at_end"] == ["left"]
 
 
+@pytest.mark.long
 def test_who_talks_on_beyond_the_drain_budget_is_told_goodbye() -> None:
     async def story(gateway: GatewayUnderTest) -> None:
         async with callers() as calls, aiohttp.ClientSession() as http:

@@ -192,6 +192,7 @@ def pictures_asked_with(chat: ChatServer) -> list[bytes]:
 
 
 @pytest.mark.parametrize("in_a_chunk", ["2", pytest.param("0", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_who_answers_looks_through_the_camera(server: StateServer, in_a_chunk: str) -> None:  # noqa: F811
     """The picture in the request is what the camera shows; of one that is off there is none.
 
@@ -285,6 +286,7 @@ def connections_to(pid: int, chat: ChatServer) -> bool:
     return any(row[9] in inodes and row[2].endswith(f":{port}") and row[3] == "01" for row in rows)
 
 
+@pytest.mark.long
 def test_redis_is_killed_in_the_middle(server: StateServer) -> None:  # noqa: F811
     async def story(gateway: GatewayUnderTest, chat: ChatServer) -> None:
         chat.plan(stream(*SENTENCES, pause_s=2.0), stream(*SENTENCES, pause_s=0.2))
@@ -336,6 +338,7 @@ def test_a_caller_that_hangs_up_leaves_no_orphan(server: StateServer) -> None:  
         assert gateway.metrics()["microturn_tasks_open"] == 0
 
 
+@pytest.mark.long
 def test_an_endpoint_that_fails_in_every_way(server: StateServer) -> None:  # noqa: F811
     """500 three times, 500 once, garbage, and never a word: the model is told each time, and the call goes on."""
 
@@ -381,6 +384,7 @@ def test_a_deadline_ends_what_nobody_finishes(server: StateServer) -> None:  # n
         play(story(gateway))
 
 
+@pytest.mark.long
 def test_the_main_process_is_killed_while_a_task_runs(server: StateServer) -> None:  # noqa: F811
     async def story(gateway: GatewayUnderTest, chat: ChatServer) -> None:
         chat.plan(stream(*SENTENCES, pause_s=2.0))

@@ -63,6 +63,7 @@ def dictations() -> list[Dictation]:
     return found[:CALLS]
 
 
+@pytest.mark.long
 def test_digits_from_before_the_kill_are_said_back_after_it() -> None:
     if choose("auto")[0] != "digits":
         pytest.skip(f"no trained model here: {choose('auto')[1]}")

@@ -90,6 +90,7 @@ def test_each_call_is_its_engines_and_one_that_is_away_refuses_its_own_alone() -
     assert lost == workers, "each was attached to it, and lost nothing else"
 
 
+@pytest.mark.long
 def test_an_upgrade_of_one_engine_moves_its_calls_alone() -> None:
     async def story(gateway: GatewayUnderTest) -> list[CallLog]:
         with keeping_time():
@@ -121,6 +122,7 @@ def test_an_upgrade_of_one_engine_moves_its_calls_alone() -> None:
 
 
 @pytest.mark.redis
+@pytest.mark.long
 def test_an_adopted_call_keeps_its_engine_in_worker_and_records(server: StateServer) -> None:  # noqa: F811
     async def story(gateway: GatewayUnderTest) -> CallLog:
         with keeping_time():

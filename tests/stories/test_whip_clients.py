@@ -182,7 +182,9 @@ def check_pictures(film: Film, watch: TableWatch) -> None:
 
 
 @needs_ffmpeg_with_whip
-@pytest.mark.parametrize(("role", "key"), [("passive", "rsa"), ("active", "ecdsa")])
+@pytest.mark.parametrize(
+    ("role", "key"), [("passive", "rsa"), pytest.param("active", "ecdsa", marks=pytest.mark.long)]
+)
 def test_ffmpeg_speaks_and_shows(
     guarded: GatewayUnderTest, film: Film, tmp_path: Path, role: str, key: str
 ) -> None:

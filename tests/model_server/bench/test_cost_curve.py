@@ -23,6 +23,7 @@ def test_the_true_limit_is_what_the_ledger_admits_by_what_was_measured() -> None
     assert _ledger(_between([{"calls": 4, "p99_ms": 200.0}]))[0] == 1, "one call always has room"
 
 
+@pytest.mark.long
 def test_a_curve_has_all_points_a_line_and_a_plot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoint = random_checkpoint(tmp_path)
     arguments = ["cost-curve", "--calls", "1", "2", "--steps", "2", "--speech", "2"]
