@@ -62,7 +62,7 @@ PARTS = (
             Line("said to heard again, p50 ms", "echo_ms_p50", "{:.0f}", summary="said to heard again, p50 ms"),
             Line("p99 ms", "echo_ms_p99", "{:.0f}"),
             Line("grew, ms", "delay_grew_ms"),
-            Line("not heard, %", "not_heard_percent", "{:.2f}", summary="not heard, %"),
+            Line("not heard, %", "not_heard_percent", "{:.2f}"),
             Line("version", "version", "{}"),
             Line("does", "does", "{}"),
         ),
@@ -70,10 +70,10 @@ PARTS = (
         about="Each answers the same calls, one program after the other in one run on one machine, and sends back "
         "what it hears. Ours does so through everything that a model's call goes through: jitter buffer, "
         "resampling, 200 ms chunks, shared memory, the model server's clock, playout; so it is 200 ms later by "
-        "design. sipp and asterisk do not decode: they are what the line itself costs. A program of one process that "
-        "has fewer calls a core than it was given is beyond its limit: so it sounds. On the telephone side most of "
-        "our cost at 40 calls is what runs anyway (the clocks of worker and model server, the spare): 100 calls cost "
-        "less each (below), and the library alone is in C from end to end.",
+        "design. sipp and asterisk do not decode: they are what the line itself costs. A program of one process "
+        "that has fewer calls a core than it was given is beyond its limit, and sounds so. On the telephone side "
+        "most of our cost at 40 calls is what runs anyway (the clocks of worker and model server, the spare): 100 "
+        "calls cost less each (below), and the library alone is in C from end to end.",
     ),
     Part(
         "Receive paths under 5 % loss with 60 ms of jitter", "peers-lab.csv", "python -m loadtests peers", _all,
