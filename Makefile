@@ -83,10 +83,10 @@ $(MOSHI_STAMP): pyproject.toml $(MOSHI_NEEDS)
 test-moshi: setup-moshi   ## the engine moshi: equal tokens and sound, a telephone call; small random weights
 	$(MOSHI_BIN)/python -m pytest tests/on_moshi
 
-setup-peers: $(PEERS_STAMP)   ## Pipecat, to be compared with, in an environment of its own
+setup-peers: $(PEERS_STAMP)   ## Pipecat and LiveKit's plugin, to be compared with and called by, in an environment of their own
 
 $(PEERS_STAMP): $(PEERS_NEEDS)
-	@echo "setting up $(PEERS_VENV), once: about 0.8 GB, onnxruntime, llvmlite and OpenCV, which Pipecat imports"
+	@echo "setting up $(PEERS_VENV), once: about 0.95 GB, most of it onnxruntime, llvmlite and OpenCV, which Pipecat imports"
 	$(PYTHON) -m venv --clear $(PEERS_VENV)
 	$(PEERS_VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $(PEERS_NEEDS)
 	@touch $@

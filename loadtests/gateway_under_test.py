@@ -15,6 +15,7 @@ import contextlib
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -34,10 +35,13 @@ READY_TIMEOUT_S = 20.0
 STOP_TIMEOUT_S = 15.0
 POLL_S = 0.02
 RTP_PORT, RTP_PORTS = 40_000, 4_000
-_READY = re.compile(r"^ready (sip:\S+) (http://\S+)")
+_READY = re.compile(r"^ready (sip:\S+) (https?://\S+)")
 _TITLE = re.compile(r"microturn: ([a-z-]+)(?: (\S+))?")
 _STARTING = re.compile(r" -m gateway\.(sip|webrtc)\s*$")
 _EPOCH = re.compile(r" attached .*\bepoch=([0-9a-f]+)\b.* process=(\S+)")
+_ANYBODY = (
+    ssl._create_unverified_context()
+)  # a gateway with `http_tls_cert` on loopback is the one we started
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,7 @@ class GatewayUnderTest:
     def metrics(self) -> dict[str, float]:
         """Its metrics, with their labels in their names, without buckets; empty while nobody answers."""
         try:
-            with urllib.request.urlopen(f"{self.http}/metrics", timeout=2.0) as answer:
+            with urllib.request.urlopen(f"{self.http}/metrics", timeout=2.0, context=_ANYBODY) as answer:
                 text = answer.read().decode()
         except (OSError, urllib.error.URLError):
             return {}

@@ -2,13 +2,16 @@
 
 Who may come, what the call falls under and whether there is room is asked as of a browser's offer (`whip.py`).
 Then the connection itself, with the head of its request, is handed to the worker (`control.Attend`): the main
-process reads no byte of what follows. Where it ends TLS itself that cannot be, and it says so.
+process reads no byte of what follows. Where it ends TLS itself, the worker is given one end of a socketpair, and
+what comes out of TLS is pumped through it (`pump.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import socket
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -18,6 +21,7 @@ from aiohttp import web
 from gateway import control
 from gateway.api.door import Door
 from gateway.api.problem import Problem
+from gateway.api.pump import pump
 from gateway.api.rate import OfferRate
 from gateway.rules import EVERYBODY, Rules, Ruling
 from gateway.webrtc.pool import REALTIME, WebrtcPool, new_name
@@ -41,13 +45,16 @@ class RealtimeCounters:
     refused_unauthorised: int = 0
     refused_too_fast: int = 0
     refused_malformed: int = 0
-    refused_tls: int = 0
     handed_over: int = 0
+    pumped: int = 0
+    """Of them, by this process: it ends their TLS."""
+    pumped_bytes: int = 0
+    """Both ways."""
 
 
 _COUNTED: Final = {
     400: "refused_malformed", 404: "refused_malformed", 405: "refused_malformed", 426: "refused_malformed",
-    401: "refused_unauthorised", 403: "refused_unauthorised", 429: "refused_too_fast", 501: "refused_tls",
+    401: "refused_unauthorised", 403: "refused_unauthorised", 429: "refused_too_fast",
 }  # fmt: skip
 
 
@@ -94,9 +101,6 @@ class Realtime:
         transport = request.transport
         if transport is None:
             raise Problem(400, "malformed", "the connection is gone")
-        if transport.get_extra_info("sslcontext") is not None:
-            told = "this gateway ends TLS itself, so it cannot hand the connection to a worker: let a proxy end TLS"
-            raise Problem(501, "no-tls-here", told)
         call, tenant = new_name(REALTIME), holder.tenant or ruling.tenant
         message = control.Attend(
             0, call, _head(request, protocols), ruling.persona, ruling.recording, tenant, ruling.engine
@@ -107,36 +111,47 @@ class Realtime:
             told = "as many calls as there may be at once are there already"
             raise Problem(503, "full", told, {"Retry-After": "2"})
         answered: control.Answered | None = None
-        try:
-            answered = await self._hand_over(message, transport)
-        finally:
-            if self._cluster is not None:
-                taken = answered is not None and answered.status == 201
-                (self._cluster.desk.answered if taken else self._cluster.desk.refused)(call)
-        if answered.status == 504:
-            transport.abort()  # the worker may have it, and speak on it: nothing may be said here
-            return web.Response(status=504)
-        if answered.status != 201:
-            code = "full" if self._pool.is_full(ruling.engine) else "not-ready"
-            status = 503 if answered.status == 503 else 500
-            raise Problem(status, code, answered.reason, {"Retry-After": str(answered.retry_after_s or 2)})
-        self.counters.handed_over += 1
+        with contextlib.ExitStack() as undo:
+            try:
+                inside, theirs = _ends(transport, undo)
+                answered = await self._hand_over(message, transport, theirs)
+            finally:
+                if self._cluster is not None:
+                    taken = answered is not None and answered.status == 201
+                    (self._cluster.desk.answered if taken else self._cluster.desk.refused)(call)
+            if answered.status == 504:
+                transport.abort()  # the worker may have it, and speak on it: nothing may be said here
+                return web.Response(status=504)
+            if answered.status != 201:
+                code = "full" if self._pool.is_full(ruling.engine) else "not-ready"
+                status = 503 if answered.status == 503 else 500
+                raise Problem(
+                    status, code, answered.reason, {"Retry-After": str(answered.retry_after_s or 2)}
+                )
+            self.counters.handed_over += 1
+            if inside is not None:
+                theirs.close()
+                undo.pop_all()
+                self.counters.pumped += 1
+                await pump(transport, inside, self._count)
         transport.abort()  # ours of the two descriptors; the worker has the other
         return web.Response(status=101)
 
-    async def _hand_over(self, message: control.Attend, transport: asyncio.Transport) -> control.Answered:
+    async def _hand_over(
+        self, message: control.Attend, transport: asyncio.Transport, theirs: socket.socket
+    ) -> control.Answered:
         """Nothing is read here from now on, unless the client is refused."""
-        sock = transport.get_extra_info("socket")
         transport.pause_reading()
         answered: control.Answered | None = None
-        descriptor = os.dup(sock.fileno())
         try:
-            answered = await self._pool.attend(message, descriptor)
+            answered = await self._pool.attend(message, theirs.fileno())
             return answered
         finally:
-            os.close(descriptor)
             if answered is None or answered.status != 201:
                 transport.resume_reading()
+
+    def _count(self, size: int) -> None:
+        self.counters.pumped_bytes += size
 
     def _ruling(self, request: web.Request) -> Ruling:
         """Of the name in `to`; else of `model`, where a rule has that name; else of nobody's."""
@@ -147,6 +162,17 @@ class Realtime:
             raise Problem(404, "no-such-name", told)
         model = request.query.get("model", "")
         return ruling if to or not model else self._rules.find_for_browser(model) or ruling
+
+
+def _ends(
+    transport: asyncio.Transport, undo: contextlib.ExitStack
+) -> tuple[socket.socket | None, socket.socket]:
+    """What a worker is given, and our end of it where it is not the connection itself; both closed by `undo`."""
+    if transport.get_extra_info("sslcontext") is None:
+        connection = transport.get_extra_info("socket")
+        return None, undo.enter_context(socket.socket(fileno=os.dup(connection.fileno())))
+    inside, theirs = socket.socketpair()
+    return undo.enter_context(inside), undo.enter_context(theirs)
 
 
 def _protocols(request: web.Request) -> list[str]:

@@ -7,7 +7,8 @@ from gateway.catalogue.family import LATE, LINES, LOST, NOTHING, REFUSED, US, co
 OF_REALTIME = (
     count("webrtc.attended", "clients that asked for a call", REFUSED),
     count("realtime_http.handed_over", "of them, whose connection a worker has taken", REFUSED),
-    count("realtime_http.refused_tls", "of them, refused since this gateway ends TLS itself", REFUSED),
+    count("realtime_http.pumped", "of them, by the main process, which ends their TLS", REFUSED),
+    count("realtime_http.pumped_bytes", "of them, both ways", NOTHING),
     count("realtime_events_received", "events of clients", NOTHING),
     count("realtime_events_sent", "events to them", NOTHING),
     count("realtime_errors", "of those, `error`: a client's event was not taken, or not all of it", NOTHING),

@@ -59,7 +59,9 @@ class Desk:
         self.session = Session(call.name, "", call.persona)
         items = self.items = Items(call.name)
         self.listening = Listening(items, send, self._heard_ms)
-        self.responses = Responses(items, send, self._heard_ms, begins=lambda: void(self.listening.close()))
+        self.responses = Responses(
+            items, send, self._heard_ms, begins=lambda asked: void(self.listening.close(asked))
+        )
         self.functions = Functions(
             self.session, self.responses, tell, lambda news: call.conversation.take_news(news)
         )
@@ -291,8 +293,10 @@ class Desk:
 
     def _ask(self, wish: dict[str, Any]) -> list[Fault]:
         """Whether there is anything to say is the model's decision."""
-        metadata = wish.get("metadata")
-        if not self.responses.ask(metadata if isinstance(metadata, dict) else None):
+        metadata = events.metadata_of(wish.get("metadata"))
+        if isinstance(metadata, Fault):
+            return [metadata]
+        if not self.responses.ask(metadata):
             told = "a response is under way, and another one waits for its end"
             return [Fault("conversation_already_has_active_response", told)]
         return []

@@ -16,6 +16,10 @@ from gateway.reading import reader
 
 MOST_MESSAGE_BYTES: Final = 2 * 1024 * 1024
 """Of one event: half a minute of sound at 24 kHz, in base64."""
+MOST_METADATA: Final = 16
+MOST_METADATA_KEY: Final = 64
+MOST_METADATA_VALUE: Final = 512
+"""Of a response, as the protocol has it: pairs, and letters of each."""
 
 
 class Event(msgspec.Struct, frozen=True, tag_field="type"):
@@ -144,6 +148,28 @@ def sound_of(audio: str) -> bytes | Fault:
         return binascii.a2b_base64(audio, strict_mode=True)
     except (binascii.Error, ValueError) as wrong:
         return Fault("invalid_value", f"audio is not base64: {wrong}"[:300], "audio")
+
+
+def metadata_of(value: Any) -> dict[str, str] | Fault:
+    """What a client wants to come back with a response."""
+    where = "response.metadata"
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        return Fault("invalid_type", "metadata is an object of texts", where)
+    if len(value) > MOST_METADATA:
+        told = f"{len(value)} pairs: at most {MOST_METADATA} are taken"
+        return Fault("object_above_max_properties", told, where)
+    for key, text in value.items():
+        if len(key) > MOST_METADATA_KEY:
+            told = f"{len(key)} letters: a key has at most {MOST_METADATA_KEY}"
+            return Fault("string_above_max_length", told, where)
+        if not isinstance(text, str):
+            return Fault("invalid_type", "metadata is an object of texts", f"{where}.{key}")
+        if len(text) > MOST_METADATA_VALUE:
+            told = f"{len(text)} letters: a value has at most {MOST_METADATA_VALUE}"
+            return Fault("string_above_max_length", told, f"{where}.{key}")
+    return value
 
 
 def _invalid(data: str | bytes, why: str) -> Fault:

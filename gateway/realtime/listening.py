@@ -46,11 +46,12 @@ class Listening:
             kind = "conversation.item.input_audio_transcription.delta"
             self._send(kind, item_id=self._item(), content_index=0, delta=piece)
 
-    def close(self) -> bool:
+    def close(self, of_words: bool = False) -> bool:
         """The model answers, or the client says that this is an item; False when nothing was said since the
-        last."""
+        last, or with `of_words` no word."""
         heard_ms = self._heard_ms()
-        if heard_ms <= self._since_ms and not self._words and not self._yielded:
+        was_heard = heard_ms > self._since_ms and not of_words
+        if not was_heard and not self._words and not self._yielded:
             return False
         name, words = self._item(), "".join(self._words)
         if self._yielded:

@@ -48,7 +48,7 @@ class _Open:
     """The response that is under way."""
 
     name: str
-    metadata: dict[str, Any] | None
+    metadata: dict[str, str] | None
     item: Item | None = None
     index: int = 0
     output: list[Item] = field(default_factory=list)
@@ -67,14 +67,15 @@ class Responses:
         items: Items,
         send: Send,
         heard_ms: Callable[[], int],
-        begins: Callable[[], None] = lambda: None,
+        begins: Callable[[bool], None] = lambda asked: None,
     ) -> None:
-        """`heard_ms` is how much the model has heard of the caller, `begins` is called before each response."""
+        """`heard_ms` is how much the model has heard of the caller. `begins` is called before each response, and
+        with True before what comes of one that was opened earlier, since the client asked for it."""
         self.mouth = Mouth()
         self.begun = 0
         self._items, self._send, self._heard_ms, self._begins = items, send, heard_ms, begins
         self._open: _Open | None = None
-        self._asked: dict[str, Any] | None = None
+        self._asked: dict[str, str] | None = None
         """Metadata of a response that waits for the end of this one."""
         self._deaf = 0
         self._billed_ms = 0
@@ -94,14 +95,14 @@ class Responses:
         """How much sound that item has; None for one that has none."""
         return self._timed.get(item)
 
-    def ask(self, metadata: dict[str, Any] | None) -> bool:
+    def ask(self, metadata: dict[str, str]) -> bool:
         """The client wants one: now, or behind the one under way; False when one waits already."""
         if self._open is None:
             self._begin(metadata)
             return True
         if self._asked is not None:
             return False
-        self._asked = metadata or {}
+        self._asked = metadata
         return True
 
     def hear(self, frame: bytes, words: Sequence[str]) -> None:
@@ -146,7 +147,7 @@ class Responses:
 
     def call(self, function: str, call_id: str, arguments: str) -> None:
         """The model wants that function called: an item of the response under way, or of one for itself."""
-        now = self._open or self._begin(None)
+        now = self._answer()
         index = len(now.output)
         item = function_call(self._items.new_id(), function, call_id, "", "in_progress")
         place = {"response_id": now.name, "item_id": item["id"], "output_index": index, "call_id": call_id}
@@ -160,13 +161,21 @@ class Responses:
 
     # -- inside
 
-    def _begin(self, metadata: dict[str, Any] | None) -> _Open:
-        self._begins()
+    def _begin(self, metadata: dict[str, str] | None) -> _Open:
+        self._begins(False)
         self.begun += 1
         now = self._open = _Open(self._items.new_id("resp"), metadata or None)
         now.input_ms, self._billed_ms = self._heard_ms() - self._billed_ms, self._heard_ms()
         self._send("response.created", response=self._told(now, "in_progress"))
         return now
+
+    def _answer(self) -> _Open:
+        """The response that the model does something in now."""
+        if self._open is None:
+            return self._begin(None)
+        if not self._open.output:
+            self._begins(True)
+        return self._open
 
     def _wait(self) -> None:
         now = self._open
@@ -177,7 +186,7 @@ class Responses:
 
     def _speak(self) -> None:
         """It has begun."""
-        now = self._open or self._begin(None)
+        now = self._answer()
         now.index = len(now.output)
         now.item = message(self._items.new_id(), "assistant", [], "in_progress")
         self._add(now, now.item, now.index)

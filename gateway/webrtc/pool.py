@@ -102,7 +102,8 @@ class Place:
     """Engines that have a model server there; "" is the usual one."""
     calls: dict[str, BrowserCall] = field(default_factory=dict)
     out: dict[int, _Request] = field(default_factory=dict)
-    offers_out: int = 0
+    offered: set[str] = field(default_factory=set)
+    """New calls that it was asked to take; for a moment after its answer, in `calls` as well."""
 
     @property
     def room(self) -> int:
@@ -111,9 +112,9 @@ class Place:
 
     def room_for(self, engine: str) -> int:
         """Calls of that engine."""
-        return (
-            self.capacity - len(self.calls) - self.offers_out if self.send and engine in self.attached else 0
-        )
+        if not self.send or engine not in self.attached:
+            return 0
+        return self.capacity - len(self.calls.keys() | self.offered)
 
 
 class WebrtcPool:
@@ -222,11 +223,12 @@ class WebrtcPool:
         request = control.Offer(0, sdp, call or new_name(), resume, persona, recording, tenant, engine=engine)
         if went_on is not None:
             request = msgspec.structs.replace(request, turn=went_on.turn, context=went_on.context)
-        place.offers_out += not resume
+        if not resume:
+            place.offered.add(request.call)
         try:
             return place.name, await self._ask(place, request)
         finally:
-            place.offers_out -= not resume
+            place.offered.discard(request.call)
 
     async def attend(self, request: control.Attend, descriptor: int) -> control.Answered:
         """The worker's answer to a client whose connection is handed to it; 201: it has the client."""
@@ -237,11 +239,11 @@ class WebrtcPool:
         if isinstance(place, control.Answered) or hand is None:
             return place if isinstance(place, control.Answered) else self._not_ready("no worker takes any")
         name = place.name
-        place.offers_out += 1
+        place.offered.add(request.call)
         try:
             return await self._ask(place, request, lambda packet: hand(name, packet, descriptor))
         finally:
-            place.offers_out -= 1
+            place.offered.discard(request.call)
 
     def has(self, call: str) -> bool:
         """Whether it lives in one of our workers."""

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import importlib.util
 import json
+import ssl
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from model_server.training import voice_judge
 from model_server.training.reading import Spoken, Stranger
 from tests.stories.test_the_shipped_model_asks_for_help import WORDS, questions
+from tests.support.certificate import certificate
 from tests.support.realtime_client import HZ, RealtimeCaller, calling
 
 pytestmark = [
@@ -153,6 +155,28 @@ def test_the_main_process_dies_and_the_call_goes_on(echo: GatewayUnderTest) -> N
 
     name = asyncio.run(story())
     assert record_of(echo, name).items() >= {"door": "realtime", "cause": "caller"}.items()
+
+
+def test_over_tls_that_the_gateway_ends(tmp_path: Path) -> None:
+    """The main process pumps: sound goes both ways, and the call ends with the connection."""
+    files = certificate(tmp_path)
+    settings = {"webrtc_calls": "1", **files}
+    with GatewayUnderTest.start(GatewayWish(1, settings=settings, ready_timeout_s=60.0)) as gateway:
+        assert gateway.http.startswith("https://")
+        trust = ssl.create_default_context(cafile=files["http_tls_cert"])
+
+        async def story() -> RealtimeCaller:
+            async with calling(gateway.http, trust=trust) as caller:
+                await caller.say(np.concatenate((beep(0.5), np.zeros(3 * HZ // 2, np.int16))))
+                return caller
+
+        caller = asyncio.run(story())
+        loud = np.abs(caller.heard().reshape(-1, 480)).max(1) > 4_000
+        assert 0.45 <= loud.sum() * 0.02 <= 0.55 and not caller.of_type("error")
+        gateway.wait_for(lambda m: m["microturn_webrtc_calls_live"] == 0)
+        metrics = gateway.metrics()
+        assert metrics["microturn_realtime_http_pumped_total"] == 1
+        assert metrics["microturn_realtime_http_pumped_bytes_total"] > 2 * 2 * HZ  # 2 s came in, in base64
 
 
 def test_digits_are_said_back_and_understood(digits: GatewayUnderTest) -> None:

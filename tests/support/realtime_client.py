@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
@@ -82,13 +83,19 @@ class RealtimeCaller:
 
 @contextlib.asynccontextmanager
 async def calling(
-    http: str, key: str = "none", model: str = "gpt-realtime", **session: Any
+    http: str,
+    key: str = "none",
+    model: str = "gpt-realtime",
+    *,
+    trust: ssl.SSLContext | None = None,
+    **session: Any,
 ) -> AsyncIterator[RealtimeCaller]:
-    """A session that is open; `session` is its first update."""
+    """A session that is open; `session` is its first update, `trust` is for https."""
     client = AsyncOpenAI(
         api_key=key, base_url=f"{http}/v1", websocket_base_url=f"{http.replace('http', 'ws', 1)}/v1"
     )
-    async with client.realtime.connect(model=model) as connection:
+    options: Any = {"ssl": trust} if trust is not None else {}
+    async with client.realtime.connect(model=model, websocket_connection_options=options) as connection:
         caller = RealtimeCaller(connection)
         reading = asyncio.create_task(caller.read())
         try:

@@ -62,6 +62,9 @@ class WebWorker:
     silent: bool = False
     takes_clients: bool = False
     """Of `/v1/realtime`: each is answered with 418."""
+    keeps_clients: bool = False
+    """And says nothing: `clients` has their connections."""
+    clients: list[socket.socket] = field(default_factory=list)
     calls: dict[str, list[str]] = field(default_factory=dict)
     heard: list[control.MainMessage] = field(default_factory=list)
     connection: socket.socket | None = None
@@ -109,6 +112,9 @@ class WebWorker:
                     )
 
     def _take_all(self, message: control.MainMessage, clients: list[socket.socket]) -> None:
+        if self.keeps_clients:
+            self.clients += clients
+            clients = []
         for client in clients:
             with client:
                 if self.takes_clients:

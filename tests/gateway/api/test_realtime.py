@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from gateway import control
 from gateway.api.tokens import mint
+from tests.support.certificate import certificate
 from tests.support.web_worker import Visit, visit
 
 SECRET = "a secret of at least thirty-two bytes"
@@ -96,6 +98,102 @@ def test_the_connection_goes_to_the_worker_and_nothing_of_who_calls_with_it(tmp_
         await here.site.until(lambda: here.pool.live == 0)
 
     on_a_site(story, tmp_path, jwt_secret=SECRET)
+
+
+async def pumped(here: Visit) -> int:
+    """Bytes, by its metrics."""
+    url = here.site.url.replace("http", "https", 1)
+    async with here.http.get(f"{url}/metrics", ssl=False) as got:
+        rows = dict(line.rsplit(" ", 1) for line in (await got.text()).splitlines() if line[0] != "#")
+    taken = [float(rows[f"microturn_realtime_http_{name}_total"]) for name in ("handed_over", "pumped")]
+    assert taken == [1, 1]
+    return round(float(rows["microturn_realtime_http_pumped_bytes_total"]))
+
+
+def over_tls(
+    story: Callable[[Visit, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]], folder: Path
+) -> None:
+    """With a client whose request was sent, and a worker that has its connection."""
+    files = certificate(folder)
+
+    async def told(here: Visit) -> None:
+        here.worker.takes_clients = here.worker.keeps_clients = True
+        trust = ssl.create_default_context(cafile=files["http_tls_cert"])
+        port = int(here.site.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("localhost", port, ssl=trust)
+        head = {"Host": "localhost"} | UPGRADE
+        request = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+        writer.write(f"GET {PATH} HTTP/1.1\r\n{request}\r\n".encode())
+        try:
+            await here.site.until(lambda: bool(here.worker.clients))
+            here.worker.clients[0].setblocking(False)
+            await story(here, reader, writer)
+        finally:
+            for client in here.worker.clients:
+                client.close()
+            writer.transport.abort()
+
+    on_a_site(told, folder, **files)
+
+
+def test_what_comes_out_of_tls_goes_to_the_worker_and_back(tmp_path: Path) -> None:
+    async def story(here: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop, worker = asyncio.get_running_loop(), here.worker.clients[0]
+        await loop.sock_sendall(worker, b"from the worker")
+        assert await reader.readexactly(15) == b"from the worker"
+        writer.write(b"from the client")
+        assert await loop.sock_recv(worker, 100) == b"from the client"
+        await loop.sock_sendall(worker, b"goodbye")
+        worker.close()
+        assert await reader.read() == b"goodbye"  # and its end
+        assert await pumped(here) == 37
+
+    over_tls(story, tmp_path)
+
+
+def test_a_client_behind_tls_that_is_gone_is_gone_for_the_worker(tmp_path: Path) -> None:
+    async def story(here: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        before = len(os.listdir("/proc/self/fd"))
+        writer.write(b"last words")
+        writer.close()
+        loop, worker = asyncio.get_running_loop(), here.worker.clients[0]
+        async with asyncio.timeout(5):
+            assert await loop.sock_recv(worker, 100) == b"last words"
+            assert await loop.sock_recv(worker, 100) == b""
+        await here.site.until(
+            lambda: len(os.listdir("/proc/self/fd")) <= before - 3
+        )  # the client's, ours, the pair's
+
+    over_tls(story, tmp_path)
+
+
+@pytest.mark.parametrize("from_client", [True, False])
+def test_a_side_that_is_not_read_holds_up_the_other_and_nothing_is_lost(
+    from_client: bool, tmp_path: Path
+) -> None:
+    """16 MB into an ear that does not listen: the main process keeps less than a megabyte of it."""
+    data = os.urandom(1 << 20) * 16
+
+    async def story(here: Visit, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        loop, worker = asyncio.get_running_loop(), here.worker.clients[0]
+        if from_client:
+            writer.write(data)
+        else:
+            sending = asyncio.create_task(loop.sock_sendall(worker, data))
+        before = -1
+        while (now := await pumped(here)) != before:
+            before = now
+            await asyncio.sleep(0.2)
+        assert 0 < before < 8 << 20
+        came = bytearray()
+        async with asyncio.timeout(20):
+            while len(came) < len(data):
+                came += await (loop.sock_recv(worker, 1 << 18) if from_client else reader.read(1 << 18))
+        assert came == data and await pumped(here) == len(data)
+        if not from_client:
+            await sending
+
+    over_tls(story, tmp_path)
 
 
 def test_who_is_refused_by_the_worker_gets_the_main_process_answer(tmp_path: Path) -> None:

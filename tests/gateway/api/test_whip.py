@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
 import ssl
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from gateway import control
 from gateway.api import body
 from gateway.api.tokens import mint
 from gateway.api.turn import mint as mint_turn
+from tests.support.certificate import certificate
 from tests.support.web_worker import OFFER, PWD, UFRAG, Visit, WebSite, WebWorker, fragment, visit
 
 SEEDS = Path(__file__).parents[4] / "shared/data/fuzz/sdp"
@@ -242,13 +241,7 @@ def test_a_worker_that_speaks_nonsense_is_let_go_and_may_come_again(tmp_path: Pa
 
 
 def test_the_page_and_its_calls_over_tls(tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not on PATH: no certificate to test with")
-    make = (
-        "openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    subprocess.run([*make.split(), "-keyout", "key.pem", "-out", "cert.pem"], cwd=tmp_path, check=True)
-    files = {"http_tls_cert": str(tmp_path / "cert.pem"), "http_tls_key": str(tmp_path / "key.pem")}
+    files = certificate(tmp_path)
 
     async def story(here: Visit) -> None:
         trust = ssl.create_default_context(cafile=files["http_tls_cert"])

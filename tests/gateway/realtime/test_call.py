@@ -157,6 +157,46 @@ def test_who_asks_for_a_response_gets_one_even_if_there_is_nothing_to_say() -> N
     assert len(line.of("response.created")) == 2
 
 
+def test_what_is_said_to_a_response_that_was_asked_for_comes_before_it_in_the_conversation() -> None:
+    """Frameworks ask for one before anybody has spoken (found with Pipecat)."""
+    line = Line()
+    line.say(type="session.update", session={"audio": {"input": {"transcription": {"model": "any"}}}})
+    line.say(type="response.create")
+    line.append(tone(4_800, 24_000))
+    line.turn(None, "", "heard one")
+    assert not line.of("conversation.item.input_audio_transcription.completed")
+    since = len(line.wire.read)
+    begin_to_speak(line)
+    asked = line.types(since)
+    assert asked.index("conversation.item.input_audio_transcription.completed") < asked.index(
+        "response.output_item.added"
+    )
+    items = [told["item"]["role"] for told in line.of("conversation.item.added")]
+    assert items[-2:] == ["user", "assistant"] and len(line.of("response.created")) == 1
+    assert line.newest("conversation.item.input_audio_transcription.completed")["transcript"] == "one"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "code", "param"),
+    [
+        ({str(number): "" for number in range(17)}, "object_above_max_properties", "response.metadata"),
+        ({"k" * 65: ""}, "string_above_max_length", "response.metadata"),
+        ({"k": "v" * 513}, "string_above_max_length", "response.metadata.k"),
+        ({"k": 1}, "invalid_type", "response.metadata.k"),
+        ("k", "invalid_type", "response.metadata"),
+    ],
+)
+def test_metadata_of_a_response_are_bounded(metadata: object, code: str, param: str) -> None:
+    line = Line()
+    told = line.say(type="response.create", event_id="mine", response={"metadata": metadata})
+    error = told[-1]["error"]
+    assert (error["code"], error["param"], error["event_id"]) == (code, param, "mine")
+    assert not line.of("response.created")
+    most = {f"{number:064}": "v" * 512 for number in range(16)}
+    told = line.say(type="response.create", response={"metadata": most})
+    assert told[-1]["response"]["metadata"] == most
+
+
 def test_a_question_is_a_function_call_and_its_output_goes_the_way_of_tasks() -> None:
     line = Line(engine="echo")
     line.say(type="session.update", session={"tools": [ASK], "microturn": {"events": True}})

@@ -81,6 +81,20 @@ def test_offers_go_where_there_is_most_room_and_never_beyond() -> None:
     on_a_bench(story, Bench())
 
 
+def test_a_call_takes_one_place_while_its_answer_is_on_its_way_to_who_asked() -> None:
+    """Found with eight clients that came at once where there were eight places: one was refused."""
+
+    async def story(bench: Bench) -> None:
+        bench.welcome("web-0")
+        asked = await ask(bench.pool.offer(OFFER))
+        bench.take("web-0")
+        assert not asked.done() and bench.pool.places["web-0"].room == 1
+        await asked
+        assert bench.pool.places["web-0"].room == 1
+
+    on_a_bench(story, Bench(1))
+
+
 def test_workers_without_a_model_server_get_no_offers() -> None:
     async def story(bench: Bench) -> None:
         assert (await bench.pool.offer(OFFER))[1].status == 503
@@ -219,7 +233,7 @@ def test_a_socket_that_is_full_is_said_and_not_raised() -> None:
 
         bench.pool.welcome(control.WebrtcReady("web-0", 1, 2, True, [], 1, 1), full)
         assert (await bench.pool.offer(OFFER))[1].status == 503
-        assert bench.pool.places["web-0"].offers_out == 0 and not bench.pool.places["web-0"].out
+        assert not bench.pool.places["web-0"].offered and not bench.pool.places["web-0"].out
 
     on_a_bench(story, Bench())
 
