@@ -164,6 +164,10 @@ class Caller:
         for live in self._dialogs.values():
             live.wind_up()
 
+    def streams(self) -> list[RtpStream]:
+        """Media of the calls that are up, in the order in which they were placed: a load test cuts their lines."""
+        return [live.talking.stream for live in self._dialogs.values() if live.talking is not None]
+
     async def _attempt(self, target: SipUri, log: CallLog, payload: bytes) -> str:
         """One INVITE and what follows. Returns where a 3xx points, or ''."""
         name, target = target.host, await _resolve(target)
