@@ -119,6 +119,11 @@ async def run(plan: Plan, tell: Callable[[Outcome], None]) -> list[Outcome]:
     return outcomes
 
 
+def promise_of(case: str) -> str:
+    """What has to hold: the first line of what is written at the case."""
+    return (CASES[case].__doc__ or "").split("\n", 1)[0].strip() if case in CASES else ""
+
+
 def main(argv: list[str], results: Path = report.RESULTS) -> int:
     """0 when it ran, whatever held; 2 for an operator's mistake. Rows and a picture are kept in `results`."""
     try:
@@ -131,7 +136,9 @@ def main(argv: list[str], results: Path = report.RESULTS) -> int:
 
     def tell(outcome: Outcome) -> None:
         print(outcome.line(), file=told, flush=True)
-        report.append_row(results / "faults.csv", about | matrix.row_of(outcome, len(plan.cases)))
+        report.append_row(
+            results / "faults.csv", about | matrix.row_of(outcome, len(plan.cases), promise_of(outcome.case))
+        )
 
     outcomes = asyncio.run(run(plan, tell))
     print(matrix.table(outcomes), file=told)

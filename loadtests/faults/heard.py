@@ -127,7 +127,7 @@ def hear(log: CallLog, report: CallReport, faults: Sequence[Span], back_s: float
         until_ns = faults[number + 1][0] if number + 1 < len(faults) else np.iinfo(np.int64).max
         until_ns -= round(UNDER_WAY_S * S)
         within = (gaps >= begin_ns - UNDER_WAY_S * S) & (gaps < end_ns)
-        behind = _run_behind(gaps[(gaps >= end_ns) & (gaps < until_ns)], end_ns)
+        behind = _behind(gaps[(gaps >= end_ns) & (gaps < until_ns)], end_ns, back_s)
         near |= within | np.isin(gaps, behind)
         if behind.size:
             after_s = max(after_s, (int(behind[-1]) + FRAME_MS * MS - end_ns) / S)
@@ -146,10 +146,12 @@ def hear(log: CallLog, report: CallReport, faults: Sequence[Span], back_s: float
     )
 
 
-def _run_behind(gaps: Times, end_ns: int) -> Times:
-    """Of ascending gaps after the end of a fault those that belong to it: no half second lies between two, nor
-    between the end and the first."""
-    if not len(gaps):
-        return gaps
-    apart = np.flatnonzero(np.diff(gaps, prepend=np.int64(end_ns)) > S // 2)
-    return gaps[: int(apart[0])] if len(apart) else gaps
+def _behind(gaps: Times, end_ns: int, back_s: float) -> Times:
+    """Of ascending gaps after the end of a fault those that belong to it: all within `back_s`, and those behind
+    that go on without half a second between two."""
+    last_ns, count = end_ns + round(back_s * S) - S // 2, 0
+    for gap_ns in gaps:
+        if gap_ns > last_ns + S // 2:
+            break
+        last_ns, count = max(last_ns, int(gap_ns)), count + 1
+    return gaps[:count]

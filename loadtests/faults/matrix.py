@@ -17,14 +17,16 @@ SHOWN = ("calls", "ended_calls", "gap_ms_worst", "back_s_worst", "silence_ms_wor
 """Figures with a column of their own, where a case has them; all of them are in the column `figures`."""
 
 
-def row_of(outcome: Outcome, cases: int) -> dict[str, Any]:
-    """Of one case of a run of so many."""
+def row_of(outcome: Outcome, cases: int, promise: str = "") -> dict[str, Any]:
+    """Of one case of a run of so many; `promise` is what has to hold, in words."""
     verdict = "skipped" if outcome.skipped else "no" if outcome.broken else "yes"
     return {
         "case": outcome.case,
+        "promise": promise,
         "held": verdict,
         "broken": "; ".join(outcome.broken) or outcome.skipped,
         **{name: outcome.figures.get(name, "") for name in SHOWN},
+        "gap_ms_others": round(_untouched(outcome.figures)) if "untouched" in outcome.figures else "",
         "cases": cases,
         "figures": json.dumps(outcome.figures),
     }

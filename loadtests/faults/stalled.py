@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.report import report_call
 from loadtests.faults.calls import S, check_all_free, check_new_call, check_untouched, live_calls
-from loadtests.faults.heard import Promise, Span, judge_heard
+from loadtests.faults.heard import BACK_S, Promise, Span, judge_heard
 from loadtests.faults.outcome import Outcome, Plan
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish, Process
 
@@ -23,6 +23,9 @@ SLOW_S, SLOW_STOP_S, SLOW_GO_S = 4.0, 0.3, 0.1
 """Of every 0.4 s the model server has 0.1 s, so that a step takes longer than a turn."""
 PROBE_AT_S, PROBE_S = 0.2, 2.0
 """A new call while a part stands still."""
+CHANGE_S = 0.4
+"""A worker that has stood still gives what waits in its sockets back by leaving sound out: its delay falls. Of a
+window of so long across such a change nothing is found, though most of it is heard."""
 GROWN = ("turns_missed", "turns_late", "rings_full", "replies_stale", "calls_lost", "model_servers_lost")
 
 Hold = Callable[[Process], Awaitable[list[Span]]]
@@ -132,11 +135,13 @@ async def sip_worker_stalled(plan: Plan) -> Outcome:
     outcome.expect(len(theirs) == 3, f"9 calls on 3 workers, but {len(theirs)} on {worker.name}")
     others = [log for log in logs if not any(log is one for one in theirs)]
     struck = Outcome("")
-    judge_heard(struck, theirs, probe.spans, Promise(packets=False, comfort=False))
+    promise = Promise(BACK_S + CHANGE_S, packets=False, comfort=False)
+    judge_heard(struck, theirs, probe.spans, promise)
     outcome.broken += struck.broken
     check_untouched(outcome, [report_call(log) for log in others])
     untouched_ms = outcome.figures["gap_ms_worst"]
     outcome.figures |= struck.figures | {"untouched_gap_ms_worst": untouched_ms} | probe.figures()
+    outcome.figures |= {"calls": len(logs), "struck": len(theirs)}
     outcome.expect(outcome.figures["gap_ms_worst"] > 0, "nobody missed anything: nothing is shown")
     return outcome
 
