@@ -24,6 +24,8 @@ AWAY_S, RTP_TIMEOUT_S = 3.0, 5
 ENDED_WITHIN_S = 3.0
 """After the time-out: workers look once a second."""
 FLOOD_S, FLOOD_CALLS = 6.0, 8
+START_S = 3.0
+"""Until the strangers' process runs, at most."""
 _ATTACH_FILTER, _DETACH_FILTER = 26, 27  # asm-generic/socket.h; the socket module lacks them
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # BPF: return 0 bytes of every packet
 
@@ -102,28 +104,40 @@ def judge_partition(outcome: Outcome, logs: list[CallLog], span: Span) -> None:
 
 
 async def flood(plan: Plan) -> Outcome:
-    """RTP of strangers at the media ports of live calls that hear their caller alone (`rtp_source = lock`)."""
-    outcome = Outcome("flood")
-    with GatewayUnderTest.start(GatewayWish(calls=16, settings={"rtp_source": "lock"})) as gateway:
+    """RTP of strangers at live calls: locked to their callers (`rtp_source = lock`) they hear nothing of it.
+
+    `learn`, the setting's default, follows whoever sends: sound is the strangers' as long as they send, and the
+    caller's again at most 2 s later.
+    """
+    outcome, learn = Outcome("flood"), Outcome("")
+    logs, _ = await _flooded(plan, outcome, "lock")
+    check_untouched(outcome, [report_call(log) for log in logs])
+    logs, span = await _flooded(plan, learn, "learn")
+    judge_heard(learn, logs, [span], Promise(packets=False, comfort=False))
+    outcome.broken += [f"learn: {told}" for told in learn.broken]
+    outcome.figures |= {f"learn_{name}": value for name, value in learn.figures.items()}
+    return outcome
+
+
+async def _flooded(plan: Plan, outcome: Outcome, source: str) -> tuple[list[CallLog], Span]:
+    with GatewayUnderTest.start(GatewayWish(calls=16, settings={"rtp_source": source})) as gateway:
         async with live_calls(gateway) as calls:
-            await calls.place(FLOOD_CALLS, FLOOD_S + 4.0)
+            await calls.place(FLOOD_CALLS, FLOOD_S + START_S + BETWEEN_S + 1.0)
             ports = [port for worker in gateway.workers() for port in gateway.rtp_ports(worker)]
-            begin_ns = time.monotonic_ns()
             arguments = ["--ports", ",".join(map(str, ports)), "--per-s", str(plan.strangers_per_s)]
+            begin_ns = time.monotonic_ns()
             _, told = await beside.run(
                 "loadtests.faults.strangers", *arguments, "--seconds", str(FLOOD_S), nice=10
             )
-            took_s = (time.monotonic_ns() - begin_ns) / S
+            span = begin_ns, time.monotonic_ns()
+            await asyncio.sleep(BETWEEN_S)
             logs = await calls.finish()
         await check_all_free(gateway, outcome)
         await check_new_call(gateway, outcome)
-    sent = int(told.get("sent", 0))
-    ended = sum(log.ended_by != "us" for log in logs)
+    sent, ended = int(told.get("sent", 0)), sum(log.ended_by != "us" for log in logs)
     outcome.figures |= {"calls": len(logs), "ended_calls": ended, "ports": len(ports), "sent": sent}
-    outcome.figures["sent_per_s"] = round(sent / max(1e-9, float(told.get("seconds", took_s))))
+    outcome.figures["sent_per_s"] = round(sent / max(0.1, float(told.get("seconds", FLOOD_S))))
     outcome.expect(not ended, f"{ended} calls were ended")
-    outcome.expect(
-        sent > plan.strangers_per_s * FLOOD_S / 4, f"only {sent} packets were sent: little is shown"
-    )
-    check_untouched(outcome, [report_call(log) for log in logs])
-    return outcome
+    enough = plan.strangers_per_s * FLOOD_S / 4
+    outcome.expect(sent > enough, f"only {sent} packets were sent: little is shown")
+    return logs, span
