@@ -121,6 +121,12 @@ class Attachment:
         self.counters.rings_full += not taken
         return taken
 
+    def is_damaged(self, slot: int) -> bool:
+        """Whether somebody has written over the counts of its rings: then nothing comes or goes until they are
+        emptied, which is done for a new tenant alone."""
+        table = self._table
+        return table is not None and not (table.inbound.is_sound(slot) and table.outbound.is_sound(slot))
+
     async def open(self) -> None:
         """Attach. One of `CannotAttach` when nobody answers there, or one that we do not understand."""
         loop = asyncio.get_running_loop()

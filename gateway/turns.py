@@ -58,6 +58,8 @@ class TurnCounters:
     texts_dropped: int = 0
     video_frames: int = 0
     calls_moved: int = 0
+    slots_damaged: int = 0
+    """Given back, since their rings' counts could not be."""
     model_servers_lost: int = 0
 
 
@@ -426,6 +428,9 @@ class Turns:
         counters = self.counters
         counters.frames_skipped += leg.catch_up(pulls.last_ns - pulls.first_ns)
         server, slot = self._server_of[call], leg.tenancy.slot
+        if server.is_damaged(slot):
+            self._move_out(call, leg.tenancy)
+            return
         pictures = call.pictures(now_ns, server.pictures_wanted(slot))
         chunk = leg.cut(now_ns, tick_ns, pulls.last_ns, pictures)
         if chunk is not None:
@@ -448,6 +453,16 @@ class Turns:
             counters.packets_lost += chunk.lost_packets
             counters.video_frames += len(chunk.video)
             call.turned(chunk)
+
+    def _move_out(self, call: Call, tenancy: Tenancy) -> None:
+        """Another slot for the call, which brings its log: only a new lease sets a ring's counts right."""
+        self.counters.slots_damaged += 1
+        log.error("slot damaged: the call gets another", call=call.name, slot=tenancy.slot)
+        self._departure.drop(call)
+        self._groups[tenancy.group].pop(call, None)
+        self._unseat(call)
+        call.leg.vacate()
+        self._lease_soon(call)
 
     def _replied(self, server: Attachment, replies: list[tuple[int, Reply]]) -> None:
         for slot, reply in replies:

@@ -54,6 +54,7 @@ class GatewayWish:
     host: str = "127.0.0.1"  # of SIP; the other addresses are settings
     settings: dict[str, str] = field(default_factory=dict)  # MICROTURN_* without the prefix, more of them
     ready_timeout_s: float = READY_TIMEOUT_S  # an engine with a network to load takes longer
+    environment: dict[str, str] = field(default_factory=dict)  # of all its processes, beside settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,17 @@ class Process:
     def kill(self) -> int:
         """SIGKILL; returns the monotonic time in ns."""
         os.kill(self.pid, signal.SIGKILL)
+        return time.monotonic_ns()
+
+    def stop(self) -> int:
+        """SIGSTOP: it stands still, and all of its threads; returns the monotonic time in ns."""
+        os.kill(self.pid, signal.SIGSTOP)
+        return time.monotonic_ns()
+
+    def go_on(self) -> int:
+        """SIGCONT; returns the monotonic time in ns. Nothing of a process that is gone."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGCONT)
         return time.monotonic_ns()
 
     def pss_kb(self) -> int:
@@ -172,7 +184,7 @@ class GatewayUnderTest:
             inherited = {k: v for k, v in os.environ.items() if not k.startswith("MICROTURN_")}
             process = subprocess.Popen(
                 arguments,
-                env=inherited | own,
+                env=inherited | wish.environment | own,
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.PIPE,  # its end is that of `up`, also when we are killed
                 stdout=subprocess.PIPE,

@@ -25,6 +25,7 @@ class StateServer:
         program = embedded.find_server()
         if program is None:
             raise OSError(embedded.MISSING)
+        self.folder = folder
         self.url = embedded.make_room(folder)
         self._command = embedded.command_line(program, folder)
         self._redis = redis.Redis(unix_socket_path=str(embedded.socket_of(folder)), socket_timeout=PATIENCE_S)

@@ -192,6 +192,11 @@ class Ring:
         waiting = int(self.head[slot]) - int(self.tail[slot])
         return waiting >= int(self._rows)
 
+    def is_sound(self, slot: int) -> bool:
+        """Whether its counts can be: no more rows wait than there are. Else somebody has written over them."""
+        waiting = int(self.head[slot]) - int(self.tail[slot])
+        return 0 <= waiting <= int(self._rows)
+
     def ready(self) -> npt.NDArray[np.intp]:
         """Slots with at least one row to take: one compare over all slots."""
         return np.flatnonzero(self.head != self.tail)

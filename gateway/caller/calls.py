@@ -168,6 +168,10 @@ class Caller:
         for live in self._dialogs.values():
             live.wind_up()
 
+    def streams(self) -> list[RtpStream]:
+        """Media of the calls that are up, in the order in which they were placed: a load test cuts their lines."""
+        return [live.talking.stream for live in self._dialogs.values() if live.talking is not None]
+
     async def _attempt(
         self, target: SipUri, log: CallLog, payload: bytes, begun: Callable[[RtpStream], None] | None
     ) -> str:

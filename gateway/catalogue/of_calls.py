@@ -80,6 +80,8 @@ OF_TURNS = (
     count("rings_full", "chunks that the slot had no room for: the model server does not fetch them", MODEL),
     count("rows_stale", "rows of replies that were another tenant's", MODEL),
     count("rows_torn", "rows of replies that were written over while they were read", MODEL),
+    count("slots_damaged", "slots given back since somebody had written over the counts of their rings: the call "
+       "got another", MODEL),
     count("events_dropped", "events for the model that had no room in a chunk", LATE),
     count("texts_dropped", "typed text for the model that had no room", LATE),
     count("frames_skipped", "frames of 20 ms that an ear was not served in time", LATE),

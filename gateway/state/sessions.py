@@ -38,6 +38,11 @@ def unix_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def steady_ms() -> int:
+    """From some moment on; whoever sets the clock does not change it."""
+    return time.monotonic_ns() // 1_000_000
+
+
 class Watcher(Protocol):
     """Who is told of calls: `events.desk.EventDesk`."""
 
@@ -62,6 +67,10 @@ class _Live:
     cdr: Cdr
     inside: str = ""
     """Its name in its worker; the same as ours when empty."""
+    seen_ms: int = 0
+    """When this process knew of it first, by the wall clock, ..."""
+    seen_steady_ms: int = 0
+    """... and by the one that nobody sets."""
     over: tuple[int, Reason] | None = None
     """It ended before it was known what it had been."""
     cause: str = ""
@@ -112,8 +121,9 @@ def make_client(settings: GatewaySettings, address: Address) -> Client:
 
 
 class Sessions:
-    """Of one main process. `spawn` runs a task until the process ends; `now_ms` is the wall clock; `keep_s`
-    says how long a tenant's calls stay once they are over, None is as long as the store has it.
+    """Of one main process. `spawn` runs a task until the process ends; `now_ms` is the wall clock, `steady_ms` one
+    that nobody sets: by it a call is as long as it was, whatever becomes of the other. `keep_s` says how long a
+    tenant's calls stay once they are over, None is as long as the store has it.
 
     `recalled` is told of each adopted call as it was before this process, `over` of each call that is over.
     """
@@ -125,6 +135,7 @@ class Sessions:
         spawn: Callable[[Coroutine[Any, Any, None]], None],
         now_ms: Callable[[], int] = unix_ms,
         keep_s: Callable[[str], int | None] = lambda tenant: None,
+        steady_ms: Callable[[], int] = steady_ms,
     ) -> None:
         self.store = store
         self.recalling: set[str] = set()
@@ -134,7 +145,8 @@ class Sessions:
         self.watchers: list[Watcher] = []
         """Told one after another."""
         self.prices = Prices()
-        self._node, self._spawn, self._now_ms, self._keep_s = node, spawn, now_ms, keep_s
+        self._node, self._spawn, self._keep_s = node, spawn, keep_s
+        self._now_ms, self._steady_ms = now_ms, steady_ms
         self._live: dict[str, _Live] = {}
         self._early: dict[str, list[Callable[[Cdr], Cdr]]] = {}
         """What is to be written of calls that are not known yet; bounded by `MOST_EARLY`, gone with the call."""
@@ -193,7 +205,7 @@ class Sessions:
         )  # fmt: skip
         self.store.begin(call)
         cdr = msgspec.structs.replace(_cdr_of(session), price_minute=price_minute)
-        self._know(_Live(session, Leg(0, door, worker, now_ms), cdr, inside))
+        self._know(_Live(session, Leg(0, door, worker, now_ms), cdr, inside, now_ms, self._steady_ms()))
         for watcher in self.watchers:
             watcher.began(session)
 
@@ -202,7 +214,8 @@ class Sessions:
         now_ms = self._now_ms()
         session = Session(call, door, self._node, worker, now_ms)
         cdr = Cdr(call, door, self._node, now_ms, adopted=True)
-        live = self._live[call] = _Live(session, Leg(0, door, worker, now_ms), cdr, inside)
+        live = _Live(session, Leg(0, door, worker, now_ms), cdr, inside, now_ms, self._steady_ms())
+        self._live[call] = live
         self.recalling.add(call)
         self.store.adopt(call)
         self._spawn(self._recall(live))
@@ -215,7 +228,9 @@ class Sessions:
         call = session.call
         if call in self._live:
             return False
-        live = _Live(session, Leg(0, session.door, session.worker, self._now_ms()), _cdr_of(session))
+        now_ms = self._now_ms()
+        leg = Leg(0, session.door, session.worker, now_ms)
+        live = _Live(session, leg, _cdr_of(session), "", now_ms, self._steady_ms())
         _complete(live, kept)
         live.session = msgspec.structs.replace(session, node=self._node)
         live.cdr = msgspec.structs.replace(live.cdr, node=self._node)
@@ -240,7 +255,7 @@ class Sessions:
         live = self._live.get(call)
         if live is None:
             return
-        now_ms, worker = self._now_ms(), worker or live.leg.worker
+        now_ms, worker = self._now_of(live), worker or live.leg.worker
         self.store.put_leg(call, msgspec.structs.replace(live.leg, ended_ms=now_ms))
         live.leg = Leg(live.leg.number + 1, live.leg.door, worker, now_ms)
         live.cdr = msgspec.structs.replace(live.cdr, legs=live.cdr.legs + 1)
@@ -320,12 +335,12 @@ class Sessions:
         live.cause, live.figures = cause, figures or live.figures
         self.over(call)
         if call in self.recalling:
-            live.over = self._now_ms(), reason
+            live.over = self._now_of(live), reason
         elif live.has_tasks:
-            live.over = self._now_ms(), reason
+            live.over = self._now_of(live), reason
             self._spawn(self._ask_costs(live))
         else:
-            self._finish(live, self._now_ms(), reason)
+            self._finish(live, self._now_of(live), reason)
 
     async def _ask_costs(self, live: _Live) -> None:
         """Of the background models; without an answer they are not known, and the call is over all the same."""
@@ -361,7 +376,11 @@ class Sessions:
         """This gateway stops, and its calls with it."""
         for live in list(self._live.values()):
             live.cause = live.cause or ("drain" if live.over is None else "")
-            self._finish(live, *(live.over or (self._now_ms(), "stopped")))
+            self._finish(live, *(live.over or (self._now_of(live), "stopped")))
+
+    def _now_of(self, live: _Live) -> int:
+        """Unix ms by the wall clock as it went when this process knew of the call first."""
+        return live.seen_ms + self._steady_ms() - live.seen_steady_ms
 
     def lose(self, door: Door, worker: str) -> None:
         """A worker is gone, and its calls with it."""

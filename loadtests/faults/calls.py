@@ -11,6 +11,7 @@ import numpy as np
 from gateway.caller.calls import Caller, CallLog, CallPlan
 from gateway.caller.report import CallReport, report_call
 from gateway.caller.signals import numbered_tones
+from gateway.caller.stream import RtpStream
 from gateway.priority import keeping_time
 from loadtests.faults.outcome import Outcome
 from loadtests.gateway_under_test import GatewayUnderTest
@@ -34,14 +35,15 @@ class LiveCalls:
         self._gateway = gateway
         self._tasks: list[asyncio.Task[CallLog]] = []
 
-    async def place(self, count: int, seconds: float) -> None:
-        """Returns when `count` more calls are up and have been so for `BEFORE_S`, or TimeoutError."""
+    async def place(self, count: int, seconds: float, number: str = "") -> None:
+        """To that number of the gateway's. Returns when `count` more calls are up and have been so for `BEFORE_S`,
+        or TimeoutError."""
         wanted = len(self._tasks) + count
         ramp_s = count / PLACED_PER_S
         # made before anybody speaks: it would hold up the pacing
         plans = [
             await asyncio.to_thread(
-                tones, self._gateway.uri, seconds + BEFORE_S + ramp_s - index / PLACED_PER_S, index
+                tones, self._uri(number), seconds + BEFORE_S + ramp_s - index / PLACED_PER_S, index
             )
             for index in range(len(self._tasks), wanted)
         ]
@@ -50,6 +52,21 @@ class LiveCalls:
             await asyncio.sleep(1 / PLACED_PER_S)
         await self.until(lambda m: m["microturn_calls_live"] == wanted)
         await asyncio.sleep(BEFORE_S)
+
+    def plan(self, seconds: float, number: str = "", seed: int = 500) -> CallPlan:
+        """For `begin`. To be made before anybody speaks: it would hold up the pacing."""
+        return tones(self._uri(number), seconds, seed)
+
+    def begin(self, plan: CallPlan) -> None:
+        """One more call, which is not waited for."""
+        self._tasks.append(asyncio.create_task(self._caller.place(plan), name=f"call-{len(self._tasks)}"))
+
+    def _uri(self, number: str) -> str:
+        return self._gateway.uri.replace("sip:", f"sip:{number}@") if number else self._gateway.uri
+
+    def streams(self) -> list[RtpStream]:
+        """Their media, in the order in which they were placed."""
+        return self._caller.streams()
 
     async def until(self, holds: Callable[[dict[str, float]], bool], timeout_s: float = 10.0) -> int:
         """As `GatewayUnderTest.wait_for`, without holding up the calls."""
@@ -135,6 +152,7 @@ def check_untouched(outcome: Outcome, reports: Sequence[CallReport]) -> None:
     """These calls heard nothing of it."""
     gaps = [report.gap_ms for report in reports]
     silences = [report.longest_silence_ms for report in reports]
+    outcome.gap_starts_ns += [one.windows.gap_starts_ns for one in reports if one.windows is not None]
     outcome.figures["untouched"] = len(reports)
     outcome.figures["gap_ms_worst"] = max(gaps, default=0.0)
     outcome.figures["silence_ms_worst"] = round(max(silences, default=0.0), 1)

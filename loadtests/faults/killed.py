@@ -88,6 +88,8 @@ def judge_model_server_killed(
         loudest = max(loudest, loudness(log, killed_ns + PLAYED_OUT_MS * MS, back_ns - 2 * FRAME_NS))
     outcome.figures |= {
         "calls": len(logs),
+        "ended_calls": sum(log.ended_by != "us" for log in logs),
+        "gap_ms_worst": max((report.gap_ms for report in reports), default=0.0),
         "process_s": round((born_ns - killed_ns) / S, 2),
         "speech_after_kill_s": round((max(backs, default=0) - killed_ns) / S, 2),
         "speech_after_kill_s_by_call": [round((back_ns - killed_ns) / S, 2) for back_ns in sorted(backs)],
@@ -130,6 +132,7 @@ async def sip_worker_killed(plan: Plan) -> Outcome:
     outcome.figures |= {
         "calls": len(logs),
         "lost": len(struck),
+        "ended_calls": len(struck),
         "lost_in_metrics": int(lost_count),
         "process_s": round((born_ns - killed_ns) / S, 2),
         "ready_s": round((ready_ns - killed_ns) / S, 2),
@@ -166,6 +169,7 @@ async def gateway_killed(plan: Plan) -> Outcome:
     unanswered = [log for log in logs if log.ended_by != "us"]
     outcome.figures |= {
         "calls": len(logs),
+        "ended_calls": len(unanswered),
         "process_s": round((born_ns - killed_ns) / S, 2),
         "ready_s": round((ready_ns - killed_ns) / S, 2),
         "adopted_s": round((adopted_ns - killed_ns) / S, 2),

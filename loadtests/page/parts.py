@@ -224,6 +224,22 @@ PARTS = (
         plot="tau-echo-ticks.png",
     ),
     Part(
+        "Faults", "faults.csv", "python -m loadtests faults", lambda row: float(row["cases"] or 0) >= 10,
+        (
+            Line("what has to hold", "promise", "{}"),
+            Line("held", "held", "{}"),
+            Line("calls", "calls", "{:.0f}"),
+            Line("ended by it", "ended_calls", "{:.0f}"),
+            Line("longest gap in one call, ms", "gap_ms_worst", "{:.0f}"),
+            Line("in a call that it is not of, ms", "gap_ms_others", "{:.0f}"),
+            Line("last gap, s after its end", "back_s_worst", "{:.2f}"),
+            Line("delay changed by at most, ms", "lag_change_ms_worst", "{:.1f}"),
+        ),
+        plot="faults.png", key="case",
+        about="What is done to a gateway under live calls of `echo`, and what its callers miss of what they say. A "
+        "fault that holds for some seconds costs what was said meanwhile.",
+    ),
+    Part(
         "A rolling restart of the gateways under live calls", "rollout.csv", "python -m loadtests rollout", _all,
         (
             Line("calls live when it begins", "live_at_begin", "{:.0f}"),

@@ -41,8 +41,10 @@ class Bench:
 
     def __init__(self, here: Node, name: str = "n1") -> None:
         self.here, self.tasks = here, set[asyncio.Task[None]]()
-        ticks = itertools.count(1_000, 500)
-        self.sessions = Sessions(here.store, name, self._spawn, lambda: next(ticks))
+        wall, steady = itertools.count(1_000, 500), itertools.count(0, 500)
+        self.sessions = Sessions(
+            here.store, name, self._spawn, lambda: next(wall), steady_ms=lambda: next(steady)
+        )
         settings = GatewaySettings(webrtc_calls=4, webrtc_workers=1)
         self.pool = WebrtcPool(plan_webrtc(settings))
         self.web = BrowserDoor(self.pool, self.sessions, "echo")
@@ -369,5 +371,24 @@ def test_what_a_caller_was_told_and_its_recordings_are_in_the_cdr_whenever_they_
             cdr = decode(Cdr, row)
             assert (cdr.disclosed, cdr.consented, cdr.recordings) == (True, False, ("f-1", "f-2"))
             assert cdr.ended_ms
+
+    play(story())
+
+
+def test_a_call_is_as_long_as_it_was_whatever_the_wall_clock_does(server: StateServer) -> None:
+    async def story() -> None:
+        async with bench(server) as gateway:
+            walls = iter([10_000_000, 20_000_000])  # somebody sets the clock between begin and end
+            steady = iter([500, 7_500])
+            gateway.sessions._now_ms, gateway.sessions._steady_ms = (
+                (lambda: next(walls)),
+                (lambda: next(steady)),
+            )
+            gateway.welcome_sip()
+            gateway.sip.answered(CALL_ID, "sip-0", INVITE)
+            gateway.sip.hear("sip-0", control.CallEnded(CALL_ID))
+            (row,) = (await gateway.kept(name_of_telephone_call(CALL_ID))).cdrs.values()
+            cdr = decode(Cdr, row)
+            assert (cdr.began_ms, cdr.ended_ms) == (10_000_000, 10_007_000)
 
     play(story())
