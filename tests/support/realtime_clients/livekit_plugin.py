@@ -88,6 +88,7 @@ async def call(given: argparse.Namespace, report: Report) -> None:
         await session.update_tools([work_out])
     async for piece in report.speech(given.file, PIECE_MS):
         session.push_audio(rtc.AudioFrame(piece, HZ, 1, len(piece) // 2))
+    logging.disable(logging.WARNING)  # what is under way when we hang up is discarded, and that logged
     await session.aclose()
     if conversation.reading:
         await asyncio.wait(set(conversation.reading), timeout=3)

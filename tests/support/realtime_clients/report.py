@@ -26,6 +26,10 @@ LOUD = 1_000
 """A piece of sound with a sample beyond it is speech; comfort sound is below 100."""
 QUIET_S = 3.0
 """Without sound: the model has said what it had to say."""
+NUMBERS = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen",
+]  # fmt: skip
 FUNCTION = {
     "name": "work_out",
     "description": "Adds what was asked for.",
@@ -56,6 +60,8 @@ class Report:
     """Of events (LiveKit) or frames (Pipecat) that came."""
     newest_sound_s: float = 0.0
     """Monotonic."""
+    answered: bool = False
+    """`is_answered`, in the end."""
 
     def count(self, kind: str) -> None:
         """One of them."""
@@ -79,9 +85,13 @@ class Report:
 
     @property
     def is_answered(self) -> bool:
-        """Whether something was said since our function gave its output, and nothing more comes."""
-        spoken = bool(self.functions) and len(self.said) > int(self.functions[-1]["said_before"])
-        return spoken and time.monotonic() > self.newest_sound_s + QUIET_S
+        """Whether an output of our function was said, and nothing more comes."""
+        was_said = any(
+            NUMBERS[call["output"]] in "".join(self.said[call["said_before"] :]).split()
+            for call in self.functions
+            if call["output"] < len(NUMBERS)
+        )
+        return was_said and time.monotonic() > self.newest_sound_s + QUIET_S
 
     async def speech(self, path: str, piece_ms: int) -> AsyncIterator[bytes]:
         """The file in its own time, until `is_answered` at most."""
@@ -95,6 +105,7 @@ class Report:
 
     def tell(self) -> None:
         """The one line."""
+        self.answered = self.is_answered
         sys.stdout.write(json.dumps(dataclasses.asdict(self)) + "\n")
 
 
