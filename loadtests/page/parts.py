@@ -234,6 +234,7 @@ PARTS = (
             Line("in a call that it is not of, ms", "gap_ms_others", "{:.0f}"),
             Line("last gap, s after its end", "back_s_worst", "{:.2f}"),
             Line("delay changed by at most, ms", "lag_change_ms_worst", "{:.1f}"),
+            Line("what did not hold", "broken", "{}"),
         ),
         plot="faults.png", key="case",
         about="What is done to a gateway under live calls of `echo`, and what its callers miss of what they say. A "
