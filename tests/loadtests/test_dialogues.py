@@ -76,6 +76,7 @@ def test_whoever_names_a_persona_calls_its_number():
 
 @pytest.mark.processes
 @pytest.mark.parametrize("codec", [pytest.param("PCMU", marks=pytest.mark.long), "opus"])
+@pytest.mark.long
 def test_what_an_echo_answers_lies_a_turn_after_what_was_played(tmp_path, codec, capsys):
     """By telephone and as a browser: a click at 1 s is heard 0.2 s and a floor later."""
     pcm = np.zeros(2 * 16_000, np.int16)

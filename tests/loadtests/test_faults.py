@@ -288,6 +288,7 @@ def test_a_model_server_stands_still_for_a_second() -> None:
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_a_slot_is_written_over_and_its_call_gets_another() -> None:
     outcome = facts("slot-corrupted")
     told = [

@@ -33,6 +33,7 @@ UP_S, GONE_S = 40.0, 20.0
     [(LOAD_TEST, signal.SIGTERM), (LOAD_TEST, signal.SIGKILL), (STORY, signal.SIGTERM)],
     ids=["sip-SIGTERM", "sip-SIGKILL", "story-SIGTERM"],
 )
+@pytest.mark.long
 def test_no_process_is_left(command: list[str], how: signal.Signals) -> None:
     with tempfile.TemporaryDirectory(prefix="mt-") as folder:  # short: sockets are in it
         parent = subprocess.Popen(

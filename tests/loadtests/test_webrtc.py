@@ -392,6 +392,7 @@ def test_a_small_run_against_aiortc_as_it_comes(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.processes
+@pytest.mark.long
 def test_a_small_run_through_a_gateway(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--calls", "2", "--seconds", "3", "--tones", "--results", str(tmp_path)]
     assert main(["webrtc", *arguments]) == 0

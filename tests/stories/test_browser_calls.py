@@ -260,6 +260,7 @@ def test_a_muted_microphone_is_silent(gateway: GatewayUnderTest, chromium: Chrom
     hang_up(page)
 
 
+@pytest.mark.long
 def test_a_new_network_is_a_new_path_for_the_same_call(gateway: GatewayUnderTest, chromium: Chromium) -> None:
     page = call(chromium, gateway)
     before = gateway.metrics()["microturn_webrtc_ice_restarts_total"]
@@ -363,6 +364,7 @@ def test_a_worker_that_stands_still_is_waited_for(own: GatewayUnderTest, voice: 
         assert not chromium.complaints
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_ends_the_call_in_words(own: GatewayUnderTest, voice: Path) -> None:
     with Chromium.start(voice) as chromium:
         page = call(chromium, own)

@@ -71,6 +71,7 @@ def test_who_hangs_up_while_calls_move_is_gone_from_both(tmp_path: Path) -> None
         assert gateway.metrics()["microturn_calls_lost_total"] == 0
 
 
+@pytest.mark.long
 def test_a_wrong_setting_is_told_and_everything_goes_on(tmp_path: Path) -> None:
     settings = tmp_path / "microturn.toml"
     settings.write_text("")

@@ -46,6 +46,7 @@ def gateway(whole: GatewayUnderTest) -> GatewayUnderTest:
     return whole
 
 
+@pytest.mark.long
 def test_a_worker_that_stood_still_for_a_second_answers_on_time_again(gateway: GatewayUnderTest) -> None:
     stood_ns: list[int] = []
 

@@ -135,6 +135,7 @@ def test_kill_9_of_the_worker_loses_less_than_a_second(tmp_path: Path) -> None:
     assert metrics["microturn_announcements_heard_total"] == 1
 
 
+@pytest.mark.long
 def test_a_browser_calls_two_sides_stay_together_to_the_sample(tmp_path: Path) -> None:
     wish = GatewayWish(
         calls=1, settings=settings(tmp_path) | {"webrtc_calls": "2", "recording_encryption": "off"}

@@ -42,6 +42,7 @@ def test_early_media_comes_before_the_answer_and_silence_ends_the_call() -> None
         gateway.wait_for(lambda m: m["microturn_calls_live"] == 0 and m["microturn_model_slots_leased"] == 0)
 
 
+@pytest.mark.long
 def test_a_call_on_hold_outlives_its_silence_but_not_for_ever() -> None:
     wish = GatewayWish(calls=1, settings={"rtp_timeout_s": "2", "hold_timeout_s": "5"})
     with GatewayUnderTest.start(wish) as gateway, RawCall(gateway.uri) as call:

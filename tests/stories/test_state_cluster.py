@@ -55,6 +55,7 @@ def measured(story: Any) -> tuple[Any, bool]:
     return found, seen["gaps"] == seen["gaps_at_stalls"]
 
 
+@pytest.mark.long
 def test_redis_is_away_under_live_calls_and_nobody_hears_it() -> None:
     found, not_ours = measured(away(Plan("away", calls=4, seconds=2.0, outage=4.0, seed=1, engine="echo")))
     figures = found.figures
@@ -75,6 +76,7 @@ def test_a_gateway_that_is_told_to_stop_lets_its_calls_end() -> None:
     assert figures["missing_frames"] <= ONE_TURN_FRAMES or not_ours
 
 
+@pytest.mark.long
 def test_one_of_two_gateways_dies_and_what_was_its_is_free() -> None:
     plan = Plan("killed", calls=6, seconds=2.0, outage=8.0, seed=1, engine="echo", sessions_s=(4.0, 8.0))
     found = run(killed(plan))

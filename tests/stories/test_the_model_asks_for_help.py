@@ -132,6 +132,7 @@ def test_without_a_state_server_it_fails_at_once() -> None:
         play(story(gateway))
 
 
+@pytest.mark.long
 def test_the_call_goes_on_during_eight_seconds_of_work(server: StateServer) -> None:  # noqa: F811
     """The result comes piece by piece, each piece is given to the model while the next one is made."""
 

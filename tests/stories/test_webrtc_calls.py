@@ -120,6 +120,7 @@ def test_a_forged_resume_token_gets_nothing(gateway: GatewayUnderTest) -> None:
     assert statuses[:2] == [404, 404] and statuses[2] in (400, 404)
 
 
+@pytest.mark.long
 def test_who_vanishes_is_noticed_and_hangs_on_until_the_time_is_over(gateway: GatewayUnderTest) -> None:
     async def story() -> None:
         async with aiohttp.ClientSession() as http:

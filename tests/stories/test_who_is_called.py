@@ -21,6 +21,7 @@ SOUND = 500
 
 
 @pytest.mark.parametrize("codec", ["PCMU", pytest.param("opus", marks=pytest.mark.long)])
+@pytest.mark.long
 def test_a_number_that_speaks_by_itself_beside_one_that_waits(tmp_path: Path, codec: str) -> None:
     soundfile.write(tmp_path / "silence.wav", np.zeros(SECONDS * RATE, np.int16), RATE)
     calls = [
