@@ -89,8 +89,10 @@ def main(argv: Sequence[str]) -> int:
         return Plan(names, given.seconds, given.tries, given.jobs, given.corpus)
 
     def run(plan: Plan) -> dict[str, Any]:
-        everything.extend(fuzz(plan))
-        keep(everything, plan, command)
+        try:
+            everything.extend(fuzz(plan))
+        finally:
+            keep(everything, plan, command)  # of a run that was broken off, what it had found until then
         return figures(everything)
 
     status = report.carry_out("fuzz", make, run)
@@ -117,13 +119,16 @@ def _one(name: str, plan: Plan, broken: Path) -> Found:
             (begun / f"{number}").write_bytes(seed)
         wanted = {"max_total_time": plan.seconds, "runs": plan.tries}
         limits = [f"-{name}={value}" for name, value in wanted.items() if value]
-        ended = subprocess.run(
-            [sys.executable, "-m", "loadtests.fuzz.one", name, *limits, "-seed=1", f"-timeout={TIMEOUT_S}",
-             f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MOST_BYTES}", f"-artifact_prefix={died}/",
-             "-print_final_stats=1", str(kept), str(begun)],
-            capture_output=True, text=True, errors="replace", env=os.environ | {"PYTHONHASHSEED": "0"},
-            timeout=(plan.seconds or 600) + START_S, cwd=Path(__file__).parents[2], check=False,
-        )  # fmt: skip
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-m", "loadtests.fuzz.one", name, *limits, "-seed=1", f"-timeout={TIMEOUT_S}",
+                 f"-rss_limit_mb={MEMORY_MB}", f"-max_len={MOST_BYTES}", f"-artifact_prefix={died}/",
+                 "-print_final_stats=1", str(kept), str(begun)],
+                capture_output=True, text=True, errors="replace", env=os.environ | {"PYTHONHASHSEED": "0"},
+                timeout=(plan.seconds or 600) + START_S, cwd=Path(__file__).parents[2], check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f"{name} did not end in its time") from None
         said = ended.stdout + ended.stderr
         inputs = sorted(died.iterdir())
         if ended.returncode and not inputs:

@@ -19,13 +19,13 @@ import soundfile
 import soxr
 
 from gateway.api.tokens import mint
-from gateway.engines import choose
 from gateway.state import embedded
 from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
 from model_server.training import voice_judge
 from model_server.training.reading import Spoken, Stranger
 from tests.stories.test_the_shipped_model_asks_for_help import WORDS, questions
 from tests.support.certificate import certificate
+from tests.support.digits_gateway import digits_gateway
 from tests.support.realtime_client import HZ, RealtimeCaller, calling
 
 pytestmark = [
@@ -52,14 +52,7 @@ def echo() -> Iterator[GatewayUnderTest]:
 
 @pytest.fixture(scope="module")
 def digits() -> Iterator[GatewayUnderTest]:
-    if choose("auto")[0] != "digits":
-        pytest.skip(f"no trained model here: {choose('auto')[1]}")
-    if not DATA.is_dir():
-        pytest.skip(f"no recordings in {DATA}: they are not part of this tree")
-    if embedded.find_server() is None:
-        pytest.skip(embedded.MISSING)
-    settings = {"webrtc_calls": "2", "redis": "auto"}
-    with GatewayUnderTest.start(GatewayWish(1, "digits", settings=settings, ready_timeout_s=90.0)) as started:
+    with digits_gateway(DATA, 1) as started:
         yield started
 
 

@@ -19,11 +19,10 @@ import pytest
 import soundfile
 import soxr
 
-from gateway.engines import choose
-from gateway.state import embedded
-from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from loadtests.gateway_under_test import GatewayUnderTest
 from media.chunk import PCM
 from tests.stories.test_the_shipped_model_asks_for_help import DATA, MODEL_HZ, WORDS, questions
+from tests.support.digits_gateway import digits_gateway
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-peers/bin/python"
@@ -40,14 +39,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.long]
 def gateway() -> Iterator[GatewayUnderTest]:
     if not any(is_here(name) for name in NAMES):
         pytest.skip(MISSING)
-    if choose("auto")[0] != "digits":
-        pytest.skip(f"no trained model here: {choose('auto')[1]}")
-    if not DATA.is_dir():
-        pytest.skip(f"no recordings in {DATA}: they are not part of this tree")
-    if embedded.find_server() is None:
-        pytest.skip(embedded.MISSING)
-    settings = {"webrtc_calls": "2", "redis": "auto"}
-    with GatewayUnderTest.start(GatewayWish(1, "digits", settings=settings, ready_timeout_s=90.0)) as started:
+    with digits_gateway(DATA, 1) as started:
         yield started
 
 

@@ -16,10 +16,10 @@ import soundfile
 import soxr
 
 from gateway.caller.command import run_call
-from gateway.engines import choose
 from gateway.state import embedded
 from gateway.state.records import Line, decode
-from loadtests.gateway_under_test import GatewayUnderTest, GatewayWish
+from loadtests.gateway_under_test import GatewayUnderTest
+from tests.support.digits_gateway import digits_gateway
 from tests.support.webrtc_caller import HZ, WebrtcCaller, calling
 
 pytestmark = [pytest.mark.redis, pytest.mark.processes]
@@ -60,14 +60,7 @@ def questions() -> list[np.ndarray[Any, np.dtype[np.int16]]]:
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[GatewayUnderTest]:
-    if choose("auto")[0] != "digits":
-        pytest.skip(f"no trained model here: {choose('auto')[1]}")
-    if not DATA.is_dir():
-        pytest.skip(f"no recordings in {DATA}: they are not part of this tree")
-    if embedded.find_server() is None:
-        pytest.skip(embedded.MISSING)
-    settings = {"webrtc_calls": "2", "redis": "auto"}
-    with GatewayUnderTest.start(GatewayWish(2, "digits", settings=settings, ready_timeout_s=90.0)) as started:
+    with digits_gateway(DATA, 2) as started:
         yield started
 
 
