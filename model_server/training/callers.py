@@ -11,6 +11,8 @@ Voices of the family `fluent` have no digits alone: they are fluent or grouped.
 
 Recorded callers said one digit at a time. In one breath people say them 0.8 to 1.6 times as fast, and
 without their ends: a *joined* digit loses up to a sixth of itself at either end and fades into the next one.
+The last one before a pause is often *drawn out*, up to twice as long (final lengthening: Wightman et al.,
+JASA 91, 1992).
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import numpy as np
 
 from media.timebase import MODEL_HZ
 from model_server.training.clip import Clip, Floats, Word, faded
-from model_server.training.perturb import Change, perturbed
+from model_server.training.perturb import Change, perturbed, stretched
 from model_server.training.stage import Stage
 
 FLUENT = "fluent"
@@ -31,6 +33,8 @@ JOINED = 0.6
 """Of the digits in one breath."""
 REPEATED = 0.12
 """Of the digits within a string are the one before once more, besides those that are so by chance."""
+DRAWN_OUT = 0.4
+"""Of the digits in one breath that end it."""
 _LOST, _FADE_SAMPLES = 0.16, MODEL_HZ * 25 // 1000
 _SLOW_SAMPLES = MODEL_HZ * 300 // 1000
 """A digit that is longer than this can be said faster."""
@@ -62,9 +66,12 @@ def says_digits(stage: Stage, count: int, at: int, counted: bool) -> int:
         clip = hurried(drawn, pace)
         if in_one_breath:
             clip = joined(clip, *(float(part) for part in rng.uniform(0.0, _LOST, 2)))
-        at = stage.place(clip, at)
         left -= len(clip.words)
         in_group -= len(clip.words)
+        ends = left <= 0 or (rhythm == "grouped" and in_group <= 0)
+        if in_one_breath and ends and rng.random() < DRAWN_OUT:
+            clip = drawn_out(clip, float(rng.uniform(1.1, 2.0)))
+        at = stage.place(clip, at)
         if rhythm == "grouped" and in_group <= 0:
             gap, in_group = pause * rng.uniform(0.9, 1.1), group
         elif rhythm == "steady":
@@ -95,6 +102,16 @@ def joined(clip: Clip, before: float, after: float) -> Clip:
         for word in clip.words
     )
     return Clip(faded(clip.pcm[at:stop], 2 * _FADE_SAMPLES), words, clip.speaker, clip.source)
+
+
+def drawn_out(clip: Clip, longer: float) -> Clip:
+    """The clip with its last word that many times as long."""
+    last = clip.words[-1]
+    said = clip.pcm[last.start_samples : last.end_samples].astype(np.float32)
+    slow = stretched(said, int(len(said) * longer)).clip(-32768, 32767).astype(np.int16)
+    pcm = np.concatenate([clip.pcm[: last.start_samples], slow, clip.pcm[last.end_samples :]])
+    word = Word(last.label, last.start_samples, last.start_samples + len(slow))
+    return Clip(pcm, (*clip.words[:-1], word), clip.speaker, clip.source)
 
 
 def talks(stage: Stage, words: int) -> Iterator[None]:

@@ -144,7 +144,7 @@ def gives_string(stage: Stage, expect: int | None) -> Iterator[None]:
     slip = rng.random()
     if expect and expect > 1 and slip < 0.08:
         count = int(rng.integers(1, expect))
-    elif expect and slip < 0.2:
+    elif expect and slip < 0.28:
         count = expect + 1
     end = says_digits(stage, count, stage.now + seconds(stage, 0.0, 0.3), expect is not None)
     yield from stage.until(end)

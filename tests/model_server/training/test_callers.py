@@ -7,7 +7,7 @@ import pytest
 
 from media.timebase import MODEL_HZ
 from model_server.training.bank import WordBank
-from model_server.training.callers import hurried, joined, says_digits
+from model_server.training.callers import drawn_out, hurried, joined, says_digits
 from model_server.training.clip import Clip, Word
 from model_server.training.mouth import Mouth, VoiceTable
 from model_server.training.stage import Stage
@@ -46,6 +46,19 @@ def test_a_joined_clip_loses_its_ends_and_no_more_and_fades() -> None:
     start = MARGIN + 800 - fade
     assert np.array_equal(cut.pcm[middle], clip.pcm[start + middle.start : start + middle.stop])
     assert cut.pcm[0] == 0 == cut.pcm[-1] and abs(int(cut.pcm[fade])) <= 1600
+
+
+def test_the_last_word_of_a_breath_is_drawn_out_and_nothing_else_is_changed() -> None:
+    clip = _clip(MARGIN + SPEECH, MARGIN + SPEECH + 4000)
+    longer = drawn_out(clip, 1.5)
+    assert longer.words[0] == clip.words[0]
+    assert longer.words[1] == Word("w1", clip.words[1].start_samples, clip.words[1].start_samples + 6000)
+    assert len(longer.pcm) == len(clip.pcm) + 2000
+    begin, end = clip.words[1].start_samples, longer.words[1].end_samples
+    assert np.array_equal(longer.pcm[:begin], clip.pcm[:begin])
+    assert np.array_equal(longer.pcm[end:], clip.pcm[clip.words[1].end_samples :])
+    said = longer.pcm[begin:end].astype(float)
+    assert np.sqrt(np.mean(said**2)) == pytest.approx(np.sqrt(np.mean(clip.pcm.astype(float) ** 2)), rel=0.25)
 
 
 def test_a_string_in_one_breath_has_digits_that_touch(bank: WordBank, table: VoiceTable) -> None:
