@@ -97,7 +97,7 @@ class Calls:
                 if reply.turn != self._next[number]:
                     self._next[number] = None
                 else:
-                    _compare(reply, wanted[reply.turn - first], number)
+                    _compare(reply, wanted[reply.turn - first], number, worker)
                     self._next[number] = reply.turn + 1
                 seen += 1
             ring.advance(slots)
@@ -171,11 +171,12 @@ def _batch(turn: int) -> Batch:
     return Batch(turn * TURN_NS, np.arange(CALLS, dtype=np.intp), meta, chunks(turn))
 
 
-def _compare(reply: Reply, wanted: Results, number: int) -> None:
+def _compare(reply: Reply, wanted: Results, number: int, worker: Worker) -> None:
     text = wanted.said[number].text if number in wanted.said else ""
-    assert reply.text == text, (reply.turn, number)
-    apart = np.abs(reply.pcm.astype(np.int32) - wanted.pcm_BS[number]).max()
-    assert apart <= SAMPLE, (reply.turn, number, apart)
+    assert reply.text == text, (reply.turn, number, _stats(worker))
+    apart = np.abs(reply.pcm.astype(np.int32) - wanted.pcm_BS[number])
+    where = np.flatnonzero(apart > SAMPLE)
+    assert not len(where), (reply.turn, number, apart.max(), where[0], where[-1], reply.flags, _stats(worker))
 
 
 def _leased(worker: Worker, wish: Lease, past: bytes) -> Leased:
