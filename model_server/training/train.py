@@ -12,7 +12,8 @@ is. Products of matrices are computed in bfloat16 where this CPU is faster in it
 weights and sums are float32.
 
 On Linux, first-touched memory costs a tenth of the time or more: an allocator that keeps what it has helps
-(`LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1`).
+(`LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always,dirty_decay_ms:-1,muzzy_decay_ms:-1`). It keeps more and
+more: 10 GB after a quarter of an hour; with `thp:default` and 20000 in place of each -1, 3 GB.
 """
 
 from __future__ import annotations
