@@ -1,8 +1,8 @@
 """Passes captured as CUDA graphs, one for each shape. On a CPU there are none: the pass is called.
 
-A graph repeats its launches with the pointers that they had. So a pass reads and writes buffers that stay where they
-are, and what it needs in between comes from one pool of memory, which all graphs share: they run one after another,
-and nothing in the pool outlives its pass.
+A graph repeats its launches with the pointers that they had. So a pass reads and writes buffers that stay where
+they are, and what it needs in between comes from one pool of memory, which all graphs share: they run one after
+another, and nothing in the pool outlives its pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Graphs:
         return len(self._captured)
 
     def capture(self, key: Hashable, run: Callable[[], None]) -> None:
-        """Runs it `WARM_UPS` times, for nobody: the caller has seen to that. Nothing on a CPU, or when it is there."""
+        """Runs it `WARM_UPS` times before: the caller has made it a pass of nobody. Nothing on a CPU."""
         if not self.enabled or key in self._captured:
             return
         here = torch.cuda.current_stream(self._device)

@@ -1,6 +1,6 @@
-"""One layer of the trunk on the device: the plain layer's weights and norms, attention and experts by `turn_kernels`.
+"""One layer of the trunk on the device: the plain layer's weights, attention and experts by `turn_kernels`.
 
-    B T D   rows of the bucket, positions, hidden        H G   query heads, KV heads        r   profiles of bias
+B T D   rows of the bucket, positions, hidden        H G   query heads, KV heads        r   profiles of bias
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ class DeviceLayer:
         self._plain = plain
         self._attention = DeviceAttention(plain.attention, reach, form)
         self._attention_convolution = DeviceConvolution(plain.attention_convolution)
-        self._mlp = DeviceExperts(plain.mlp, form) if isinstance(plain.mlp, Experts) else plain.mlp
+        mlp = plain.mlp
+        self._mlp: DeviceExperts | DenseMLP = DeviceExperts(mlp, form) if isinstance(mlp, Experts) else mlp
         self._mlp_convolution = DeviceConvolution(plain.mlp_convolution)
 
     def append(self, x_BTD: Tensor, now: Pass, state: DeviceLayerState) -> Tensor:
         """New positions of the rows of a pass."""
         branch = self._attention(self._plain.attention_norm(x_BTD), now, state)
         x_BTD = x_BTD + self._attention_convolution(branch, now, state.attention_rows)
-        mlp: DeviceExperts | DenseMLP = self._mlp
-        branch = mlp(self._plain.mlp_norm(x_BTD))
+        branch = self._mlp(self._plain.mlp_norm(x_BTD))
         return x_BTD + self._mlp_convolution(branch, now, state.mlp_rows)
 
 

@@ -1,6 +1,6 @@
 """The pass of sound: hidden rows of the `speak` positions to 200 ms of samples, by flow head and vocoder.
 
-    B   rows of the bucket        N   B * 4 `speak` positions        X   4 sub-frames x 82 features
+B   rows of the bucket        N   B * 4 `speak` positions        X   4 sub-frames x 82 features
 """
 
 from __future__ import annotations

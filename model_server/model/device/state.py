@@ -22,7 +22,7 @@ PAGE = 64
 
 
 class KeptRows:
-    """Of a convolution, float32 [S, k - 1, C]: the last rows of its input, and those before the `speak` positions."""
+    """Of a convolution, float32 [S, k - 1, C]: the last rows of its input; those before the `speak` positions."""
 
     def __init__(self, rows: int, kept: int, channels: int, device: torch.device) -> None:
         self.last = torch.zeros(rows, kept, channels, device=device)
@@ -71,7 +71,11 @@ class DeviceState:
 
     def _layer(self, layer: int, dtype: torch.dtype) -> DeviceLayerState:
         config = self.config
-        reach, heads, width = self.reaches[config.is_global(layer)], config.kv_heads_of(layer), config.head_dim
+        reach, heads, width = (
+            self.reaches[config.is_global(layer)],
+            config.kv_heads_of(layer),
+            config.head_dim,
+        )
         shape = (self.sessions * reach.pages, heads, reach.page, width)
         pages = Pages(*(torch.empty(shape, dtype=dtype, device=self.device) for _ in range(2)))
         return DeviceLayerState(

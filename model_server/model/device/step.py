@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -97,6 +98,11 @@ class DeviceStep:
         self.state.close(row)
 
     @torch.inference_mode()
+    def fill(self, seed: int) -> None:
+        """For measuring: every row has a call whose memory is full of random keys and values."""
+        self.state.fill(self._config.global_first + self._config.global_budget, seed)
+
+    @torch.inference_mode()
     def capture(self) -> None:
         """All shapes as graphs, the largest first: the others fit into its memory. Sessions stay as they are."""
         self._buffers.rows.fill_(self.state.spare)
@@ -104,9 +110,9 @@ class DeviceStep:
         self._buffers.token.fill_(END)
         for bucket in reversed(self.buckets):
             for room in reversed(self.contexts):
-                self.graphs.capture(("prefill", bucket, room), lambda b=bucket, c=room: self._prefill(b, c))
-            self.graphs.capture(("token", bucket), lambda b=bucket: self._token(b))
-            self.graphs.capture(("sound", bucket), lambda b=bucket: self._speak(b))
+                self.graphs.capture(("prefill", bucket, room), partial(self._prefill, bucket, room))
+            self.graphs.capture(("token", bucket), partial(self._token, bucket))
+            self.graphs.capture(("sound", bucket), partial(self._speak, bucket))
 
     @torch.inference_mode()
     def turn(
@@ -126,16 +132,16 @@ class DeviceStep:
         limit = self._config.say_limit if say_limit is None else min(say_limit, self._config.say_limit)
         bucket = bucket_of(len(rows), self.buckets)
         room = self._load(rows, bucket, inputs, noise)
-        self.graphs.run(("prefill", bucket, room), lambda: self._prefill(bucket, room))
-        buffers, count = self._buffers, len(rows)
-        written, passes = [], 1
+        self.graphs.run(("prefill", bucket, room), partial(self._prefill, bucket, room))
+        buffers, count, passes = self._buffers, len(rows), 1
+        written: list[Tensor] = []
         for _ in range(limit):
             if look and not bool((buffers.token[:count] != END).any()):
                 break
             written.append(buffers.token[:count].clone())
-            self.graphs.run(("token", bucket), lambda: self._token(bucket))
+            self.graphs.run(("token", bucket), partial(self._token, bucket))
             passes += 1
-        self.graphs.run(("sound", bucket), lambda: self._speak(bucket))
+        self.graphs.run(("sound", bucket), partial(self._speak, bucket))
         tokens = torch.stack(written, 1).tolist() if written else [[] for _ in rows]
         pcm = self._host.pcm[:count]
         pcm.copy_(buffers.pcm[:count])

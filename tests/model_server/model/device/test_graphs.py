@@ -1,4 +1,4 @@
-"""Passes as graphs: called where there is no GPU, replayed where there is one, and right for other rows either way."""
+"""Passes as graphs: called where there is no GPU, replayed where there is one, and right for other rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ from model_server.model.micro_turn import MicroTurn  # noqa: E402
 CPU = torch.device("cpu")
 SMALL = replace(
     DIGITS,
-    **dict(name="small", layers=2, hidden=64, heads=4, head_dim=16, dense_layers=1, dense_width=64, experts=4),
+    **dict(
+        name="small", layers=2, hidden=64, heads=4, head_dim=16, dense_layers=1, dense_width=64, experts=4
+    ),
     **dict(expert_width=64, window=32, bias_extent=32, global_first=16, global_budget=64),
     vision_widths=(8, 8, 8),
 )

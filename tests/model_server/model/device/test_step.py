@@ -1,4 +1,4 @@
-"""The step on the device gives what the plain model gives, whoever comes and goes, and whatever fills a bucket up."""
+"""The step on the device gives what the plain model gives, whoever comes and goes, whatever fills a bucket up."""
 
 from __future__ import annotations
 
@@ -154,7 +154,9 @@ def test_turns_are_those_of_the_plain_model_whoever_comes_and_goes(model: Any, h
     assert int(plain.state.positions.max()) > 2 * SMALL.global_budget, "rings went round"
     assert written == {0, 1, 2, 3} and seen > 5
     spare = [rows[-1] for layer in step.state.layers for rows in layer.convolutions()]
-    assert all(torch.equal(*pair) for pair in zip(spare, spare_before, strict=True)), "nobody's row was written"
+    assert all(torch.equal(*pair) for pair in zip(spare, spare_before, strict=True)), (
+        "nobody's row was written"
+    )
 
 
 def test_what_fills_a_bucket_up_changes_nothing(model: Any, head: Any) -> None:
@@ -206,7 +208,9 @@ def test_a_row_that_is_opened_again_knows_nothing(model: Any, head: Any) -> None
 
 def test_sessions_cost_what_is_said(model: Any, head: Any) -> None:
     step = device_step(model, head, 3)
-    kept = sum(part.numel() * 4 for layer in step.state.layers for part in (layer.pages.keys, layer.pages.values))
+    kept = sum(
+        part.numel() * 4 for layer in step.state.layers for part in (layer.pages.keys, layer.pages.values)
+    )
     kept += sum(rows[:3].numel() * 4 for layer in step.state.layers for rows in layer.convolutions())
     assert kept == 3 * session_bytes(SMALL, 8 + 16, item_bytes=4)
 
