@@ -1,4 +1,4 @@
-"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild|killed`."""
+"""`python -m model_server.bench cost-curve|four-hours|many-calls|rebuild|killed|sessions`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from model_server.bench.held import CannotMeasure
 from model_server.bench.rows import RESULTS, append_row
 from model_server.engine.registry import CHECKPOINT
 
@@ -15,7 +16,7 @@ DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """0 when it was measured; the figures say what came out."""
+    """0 when it was measured, and the figures say what came out; 2 where it cannot be, and a line says why."""
     parser = argparse.ArgumentParser(prog="python -m model_server.bench", description=__doc__)
     kinds = parser.add_subparsers(dest="kind", required=True)
     curve = kinds.add_parser(
@@ -49,10 +50,30 @@ def main(argv: list[str] | None = None) -> int:
     killed.add_argument("--data", type=Path, default=DATA, help="recordings of the callers")
     for each in (curve, hours, many, rebuild, killed):
         each.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    sessions = kinds.add_parser(
+        "sessions",
+        help="sessions that a GPU holds with a large network of random weights, against its roofline",
+    )
+    sessions.add_argument(
+        "--config", default="small-30b-a3b", help="or tiny, which tries the command on a CPU"
+    )
+    sessions.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    sessions.add_argument("--seconds", type=float, default=10.0, help="measured at each point (10)")
+    sessions.add_argument("--deadline-ms", type=float, default=100.0)
+    sessions.add_argument("--tokens", type=int, nargs="+", default=[], help="of each session in a step (0 4)")
+    sessions.add_argument("--groups", type=int, nargs="+", default=[1, 2, 4], help="phase groups of a turn")
+    sessions.add_argument("--buckets", type=int, nargs="+", metavar="N", help="sessions of a step")
+    sessions.add_argument("--context", type=int, default=0, help="positions of text in every turn (0)")
+    sessions.add_argument("--flow-steps", type=int, default=1, help="of the flow head (1)")
+    for each in (curve, hours, many, rebuild, killed, sessions):
         each.add_argument("--out", type=Path, default=RESULTS, help="folder of rows and plots")
     given = parser.parse_args(argv)
     given.out.mkdir(parents=True, exist_ok=True)
-    result = _measured(given)
+    try:
+        result = _measured(given)
+    except CannotMeasure as why:
+        print(f"{given.kind}: {why}", file=sys.stderr)
+        return 2
     append_row(given.out / f"{given.kind}.csv", result)
     print(json.dumps(result))
     return 0
@@ -78,6 +99,16 @@ def _measured(given: argparse.Namespace) -> dict[str, Any]:
         plot = given.out / f"killed-{given.calls}.png"
         many = (given.checkpoint, given.data, given.calls, given.groups)
         return measure_killed(*many, must=given.must, plot=plot)
+    if given.kind == "sessions":
+        from model_server.bench.sessions import Asked
+        from model_server.bench.sessions import measure as measure_sessions
+
+        asked = Asked(
+            *(given.config, given.device, given.seconds, given.deadline_ms),
+            *(tuple(given.tokens), tuple(given.groups), given.buckets and tuple(given.buckets)),
+            *(given.context, given.flow_steps),
+        )
+        return measure_sessions(asked, given.out / f"sessions-{given.config}-{given.device}.png")
     from model_server.bench.four_hours import measure as measure_hours
 
     told = (given.checkpoint, given.data, given.hours, given.minute, given.calls)

@@ -68,6 +68,11 @@ class FlowHead(nn.Module):
         clean: Tensor = self.clean(_norm(x) * (1 + scale) + shift)
         return clean
 
+    def time_row(self, time: float) -> Tensor:
+        """[W]: what `forward` adds to the condition at that time on the path, 0 .. 1."""
+        row: Tensor = self.time(_waves(self.mean.new_tensor([time])))[0]
+        return row
+
     def loss(self, condition: Tensor, vectors: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         """Squared error of the velocity [N] for vectors [N, 4, 82], noise [N, X] and times [N] in 0 .. 1."""
         clean = ((vectors - self.mean) / self.deviation).flatten(1)

@@ -63,12 +63,12 @@ class Interaction(nn.Module):
         self.unembedding = nn.Linear(config.hidden, config.vocabulary, bias=False)
 
     def initialise(self, seed: int) -> None:
-        """Random matrices, norms and scales of 1, from that seed alone.
+        """Random matrices, norms and scales of 1, from that seed and the kind of device that the weights are on.
 
         Two things begin where training would have to carry them first: scores as wide as with 1 / sqrt(D) (the
         norm of queries makes up for the 1 / D), and profiles of bias that fall off smoothly, each at its distance.
         """
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator(device=self.unembedding.weight.device).manual_seed(seed)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 if name.endswith("q_norm.weight"):

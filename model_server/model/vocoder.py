@@ -120,6 +120,12 @@ class Vocoder(nn.Module):
 
     def _sound(self, features: Tensor, state: VocoderState) -> tuple[Tensor, VocoderState]:
         """`forward` of one group."""
+        pieces_BSN, after = self.pieces(features, state)
+        sound, after.tail = _overlap_add(pieces_BSN, state.tail)
+        return (sound * 32767).round().clamp(-32768, 32767).to(torch.int16), after
+
+    def pieces(self, features: Tensor, state: VocoderState) -> tuple[Tensor, VocoderState]:
+        """Pieces [B, S, N] that are still to be added at their sub-frames, and the state but for its tail."""
         subframes = features.shape[1]
         pulses, phase, log_f0 = self._pulses(features[..., LOG_F0], state)
         pulses = torch.cat((state.source, pulses), 1)
@@ -130,16 +136,15 @@ class Vocoder(nn.Module):
         noise_BSK = self._noise_of(state.turn, subframes // SUBFRAMES_PER_TURN)
         source_BSK = spectrum_BSK * harmonics + noise_BSK * (1 - harmonics.square()).sqrt()
         pieces_BSN = torch.fft.irfft(source_BSK * self._filter(features[..., :MELS]), FFT)
-        sound, tail = _overlap_add(pieces_BSN, state.tail)
-        pcm = (sound * 32767).round().clamp(-32768, 32767).to(torch.int16)
         turn = (state.turn + subframes // SUBFRAMES_PER_TURN) % _NOISE_TURNS
-        return pcm, VocoderState(phase, log_f0, pulses[:, -SUBFRAME_SAMPLES:].clone(), tail, turn)
+        source = pulses[:, -SUBFRAME_SAMPLES:].clone()
+        return pieces_BSN, VocoderState(phase, log_f0, source, state.tail, turn)
 
     def _pulses(self, log_f0_BS: Tensor, state: VocoderState) -> tuple[Tensor, Tensor, Tensor]:
         """Unit-power pulses [B, 200 S], harmonics up to the Nyquist frequency; phase and log F0 at the end."""
         log_f0_BS = log_f0_BS.clamp(math.log(MIN_F0_HZ), math.log(MAX_F0_HZ))
         before_BS = torch.cat((state.log_f0[:, None], log_f0_BS[:, :-1]), 1)
-        ramp = (torch.arange(SUBFRAME_SAMPLES) + 1) / SUBFRAME_SAMPLES
+        ramp = (torch.arange(SUBFRAME_SAMPLES, device=log_f0_BS.device) + 1) / SUBFRAME_SAMPLES
         f0_hz = (before_BS[..., None] + (log_f0_BS - before_BS)[..., None] * ramp).exp().flatten(1)
         step = (f0_hz * (_PERIOD / MODEL_HZ)).to(torch.int64)
         phase = state.phase[:, None] + step.cumsum(1)
@@ -152,7 +157,7 @@ class Vocoder(nn.Module):
 
     def _noise_of(self, turn: Tensor, turns: int) -> Tensor:
         """Spectra [B, 16 turns, K] of the noise from that turn of it on."""
-        index = (turn[:, None] + torch.arange(turns)) % _NOISE_TURNS
+        index = (turn[:, None] + torch.arange(turns, device=turn.device)) % _NOISE_TURNS
         return self.noise_SK.index_select(0, index.flatten()).unflatten(0, index.shape).flatten(1, 2)
 
     def _filter(self, log_mel_BSM: Tensor) -> Tensor:
