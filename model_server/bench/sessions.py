@@ -159,8 +159,8 @@ def _device(name: str, config: ModelConfig) -> torch.device:
     if name == "cpu" or torch.cuda.is_available():
         return torch.device(name)
     raise CannotMeasure(
-        f"no CUDA device here (torch {torch.__version__}): expected a GPU that holds {config.name} in bfloat16, "
-        "an H200 for small-30b-a3b, with the CUDA build of torch 2.13.0 and triton. Run it there; the command "
+        f"no CUDA device here (torch {torch.__version__}): expected a GPU that holds {config.name} in bfloat16 "
+        "(small-30b-a3b: an H200), with the CUDA build of torch 2.13.0 and triton. Run it there; the command "
         "itself can be tried with --config tiny --device cpu"
     )
 

@@ -59,11 +59,9 @@ class DeviceAttention:
         if plain.is_global and now.tau_BT11 is not None:
             q, rho = ((each.float() * now.tau_BT11).to(x_BTD.dtype) for each in (q, rho))
         heads = append_attend(
-            *(each.contiguous() for each in (q, plain.k_norm(k), v, rho)),
-            *(self._profiles, state.pages, now.tables[plain.is_global], now.before_B, now.counts_B),
-            self._reach,
-            self._form,
-        )
+            q.contiguous(), plain.k_norm(k).contiguous(), v.contiguous(), rho.contiguous(), self._profiles,
+            state.pages, now.tables[plain.is_global], now.before_B, now.counts_B, self._reach, self._form,
+        )  # fmt: skip
         return times(plain.output.weight, heads.flatten(2))
 
 

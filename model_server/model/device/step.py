@@ -293,11 +293,15 @@ class Buffers:
     def of(cls, rows: int, room: int, model: Interaction, spare: int) -> Buffers:
         """For so many rows, with so much room for pictures and text; nobody's."""
         like, width = model.unembedding.weight, model.config.hidden
+        both = {
+            name: torch.zeros(shape, dtype=dtype, device=like.device)
+            for name, (shape, dtype) in _shapes(rows).items()
+        }
         made = cls(
-            *(torch.zeros(shape, dtype=dtype, device=like.device) for shape, dtype in _shapes(rows).values()),
-            like.new_zeros(rows, room, width),
-            like.new_zeros(rows, SPEAK_POSITIONS, width),
-            torch.full((rows,), END, device=like.device),
+            **both,
+            context=like.new_zeros(rows, room, width),
+            hidden=like.new_zeros(rows, SPEAK_POSITIONS, width),
+            token=torch.full((rows,), END, device=like.device),
         )
         made.rows.fill_(spare)
         return made
