@@ -32,7 +32,8 @@ def make_engine(
     `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one,
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
     processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`), `slots` how many
-    calls there are at once at most, `weights` the folder or repository of `moshi`, `trunk` whose layers `sglang` has.
+    calls there are at once at most, `weights` the folder or repository of `moshi`, `trunk` whose layers `sglang`
+    has.
     """
     if name == "echo":
         if ranks > 1:

@@ -43,7 +43,7 @@ SHAPE = replace(
     ),
     **dict(shared_experts=2, route_scale=2.0, logits_divisor=2.0, vision_widths=(8, 8, 8)),
 )
-"""Both kinds of layers and of MLPs; sequences are longer than window, extent and floor, and shorter than the budget."""
+"""Both kinds of layers and of MLPs; sequences are longer than window, extent and floor, shorter than the budget."""
 PIECES = ((20, 9), (5, 8), (1, 1), (1, 1), (33, 41))
 TURNS = 14
 

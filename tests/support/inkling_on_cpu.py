@@ -1,4 +1,4 @@
-"""SGLang's own Inkling on a CPU: its modules, its layout of weights, its order of things; what it has for GPUs only in
+"""SGLang's own Inkling on a CPU: its modules, layout of weights and order of things; what it has for GPUs only in
 reference forms. For tests; nothing here is quick.
 
     kernels      triton and CUDA: gate, mixture of experts, gated products, short convolutions, scaling by position

@@ -12,6 +12,6 @@
     models/         the model as SGLang calls it (in the scheduler's process), with our trunk
     inkling/        the same with SGLang's own trunk
 
-SGLang does sessions, queueing, batching, sampling and the life of requests; with our trunk the model keeps its own rows
-(rings of keys, values and convolutions) between turns. docs/architecture.md says why.
+SGLang does sessions, queueing, batching, sampling and the life of requests; with our trunk the model keeps its own
+rows (rings of keys, values and convolutions) between turns. docs/architecture.md says why.
 """

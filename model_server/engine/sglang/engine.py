@@ -5,7 +5,7 @@ that of `digits`, in this process. In between stands one request a micro-turn to
 
 A turn that SGLang does not answer is silence for that call; its next turn goes to a new session. The model keeps
 the call's row beyond sessions, so nothing but that turn is missing. Other calls do not notice. With SGLang's own
-trunk (`trunk.py`) a session is all that is kept of a call: with another one the call begins anew with its past words.
+trunk (`trunk.py`) a session is all that is kept of a call: with a new one it begins anew with its past words.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class SglangEngine(DigitsEngine):
         limits: Limits | None = None,
         trunk: str = OWN,
     ) -> None:
-        """`ValueError` for a checkpoint, a persona, limits or a trunk that cannot be had. `calls`: at once, at most."""
+        """`ValueError` for a checkpoint, persona, limits or trunk that cannot be had. `calls`: at once, at most."""
         trunk = choose(trunk)
         super().__init__(path, persona, products=products, passes=passes)
         tokens = INKLING_SESSION_TOKENS if trunk == INKLING else SESSION_TOKENS

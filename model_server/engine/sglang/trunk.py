@@ -73,8 +73,8 @@ def choose(asked: str, found: Found | None = None) -> str:
     lacking = found.lacking()
     if asked == INKLING and lacking:
         raise ValueError(
-            f"trunk = {INKLING!r}: SGLang's Inkling does not run here: {'; '.join(lacking)}. Take --trunk {OWN}, or "
-            f"{AUTO}, which takes {INKLING} where it can"
+            f"trunk = {INKLING!r}: SGLang's Inkling does not run here: {'; '.join(lacking)}. Take --trunk {OWN}, "
+            f"or {AUTO}, which takes {INKLING} where it can"
         )
     chosen = OWN if lacking else INKLING
     log.info("trunk under SGLang", trunk=chosen, why="; ".join(lacking) or f"{found.gpu} has what it needs")

@@ -1,4 +1,4 @@
-"""The interaction model around SGLang's own Inkling: our towers, placeholders and rows that become sound; its trunk.
+"""The interaction model around SGLang's own Inkling: our towers, placeholders, rows that become sound; its trunk.
 
 It has the name of SGLang's class, since SGLang decides by that name what it makes for the model: pages of two kinds
 for global and sliding layers, a pool of convolution states with snapshots, FA4 or triton, how it is cut over GPUs.
