@@ -169,6 +169,8 @@ def _rows(said: str) -> Tensor:
 def turns(theirs: Any, ours: Interaction, under: Any) -> dict[str, Any]:
     """The same turns of two calls by both."""
     session, state = Session(theirs, under), ours.state(2)
+    for row in range(2):
+        state.open(row)
     generator = torch.Generator().manual_seed(6)
     most, same, written, full = 0.0, True, 0, 0
     for turn in range(TURNS):

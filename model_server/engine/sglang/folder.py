@@ -35,7 +35,7 @@ def write(
     products: torch.dtype | None = None,
     trunk: str = OWN,
 ) -> None:
-    """`rows`: calls at once. `context`: positions of a session. `products`: see `DigitsEngine`; `trunk`: `choose`."""
+    """`rows`: calls at once. `context`: positions of a session. `products`: see `DigitsEngine`."""
     if loaded.config.vocabulary != len(NAMES):
         raise ValueError(
             f"checkpoint {loaded.path}: {loaded.config.vocabulary} tokens, expected {len(NAMES)}: this engine "
