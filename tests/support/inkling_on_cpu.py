@@ -177,7 +177,11 @@ class Backend:
 
     def batch(self, slots: Sequence[int], counts: Sequence[int], begun: Sequence[int]) -> Any:
         """A pass that appends so many positions to each of these requests, which have so many."""
-        from sglang.srt.model_executor.forward_batch_info import ForwardBatch, ForwardMode
+        from sglang.srt.model_executor.forward_batch_info import (
+            CaptureHiddenMode,
+            ForwardBatch,
+            ForwardMode,
+        )
 
         is_decode = set(counts) == {1} and all(begun)
         starts = torch.tensor([0, *counts]).cumsum(0)
@@ -207,6 +211,7 @@ class Backend:
             extend_seq_lens=torch.tensor(counts),
             extend_seq_lens_cpu=list(counts),
             extend_prefix_lens=torch.tensor(begun),
+            capture_hidden_mode=CaptureHiddenMode.NULL,
         )
 
     def conv_state_metadata(self, layer_id: int, batch: Any) -> Any:
