@@ -6,6 +6,7 @@ In a process of its own, since it settles SGLang for itself. Prints one JSON obj
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -233,4 +234,6 @@ def _elements(theirs: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    os._exit(status)  # SGLang is seconds in being taken apart
