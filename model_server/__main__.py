@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", metavar="N", help=told)
     parser.add_argument("--products", help="what matrices are multiplied in: auto, bfloat16 or float32")
+    parser.add_argument("--trunk", help="whose layers sglang has: auto, own or inkling")
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")
     parser.add_argument("--log-level", help="debug, info, warning or error")
     parser.add_argument("--log-format", help="text for people, or json: one object a line")

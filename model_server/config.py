@@ -61,6 +61,9 @@ class ModelServerConfig(BaseSettings):
     """Processes that the model is cut over; a core or a GPU each. `digits` has 1 or 2."""
     products: Literal["auto", "bfloat16", "float32"] = "auto"
     """What the matrices of `digits` are multiplied in; auto is what this CPU is fastest in."""
+    trunk: Literal["auto", "own", "inkling"] = "auto"
+    """Whose layers the model of `sglang` has: ours, on the CPU, or those of SGLang's own Inkling, on its GPU; auto
+    is the latter where there is what it needs."""
     engine: str = "echo"
     persona: str = ""
     """Of calls that name none; empty is the engine's own. See `engine/personas.py`, `engine/moshi/prompts.py`."""

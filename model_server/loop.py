@@ -77,6 +77,7 @@ def serve(
             products=config.products,
             slots=config.slots,
             weights=config.weights,
+            trunk=config.trunk,
         )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:

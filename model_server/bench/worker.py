@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from media.chunk import PCM, Chunk, Flags, Reply
+from media.chunk import PCM, Chunk, Flags, Reply, VideoFrame
 from media.leases import (
     MAX_BYTES,
     Attached,
@@ -35,6 +36,9 @@ from media.timebase import FRAME_NS, MODEL_HZ, NS_PER_MS, NS_PER_S, TURN_NS, TUR
 from media.turn_log import TurnLog
 from model_server.training.cases import Case
 
+Picture = npt.NDArray[np.uint8]
+"""uint8 [height, width, 3]."""
+
 CUT_NS = 5 * NS_PER_MS
 """Before a tick: when its chunks are put."""
 WAKE_NS = 8 * NS_PER_MS
@@ -42,6 +46,8 @@ WAKE_NS = 8 * NS_PER_MS
 START_S = 120.0
 RETRY_S, AGAIN_S = 0.05, 0.1
 """As the gateway's workers: between attempts to attach, and to lease."""
+PICTURE_EVERY = 5
+"""Turns: one picture a second."""
 PATIENCE_S = 10.0
 """With the next server, before every call is lost."""
 
@@ -66,6 +72,10 @@ class Call:
     ticks_ns: dict[int, int] = field(default_factory=dict)
     in_time_ns: dict[int, int] = field(default_factory=dict)
     """By turn, the playout point of its reply."""
+    delays_ns: dict[int, int] = field(default_factory=dict)
+    """By turn, from its tick until its reply was published."""
+    pictures: Sequence[Picture] = ()
+    """Shown to the model, one every `PICTURE_EVERY` turns, round and round; of the size of the server's table."""
     played_from: int = 0
     """The first turn of this tenancy: the playout began anew with it."""
     texts: list[tuple[float, str]] = field(default_factory=list)
@@ -76,6 +86,12 @@ class Call:
         end = round(at_s * MODEL_HZ)
         piece = self.pcm[max(0, end - TURN_SAMPLES) : max(0, end)]
         return piece if len(piece) == TURN_SAMPLES else np.pad(piece, (0, TURN_SAMPLES - len(piece)))
+
+    def seen(self) -> Picture | None:
+        """The picture that goes with the next turn."""
+        if not self.pictures or self.turn % PICTURE_EVERY:
+            return None
+        return self.pictures[self.turn // PICTURE_EVERY % len(self.pictures)]
 
     def played(self, lag_samples: int) -> int:
         """Of its voice, since the turn before the next one was cut: the end of a reply, and most of the next."""
@@ -154,8 +170,10 @@ class Worker:
             call.first_s = at_s
         lag = lag_ns(leased.budget_ns) * MODEL_HZ // NS_PER_S
         flags = Flags.NONE if call.turn else Flags.FIRST
+        seen = call.seen()
         chunk = Chunk(
-            leased.generation, call.turn, tick_ns, call.sound(at_s), played_samples=call.played(lag), flags=flags
+            leased.generation, call.turn, tick_ns, call.sound(at_s), played_samples=call.played(lag), flags=flags,
+            video=() if seen is None else (VideoFrame(tick_ns, seen),),
         )  # fmt: skip
         call.ticks_ns[call.turn] = tick_ns
         self._table.put_chunk(leased.slot, chunk)
@@ -213,6 +231,7 @@ class Worker:
             return
         call.log.answer(reply.turn)
         tick_ns = call.ticks_ns[reply.turn]
+        call.delays_ns[reply.turn] = reply.stepped_ns - tick_ns
         if reply.stepped_ns <= tick_ns + call.leased.budget_ns + WAKE_NS:
             call.in_time_ns[reply.turn] = tick_ns + lag_ns(call.leased.budget_ns)
             if reply.text:

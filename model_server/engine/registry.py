@@ -25,13 +25,15 @@ def make_engine(
     products: str = "auto",
     slots: int = 1,
     weights: str = "",
+    trunk: str = "auto",
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
     `persona` is that of calls that name none (empty: the engine's own), `checkpoint` another than the shipped one,
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
     processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`), `slots` how many
-    calls there are at once at most, `weights` the folder or repository of `moshi`.
+    calls there are at once at most, `weights` the folder or repository of `moshi`, `trunk` whose layers `sglang`
+    has.
     """
     if name == "echo":
         if ranks > 1:
@@ -40,7 +42,7 @@ def make_engine(
     if name == "digits":
         return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
     if name == "sglang":
-        return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots)
+        return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots, trunk)
     if name == "moshi":
         return _moshi(persona, weights, ranks, products, slots)
     if name in PLANNED:
@@ -62,7 +64,7 @@ def _look_for(name: str, needed: Sequence[str], install: str, checkpoint: Path) 
 
 
 def _sglang(
-    persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str, slots: int
+    persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str, slots: int, trunk: str
 ) -> Engine:
     if ranks > 1:
         raise ValueError(f"ranks = {ranks}: engine = 'sglang' divides by SGLang's own means; expected 1")
@@ -73,7 +75,9 @@ def _sglang(
     from model_server.model.served.products import dtype_of
 
     persona = persona or personas.DEFAULT
-    return SglangEngine(checkpoint, persona, calls=slots, products=dtype_of(products), passes=passes)
+    return SglangEngine(
+        checkpoint, persona, calls=slots, products=dtype_of(products), passes=passes, trunk=trunk
+    )
 
 
 def _moshi(persona: str, weights: str, ranks: int, products: str, slots: int) -> Engine:

@@ -34,9 +34,9 @@ import torch
 from model_server.config import set_environment
 from model_server.engine.digits import DigitsEngine
 from model_server.engine.registry import CHECKPOINT
-from model_server.engine.sglang import host
+from model_server.engine.sglang import asking, host
+from model_server.engine.sglang.asking import Answer, Lost
 from model_server.engine.sglang.engine import SglangEngine
-from model_server.engine.sglang.host import Answer, Lost
 from model_server.engine.sglang.limits import Limits
 from model_server.engine.sglang.turn_item import TurnItem
 from tests.model_server.engine.conftest import batch_of, voice
@@ -90,7 +90,7 @@ class OverHttp:
     ) -> list[Answer | Lost | None]:
         def ask(at: int) -> Answer | Lost | None:
             item, session = asked[at]
-            found = host.answer_of(self._ask(at, "generate", host.request(item, session, over_http=True)))
+            found = asking.answer_of(self._ask(at, "generate", asking.request(item, session, over_http=True)))
             return None if isinstance(found, str) else found
 
         return list(self._pool.map(ask, range(len(asked))))

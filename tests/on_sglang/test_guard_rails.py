@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from model_server.engine import EngineLost
-from model_server.engine.sglang.host import Answer
+from model_server.engine.sglang.asking import Answer
 from model_server.engine.sglang.turn_item import TurnItem
 from tests.on_sglang.conftest import CALLS, SESSION_TOKENS, TURN_S, scheduler
 from tests.on_sglang.live import NO_ANSWER, Calls, assert_unanswered, held

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from model_server.engine.sglang.host import Answer
+from model_server.engine.sglang.asking import Answer
 from model_server.engine.sglang.turn_item import TurnItem
 from tests.on_sglang.conftest import CALLS
 from tests.on_sglang.live import Calls

@@ -4,7 +4,8 @@ What a call brings (dMel, own voice, patches, text) and what becomes of the answ
 that of `digits`, in this process. In between stands one request a micro-turn to a streaming session.
 
 A turn that SGLang does not answer is silence for that call; its next turn goes to a new session. The model keeps
-the call's row beyond sessions, so nothing but that turn is missing. Other calls do not notice.
+the call's row beyond sessions, so nothing but that turn is missing. Other calls do not notice. With SGLang's own
+trunk (`trunk.py`) a session is all that is kept of a call: with a new one it begins anew with its past words.
 """
 
 from __future__ import annotations
@@ -23,9 +24,16 @@ from model_server.engine import personas
 from model_server.engine.digits import DigitsEngine
 from model_server.engine.due import Due
 from model_server.engine.sglang import folder
-from model_server.engine.sglang.host import Answer, Host, Lost
-from model_server.engine.sglang.limits import Limits, most_of_turn
+from model_server.engine.sglang.asking import Answer, Lost
+from model_server.engine.sglang.host import Host
+from model_server.engine.sglang.limits import (
+    INKLING_SESSION_TOKENS,
+    SESSION_TOKENS,
+    Limits,
+    most_of_turn,
+)
 from model_server.engine.sglang.rows import Rows
+from model_server.engine.sglang.trunk import INKLING, OWN, choose
 from model_server.engine.sglang.turn_item import TurnItem
 from model_server.model import checkpoint
 from model_server.model.interaction import Interaction
@@ -50,15 +58,19 @@ class SglangEngine(DigitsEngine):
         products: torch.dtype | None = None,
         passes: int | None = None,
         limits: Limits | None = None,
+        trunk: str = OWN,
     ) -> None:
-        """`ValueError` for a checkpoint, a persona or limits that cannot be had. `calls`: at once, at most."""
+        """`ValueError` for a checkpoint, persona, limits or trunk that cannot be had. `calls`: at once, at most."""
+        trunk = choose(trunk)
         super().__init__(path, persona, products=products, passes=passes)
-        limits = limits or Limits(calls, most_of_turn(self.config))
+        tokens = INKLING_SESSION_TOKENS if trunk == INKLING else SESSION_TOKENS
+        limits = limits or Limits(calls, most_of_turn(self.config), tokens)
         self.rows = Rows(limits)
         self._folder = tempfile.TemporaryDirectory(prefix="microturn-sglang-")
         at = Path(self._folder.name)
-        folder.write(at, checkpoint.load(path), rows=limits.calls, context=limits.context, products=products)
-        self.host = Host(at, limits)
+        loaded = checkpoint.load(path)
+        folder.write(at, loaded, rows=limits.calls, context=limits.context, products=products, trunk=trunk)
+        self.host = Host(at, limits, trunk)
         self._voice = self._vocoder.start(limits.calls)
 
     def _served(self, whole: Interaction, products: torch.dtype | None) -> Interaction:
@@ -122,14 +134,30 @@ class SglangEngine(DigitsEngine):
 
     def _forget(self, slot: int) -> None:
         self.rows.begin_anew(slot)
+        if self._is_kept_by_session:
+            self._leave([self.rows.leave(slot)])
         self._voice.open(self.rows[slot].row)
+
+    @property
+    def _is_kept_by_session(self) -> bool:
+        """What the model knows of a call; else its row."""
+        return self.host.trunk == INKLING
+
+    def _begin_with_past(self, due: Due) -> None:
+        """The model knows nothing of the call any more."""
+        due.call.text.extendleft(reversed((*due.call.persona, *due.call.past)))
+        self._forget(due.slot)
 
     def _turns(
         self, dues: Sequence[Due], *, sees: bool
     ) -> Iterator[tuple[list[Due], list[list[int]], list[PCM]]]:
         ordered = list(dues)
+        for due in ordered:
+            left = self.rows.full(due.slot)
+            self._leave([left])
+            if left and self._is_kept_by_session:
+                self._begin_with_past(due)
         inputs = self._inputs(ordered, sees=sees)
-        self._leave([self.rows.full(due.slot) for due in ordered])
         self._enter([due.slot for due in ordered])
         held = [self.rows[due.slot] for due in ordered]
         items = [
@@ -154,13 +182,13 @@ class SglangEngine(DigitsEngine):
             self.rows.appended(due.slot, item.header.positions, len(answer.tokens))
             return ""
         left = self.rows.unanswered(due.slot)
-        if isinstance(answer, Lost):
+        if isinstance(answer, Lost) or (self._is_kept_by_session and item.header.turn):
             log.error("a call's sequence is lost: it begins anew with its past words", slot=due.slot)
             self.rows.counts.sequences_lost_total += 1
-            due.call.text.extendleft(reversed((*due.call.persona, *due.call.past)))
-        else:
-            due.call.text.extendleft(reversed(item.text))  # else its words would be lost with the turn
-        if isinstance(answer, Lost) or item.header.turn == 0:
+            self._begin_with_past(due)
+            return left
+        due.call.text.extendleft(reversed(item.text))  # else its words would be lost with the turn
+        if item.header.turn == 0:
             self._forget(due.slot)
         return left
 

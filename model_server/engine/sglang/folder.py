@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from model_server.engine.sglang.trunk import INKLING, OWN
 from model_server.engine.sglang.turn_item import IDS
 from model_server.model.checkpoint import Checkpoint
+from model_server.model.published import config_of_ours
 from model_server.model.vocabulary import END, NAMES
 
 ARCHITECTURE = "MicroturnInteraction"
@@ -24,7 +27,13 @@ COUNTED_WIDTH = 2
 
 
 def write(
-    folder: Path, loaded: Checkpoint, *, rows: int, context: int, products: torch.dtype | None = None
+    folder: Path,
+    loaded: Checkpoint,
+    *,
+    rows: int,
+    context: int,
+    products: torch.dtype | None = None,
+    trunk: str = OWN,
 ) -> None:
     """`rows`: calls at once. `context`: positions of a session. `products`: see `DigitsEngine`."""
     if loaded.config.vocabulary != len(NAMES):
@@ -32,7 +41,27 @@ def write(
             f"checkpoint {loaded.path}: {loaded.config.vocabulary} tokens, expected {len(NAMES)}: this engine "
             "speaks the vocabulary of digits"
         )
-    config = {
+    ours = {
+        "config": dataclasses.asdict(loaded.config),
+        "products": "" if products is None else str(products).removeprefix("torch."),
+        "rows": rows,
+    }
+    config = _inkling(loaded, context) if trunk == INKLING else _counted(context)
+    (folder / "config.json").write_text(json.dumps({**config, SETTINGS: ours}, indent=1))
+    _write_words(folder)
+    (folder / "model.safetensors").symlink_to(loaded.path.resolve())
+
+
+def _inkling(loaded: Checkpoint, context: int) -> dict[str, Any]:
+    """What SGLang makes its own Inkling of; the ids beyond words are those of `turn_item.py`."""
+    config = config_of_ours(loaded.config)
+    text = {**config["text_config"], "vocab_size": IDS, "max_position_embeddings": context}
+    return {**config, "text_config": text, "eos_token_id": END, "bos_token_id": None}
+
+
+def _counted(context: int) -> dict[str, Any]:
+    """A model that SGLang does nothing for but count: the trunk is ours."""
+    return {
         "architectures": [ARCHITECTURE],
         "model_type": "llama",  # the plainest that transformers knows; its shape below is that of what is counted
         "hidden_size": COUNTED_WIDTH,
@@ -46,13 +75,10 @@ def write(
         "eos_token_id": END,
         "bos_token_id": None,
         "torch_dtype": "float32",
-        SETTINGS: {
-            "config": dataclasses.asdict(loaded.config),
-            "products": "" if products is None else str(products).removeprefix("torch."),
-            "rows": rows,
-        },
     }
-    (folder / "config.json").write_text(json.dumps(config, indent=1))
+
+
+def _write_words(folder: Path) -> None:
     words = {**{name: number for number, name in enumerate(NAMES)}, "<image>": IDS - 3, "<hear>": IDS - 2}
     words["<speak>"] = IDS - 1
     tokenizer = {
@@ -65,4 +91,3 @@ def write(
     (folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": NAMES[END]})
     )
-    (folder / "model.safetensors").symlink_to(loaded.path.resolve())

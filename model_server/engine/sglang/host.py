@@ -11,29 +11,26 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import base64
 import itertools
 import signal
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import structlog
 import torch
 
 from model_server.config import set_environment
 from model_server.engine import EngineLost
-from model_server.engine.sglang.folder import ARCHITECTURE, HIDDEN_KEY, LOST, LOST_KEY
+from model_server.engine.sglang.asking import Answer, Lost, answer_of, hears, refused, request, speaks
+from model_server.engine.sglang.folder import ARCHITECTURE
 from model_server.engine.sglang.limits import Limits
+from model_server.engine.sglang.trunk import INKLING, OWN
 from model_server.engine.sglang.turn_item import TurnItem
 from model_server.engine.sglang.watch import Watch
-from model_server.model.micro_turn import SPEAK_POSITIONS
-from model_server.model.vocabulary import END
+from model_server.model.published import ARCHITECTURE as INKLING_ARCHITECTURE
 
 PACKAGE = "model_server.engine.sglang"
 NO_LIMIT = 10**9
@@ -42,47 +39,46 @@ NO_LIMIT = 10**9
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Answer:
-    """To one turn."""
-
-    tokens: list[int]
-    """Written, without `END`."""
-    hidden: npt.NDArray[np.float32]
-    """float32 [4, d], of the `speak` positions."""
-    passes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lost:
-    """The model has forgotten the call."""
-
-
-def environment() -> dict[str, str]:
+def environment(trunk: str = OWN) -> dict[str, str]:
     """What SGLang, here and in its processes, reads of the environment to find our model."""
+    models, architecture = ("inkling", INKLING_ARCHITECTURE) if trunk == INKLING else ("models", ARCHITECTURE)
     found = {
-        "SGLANG_EXTERNAL_MODEL_PACKAGE": f"{PACKAGE}.models",
-        "SGLANG_EXTERNAL_MM_MODEL_ARCH": ARCHITECTURE,
+        "SGLANG_EXTERNAL_MODEL_PACKAGE": f"{PACKAGE}.{models}",
+        "SGLANG_EXTERNAL_MM_MODEL_ARCH": architecture,
         "SGLANG_EXTERNAL_MM_PROCESSOR_PACKAGE": f"{PACKAGE}.processors",
         "HF_HUB_OFFLINE": "1",
     }
     return found if torch.cuda.is_available() else {**found, "SGLANG_USE_CPU_ENGINE": "1"}
 
 
-def arguments(folder: Path, limits: Limits) -> dict[str, Any]:
+OWN_ARGUMENTS = dict(
+    device="cpu",
+    dtype="float32",
+    attention_backend="torch_native",
+    disable_cuda_graph=True,
+    mem_fraction_static=0.2,
+)
+"""Attention and graphs are off or at their plainest: the model computes by itself, on the CPU."""
+INKLING_ARGUMENTS = dict(
+    device="cuda",
+    dtype="bfloat16",
+    disable_prefill_cuda_graph=True,
+    mem_fraction_static=0.85,
+)
+"""SGLang chooses FA4 or triton, and the rest that its Inkling needs, by itself. What requests bring is read on the
+host, so `extend` is in no graph; decoding is."""
+
+
+def arguments(folder: Path, limits: Limits, trunk: str = OWN) -> dict[str, Any]:
     """Of `sglang.Engine`, and of its HTTP server with dashes for underscores.
 
-    Attention, graphs and overlap are off or at their plainest: the model computes by itself, on the CPU, and a turn
-    of one call needs the token before.
+    Without overlap: a turn of one call needs the token before.
     """
     return dict(
+        **(INKLING_ARGUMENTS if trunk == INKLING else OWN_ARGUMENTS),
         model_path=str(folder),
-        device="cpu",
-        dtype="float32",
-        attention_backend="torch_native",
         sampling_backend="pytorch",
         disable_overlap_schedule=True,
-        disable_cuda_graph=True,
         enable_multimodal=True,
         enable_streaming_session=True,
         skip_tokenizer_init=True,
@@ -91,52 +87,21 @@ def arguments(folder: Path, limits: Limits) -> dict[str, Any]:
         max_running_requests=limits.running_requests,
         max_total_tokens=limits.total_tokens,
         context_length=limits.context,
-        mem_fraction_static=0.2,
         log_level="error",
     )
-
-
-def request(item: TurnItem, session: str, *, over_http: bool = False) -> dict[str, Any]:
-    """What SGLang is asked in a turn."""
-    return dict(
-        input_ids=item.input_ids,
-        audio_data=[item.url() if over_http else item.media()],
-        sampling_params={
-            "temperature": 0.0,
-            "max_new_tokens": item.header.say_limit + 1,
-            "stop_token_ids": [END],
-        },
-        session_params={"id": session},
-        cache_salt=session,
-    )
-
-
-def answer_of(output: Mapping[str, Any]) -> Answer | Lost | str:
-    """What SGLang said; a string is its reason for having said nothing."""
-    meta = output["meta_info"]
-    reason = meta["finish_reason"] or {}
-    if reason.get("type") == "abort":
-        return str(reason.get("message") or "aborted")
-    if LOST_KEY not in meta:
-        return "no rows of speech came back"
-    if LOST in meta[LOST_KEY]:
-        return Lost()
-    hidden = np.frombuffer(base64.b64decode(meta[HIDDEN_KEY][-1]), np.float32).reshape(SPEAK_POSITIONS, -1)
-    tokens = [token for token in output["output_ids"] if token != END]
-    return Answer(tokens, hidden, len(meta[HIDDEN_KEY]))
 
 
 class Host:
     """A running SGLang with our model."""
 
-    def __init__(self, folder: Path, limits: Limits) -> None:
+    def __init__(self, folder: Path, limits: Limits, trunk: str = OWN) -> None:
         """Takes some ten seconds. What is wrong ends this process, as SGLang does with its own."""
-        set_environment(**environment())
+        set_environment(**environment(trunk))
         from model_server.engine.sglang.front import GatheringEngine
 
-        self.limits = limits
+        self.limits, self.trunk = limits, trunk
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        self._engine = GatheringEngine(**arguments(folder, limits))
+        self._engine = GatheringEngine(**arguments(folder, limits, trunk))
         self._names = itertools.count()
         self._lost, self._is_ending = "", False
         self._running: asyncio.Task[Any] | None = None
@@ -227,33 +192,68 @@ class Host:
     async def _turns(
         self, asked: Sequence[tuple[TurnItem, str]], seconds: float
     ) -> list[Answer | Lost | None]:
+        until_s = time.monotonic() + seconds
+        if self.trunk == OWN:
+            said = await self._outputs([request(*one) for one in asked], until_s)
+            found = [each if isinstance(each, str) else answer_of(each) for each in said]
+        else:
+            found = await self._in_two(asked, until_s)
+        for answer, (item, session) in zip(found, asked, strict=True):
+            if isinstance(answer, str):
+                reason = answer or f"no answer in {seconds:.1f} s"
+                about = dict(session=session, row=item.header.row, turn=item.header.turn)
+                log.error("a turn without an answer: its session is given up", reason=reason, **about)
+        return [None if isinstance(answer, str) else answer for answer in found]
+
+    async def _in_two(
+        self, asked: Sequence[tuple[TurnItem, str]], until_s: float
+    ) -> list[Answer | Lost | str]:
+        """Turns as two requests, one after the other; those of all calls together each time."""
+        heard = await self._outputs([hears(*one) for one in asked], until_s)
+        found: list[Answer | Lost | str] = [
+            each if isinstance(each, str) else refused(each) or answer_of(each) for each in heard
+        ]
+        wishes = {
+            b: wish
+            for b, (one, each) in enumerate(zip(asked, heard, strict=True))
+            if not isinstance(each, str) and not refused(each) and (wish := speaks(*one, each))
+        }
+        said = await self._outputs(list(wishes.values()), until_s)
+        for b, each in zip(wishes, said, strict=True):
+            first = heard[b]
+            assert not isinstance(first, str)
+            found[b] = each if isinstance(each, str) else answer_of(each, first)
+        return found
+
+    async def _outputs(
+        self, wishes: Sequence[dict[str, Any]], until_s: float
+    ) -> list[Mapping[str, Any] | str]:
+        """What SGLang says to requests that are sent as one message, or why it says nothing: empty, it was late."""
+        if not wishes:
+            return []
         front = self._engine.tokenizer_manager
-        names = [f"turn-{next(self._names)}" for _ in asked]
-        with front.together(len(asked)) as together:
+        names = [f"turn-{next(self._names)}" for _ in wishes]
+        with front.together(len(wishes)) as together:
             tasks = [
-                asyncio.ensure_future(self._engine.async_generate(**request(item, session), rid=name))
-                for name, (item, session) in zip(names, asked, strict=True)
+                asyncio.ensure_future(self._engine.async_generate(**wish, rid=name))
+                for name, wish in zip(names, wishes, strict=True)
             ]
             for task in tasks:
                 task.add_done_callback(together.over)
-            done, _ = await asyncio.wait(tasks, timeout=seconds)
+            done, _ = await asyncio.wait(tasks, timeout=max(0.0, until_s - time.monotonic()))
         self._heard(bool(done))
-        answers = []
-        for name, task, (item, session) in zip(names, tasks, asked, strict=True):
-            about = dict(session=session, row=item.header.row, turn=item.header.turn)
+        found: list[Mapping[str, Any] | str] = []
+        for name, task in zip(names, tasks, strict=True):
             if not task.done():
                 front.abort_request(rid=name)
                 task.cancel()
-                found: Answer | Lost | str = f"no answer in {seconds:.1f} s"
+                found.append("")
             elif error := task.exception():
-                found = f"{type(error).__name__}: {error}"
+                found.append(f"{type(error).__name__}: {error}")
             else:
-                found = answer_of(task.result())
-            if isinstance(found, str):
-                log.error("a turn without an answer: its session is given up", reason=found, **about)
-            answers.append(None if isinstance(found, str) else found)
+                found.append(task.result())
         await asyncio.gather(*(task for task in tasks if task.cancelling()), return_exceptions=True)
-        return answers
+        return found
 
     async def _take_loop(self) -> None:
         """SGLang takes the loop that runs, and the signals with it. uvloop gives them back only while it runs."""

@@ -15,6 +15,8 @@ from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS, TEXT_
 ROWS_A_CALL = 2
 SESSION_TOKENS = 2_048
 """Of a session before the next one: 30 s to 40 s of turns. Small, since SGLang walks over it."""
+INKLING_SESSION_TOKENS = 16_384
+"""With SGLang's own trunk, where a session is all that is kept of a call: 5 to 7 minutes of turns."""
 TURN_S = 0.6
 """Three turns. A reply is of no use after one; this is for a scheduler that does not answer at all."""
 STUCK_S = 5.0

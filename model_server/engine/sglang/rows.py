@@ -100,6 +100,10 @@ class Rows:
         self.counts.sessions_rolled_total += 1
         return self._leave(held)
 
+    def leave(self, slot: int) -> str:
+        """Its next turn goes to a new session; the one that is to be closed, or nothing."""
+        return self._leave(self._held[slot])
+
     def opened(self, slot: int, session: str) -> None:
         """Its next turn goes to this session."""
         self._held[slot].session = session

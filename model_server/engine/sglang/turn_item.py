@@ -136,3 +136,24 @@ def inputs_of(
         text={b: text for b, text in enumerate(texts) if text},
         patches={b: seen for b, seen in enumerate(patches) if seen is not None},
     )
+
+
+def taken(mm_inputs: Any) -> tuple[Header, Tensor, Tensor | None] | None:
+    """The newest turn of a request: header, levels and patches. What SGLang kept of a session is let go of.
+
+    It keeps every item of a session until that is closed, and walks through all of them in each turn.
+    """
+    if mm_inputs is None:
+        return None
+    items, mm_inputs.mm_items = mm_inputs.mm_items, []
+    sound = [item for item in items if item.is_audio() and item.feature is not None]
+    if not sound:
+        return None
+    header = Header(*sound[-1].header.tolist())
+    seen = [item for item in items if item.is_image() and item.feature is not None]
+    return header, sound[-1].feature, seen[-1].feature if header.patches and seen else None
+
+
+def packed(hidden_Sd: Tensor) -> str:
+    """Rows [S, d] as a string, which is how they travel: base64 of float32."""
+    return base64.b64encode(hidden_Sd.float().cpu().contiguous().numpy().tobytes()).decode()

@@ -12,7 +12,6 @@ own pool of keys and values holds nothing that is read; it counts.
 
 from __future__ import annotations
 
-import base64
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from sglang.srt.layers.logits_processor import LogitsProcessorOutput
 from torch import Tensor, nn
 
 from model_server.engine.sglang.folder import HIDDEN_KEY, LOST, LOST_KEY, SETTINGS
-from model_server.engine.sglang.turn_item import Header, inputs_of
+from model_server.engine.sglang.turn_item import Header, inputs_of, packed, taken
 from model_server.model import checkpoint
 from model_server.model.config import ModelConfig
 from model_server.model.interaction import Interaction
@@ -100,7 +99,7 @@ class MicroturnInteraction(nn.Module):
         for b, length in enumerate(batch.extend_seq_lens_cpu):
             ids = input_ids[begin : begin + length].tolist()
             begin += length
-            turn = _taken(batch.mm_inputs[b] if batch.mm_inputs else None)
+            turn = taken(batch.mm_inputs[b] if batch.mm_inputs else None)
             if turn is None:
                 continue  # a request for SGLang's own health
             header, sound, seen = turn
@@ -121,7 +120,7 @@ class MicroturnInteraction(nn.Module):
             found, rows_BSd, _ = self.model.begin(state, rows, inputs_of(headers, levels, texts, patches))
             state.mark(SPEAK_POSITIONS)
             for at, b in enumerate(going):
-                hidden[b], lost[b] = _packed(rows_BSd[at]), ""
+                hidden[b], lost[b] = packed(rows_BSd[at]), ""
                 if headers[at].say_limit > 0:
                     logits[b] = found[at]
         return _output(logits, hidden, lost)
@@ -138,7 +137,7 @@ class MicroturnInteraction(nn.Module):
             found, rows_BSd = self.model.go_on(self._state, rows, [tokens[b] for b in going])
             self._state.mark(SPEAK_POSITIONS)
             for at, b in enumerate(going):
-                hidden[b], lost[b] = _packed(rows_BSd[at]), ""
+                hidden[b], lost[b] = packed(rows_BSd[at]), ""
                 self._rows[rows[at]].left -= 1
                 if self._rows[rows[at]].left > 0:
                     logits[b] = found[at]
@@ -169,31 +168,11 @@ class MicroturnInteraction(nn.Module):
             self._state.close(row)
 
 
-def _taken(mm_inputs: Any) -> tuple[Header, Tensor, Tensor | None] | None:
-    """The newest turn of a request: header, levels and patches. What SGLang kept of a session is let go of.
-
-    It keeps every item of a session until that is closed, and walks through all of them in each turn.
-    """
-    if mm_inputs is None:
-        return None
-    items, mm_inputs.mm_items = mm_inputs.mm_items, []
-    sound = [item for item in items if item.is_audio() and item.feature is not None]
-    if not sound:
-        return None
-    header = Header(*sound[-1].header.tolist())
-    seen = [item for item in items if item.is_image() and item.feature is not None]
-    return header, sound[-1].feature, seen[-1].feature if header.patches and seen else None
-
-
 def _nothing(count: int, vocabulary: int) -> tuple[Tensor, list[str], list[str]]:
     """Of requests that get no pass: their end, no rows, and that they are lost."""
     logits = torch.full((count, vocabulary), -torch.inf)
     logits[:, END] = 0.0
     return logits, [""] * count, [LOST] * count
-
-
-def _packed(hidden_Sd: Tensor) -> str:
-    return base64.b64encode(hidden_Sd.float().contiguous().numpy().tobytes()).decode()
 
 
 def _output(logits: Tensor, hidden: list[str], lost: list[str]) -> LogitsProcessorOutput:

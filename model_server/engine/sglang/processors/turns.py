@@ -9,15 +9,17 @@ import torch
 from sglang.srt.managers.schedule_batch import Modality, MultimodalDataItem, MultimodalProcessorOutput
 from sglang.srt.multimodal.processors.base_processor import BaseMultimodalProcessor
 
-from model_server.engine.sglang.models.interaction import MicroturnInteraction
+from model_server.engine.sglang.folder import ARCHITECTURE
 from model_server.engine.sglang.turn_item import HEAR, IMAGE, TurnItem
-from model_server.model.micro_turn import HEAR_POSITIONS
+from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS
+from model_server.model.published import ARCHITECTURE as INKLING_ARCHITECTURE
 
 
 class TurnProcessor(BaseMultimodalProcessor):
     """Sound and pictures come as numbers already: dMel levels and patches are made where calls are."""
 
-    models = [MicroturnInteraction]
+    models = [type(name, (), {}) for name in (ARCHITECTURE, INKLING_ARCHITECTURE)]
+    """SGLang looks at the names of classes; the model itself is loaded in another process."""
 
     async def process_mm_data_async(
         self, image_data: Any = None, audio_data: Any = None, input_text: Any = "", request_obj: Any = None,
@@ -42,7 +44,7 @@ class TurnProcessor(BaseMultimodalProcessor):
                 items.append(_item(Modality.IMAGE, turn, patches, begin, len(ids)))
             else:
                 ids.append(token)
-        if len(ids) != turn.header.positions:
+        if len(ids) not in (turn.header.positions, turn.header.positions - SPEAK_POSITIONS):
             raise ValueError(f"a micro-turn of {len(ids)} positions; its header says {turn.header.positions}")
         return MultimodalProcessorOutput(
             input_ids=ids, mm_items=items, im_token_id=IMAGE, audio_token_id=HEAR
