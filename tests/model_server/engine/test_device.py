@@ -13,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="the model needs the extra: pip install 'microturn[torch]'")
 
 from media.chunk import PCM, Flags, VideoFrame  # noqa: E402
+from media.timebase import TURN_SAMPLES  # noqa: E402
 from model_server.batch import Batch, Results  # noqa: E402
 from model_server.calibration import calibrate  # noqa: E402
 from model_server.engine.device import DeviceEngine, buckets_for, contexts_for  # noqa: E402
@@ -44,9 +45,9 @@ def on_cpu(checkpoint: Path, **told: Any) -> DeviceEngine:
 class Both:
     """The same calls on `digits` and on the device; what differs is an error."""
 
-    def __init__(self, checkpoint: Path, **told: Any) -> None:
+    def __init__(self, checkpoint: Path, calls: int = CALLS, **told: Any) -> None:
         self.plain = DigitsEngine(checkpoint, products=torch.float32, **told)
-        self.device = on_cpu(checkpoint, **told)
+        self.device = on_cpu(checkpoint, calls=calls, **told)
         self.texts: list[str] = []
         self.peak = 0
 
@@ -296,6 +297,18 @@ def test_the_shipped_network_says_in_whole_conversations_what_it_says_on_a_cpu()
         np.abs(levels_of(a.pcm).astype(int) - levels_of(b.pcm)) for a, b in zip(found, wanted, strict=True)
     ]
     assert (np.concatenate([each.ravel() for each in moved]) > 1).mean() < MOVED_BY_MORE_THAN_ONE
+
+
+def test_the_shipped_network_sounds_the_same_while_it_does_not_hear_itself() -> None:
+    """Silent turns lie before and between its words, and leave its voice as it is."""
+    (case, *_) = conversations()
+    both = Both(CHECKPOINT, calls=1)
+    both.do(lambda engine: engine.open(0, case.persona))
+    pcm = case.caller.reshape(-1, TURN_SAMPLES)
+    silent = [
+        not both.step(batch_of({0: turn}, {0: pcm[turn]}, played=UNHEARD)).pcm_BS.any() for turn in range(30)
+    ]
+    assert both.said_something and sum(silent) > 3 and silent.index(False) > 3
 
 
 @pytest.mark.gpu
