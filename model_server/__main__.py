@@ -35,6 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         ("ranks", "processes that the model is cut over"),
     ):
         parser.add_argument(f"--{name}", metavar="N", help=told)
+    parser.add_argument("--device", help="where the network of digits lies: cpu, cuda or cuda:N")
     parser.add_argument("--products", help="what matrices are multiplied in: auto, bfloat16 or float32")
     parser.add_argument("--trunk", help="whose layers sglang has: auto, own or inkling")
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")

@@ -59,8 +59,11 @@ class ModelServerConfig(BaseSettings):
     goes out, one more for each token. Fewer than 1 + the model's own `say_limit` cut what it may write."""
     ranks: int = 1
     """Processes that the model is cut over; a core or a GPU each. `digits` has 1 or 2."""
+    device: str = "cpu"
+    """Where the network of `digits` lies: cpu, cuda (the first GPU) or cuda:N. Not run on a GPU yet."""
     products: Literal["auto", "bfloat16", "float32"] = "auto"
-    """What the matrices of `digits` are multiplied in; auto is what this CPU is fastest in."""
+    """What the matrices of `digits` are multiplied in; auto is what this CPU is fastest in; on a GPU,
+    bfloat16."""
     trunk: Literal["auto", "own", "inkling"] = "auto"
     """Whose layers the model of `sglang` has: ours, on the CPU, or those of SGLang's own Inkling, on its GPU; auto
     is the latter where there is what it needs."""
@@ -90,6 +93,13 @@ class ModelServerConfig(BaseSettings):
         low, high = _RANGES[info.field_name]
         if not low <= value <= high:
             raise ValueError(f"a number from {low} to {high}; set {ENV_PREFIX}{info.field_name.upper()}")
+        return value
+
+    @field_validator("device")
+    @classmethod
+    def _is_a_device(cls, value: str) -> str:
+        if re.fullmatch(r"cpu|cuda(:\d{1,2})?", value) is None:
+            raise ValueError(f"cpu, cuda or cuda:N, N from 0; set {ENV_PREFIX}DEVICE or --device")
         return value
 
     @field_validator("video_size")

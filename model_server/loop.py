@@ -78,6 +78,7 @@ def serve(
             slots=config.slots,
             weights=config.weights,
             trunk=config.trunk,
+            device=config.device,
         )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:
@@ -86,7 +87,10 @@ def serve(
         ask_for_priority()  # before steps are measured: they are to take what they will take in calls
     # in CPU time of this thread, but for what other ranks, SGLang's scheduler and a GPU do
     is_elsewhere = (
-        config.ranks > 1 or config.engine == "sglang" or (config.engine == "moshi" and device().is_gpu)
+        config.ranks > 1
+        or config.device != "cpu"
+        or config.engine == "sglang"
+        or (config.engine == "moshi" and device().is_gpu)
     )
     clock_ns = time.monotonic_ns if is_elsewhere else time.thread_time_ns
     step_time = calibrate(engine, config.groups, config.slots, clock_ns)

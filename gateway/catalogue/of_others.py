@@ -86,6 +86,7 @@ OF_MODEL = (
 )  # fmt: skip
 OF_DIGITS = (
     gauge("model.layers_compiled", "1, or 0 where there is no C compiler: half as many calls", LATE),
+    gauge("model.graphs_captured", "with a device: passes captured as CUDA graphs; 0 on a CPU", LATE),
 )  # fmt: skip
 OF_SGLANG = (
     gauge("model.sglang_sessions", "sessions that SGLang holds", MODEL),

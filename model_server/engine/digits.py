@@ -47,7 +47,7 @@ from model_server.model.micro_turn import HEAR_POSITIONS, SPEAK_POSITIONS, TEXT_
 from model_server.model.patches import patches_of
 from model_server.model.served.layer import serve, warm
 from model_server.model.vocabulary import IDS
-from model_server.model.vocoder import MELS, SILENT_GAIN, Vocoder, VocoderState
+from model_server.model.vocoder import Vocoder, VocoderState, is_heard
 from model_server.shedding import Shed
 
 NOISE_TURNS = 64
@@ -60,8 +60,6 @@ TAIL_SAMPLES = 600
 """What the vocoder still gives of the turn before, at most."""
 QUIET_PEAK = 150
 """Largest sample of a turn that says nothing."""
-SILENT_MEL = math.log10(SILENT_GAIN)
-"""Where all mels are below it, the vocoder's gain is, and its sound is exactly zero."""
 PERSONA_LINE = "persona "
 MOST_NOTICE = 200
 """Letters of an answer to a typed line that names no persona."""
@@ -219,6 +217,11 @@ class DigitsEngine:
 
     # -- where sequences lie
 
+    def _position(self, slot: int) -> int:
+        """How far the sequence of `slot`, which has one, has come."""
+        group = next(group for group in self._groups if slot in group)
+        return int(group.trunk.positions[group.row(slot)])
+
     def _sequences_of(self, slots: Sequence[int]) -> Iterator[tuple[Sequences, list[int]]]:
         """Slots that step together are kept together: a new one goes where the others of this pass are."""
         held: dict[int, list[int]] = {}
@@ -284,8 +287,7 @@ class DigitsEngine:
     def _compact(self, dues: Sequence[Due]) -> None:
         """Of calls that have come far and say nothing: older turns to text, which their next turn re-enters."""
         for due in dues:
-            group = next(group for group in self._groups if due.slot in group)
-            far = int(group.trunk.positions[group.row(due.slot)]) >= (self._compact_after or 0)
+            far = self._position(due.slot) >= (self._compact_after or 0)
             if far and not due.call.sounding and not due.call.text:
                 self._forget(due.slot)
                 due.call.text.extend((*due.call.persona, *due.call.past))
@@ -344,14 +346,17 @@ class DigitsEngine:
         before, due.call.picture = due.call.picture, picture.rgb
         return patches_of(before, picture.rgb, self.config)
 
+    def _noise_of(self, dues: Sequence[Due]) -> Tensor:
+        """Of the flow head, float32 [B * 4, X]: by the number of the turn alone."""
+        turns = torch.tensor([due.turn for due in dues])
+        return self._noise.index_select(0, turns % NOISE_TURNS).flatten(0, 1)
+
     def _speak(self, voice: VocoderState, rows: list[int], hidden: Tensor, dues: Sequence[Due]) -> list[PCM]:
         """Hidden rows [B, 4, d] to int16 [3200] each. What the vocoder would make nothing of is not given to it."""
-        turns = torch.tensor([due.turn for due in dues])
-        noise = self._noise.index_select(0, turns % NOISE_TURNS).flatten(0, 1)
-        vectors = self._flow_head.sample(hidden.flatten(0, 1), noise, FLOW_STEPS)
+        vectors = self._flow_head.sample(hidden.flatten(0, 1), self._noise_of(dues), FLOW_STEPS)
         features = vectors.unflatten(0, (len(rows), -1)).flatten(1, 2)
         state = voice.select(torch.tensor(rows))
-        audible = (features[..., :MELS].amax((1, 2)) > SILENT_MEL) | state.tail.any(1)
+        audible = is_heard(features, state.tail)
         pcm = torch.zeros(len(rows), TURN_SAMPLES, dtype=torch.int16)
         if at := audible.nonzero()[:, 0].tolist():
             pcm[at], after = self._vocoder(features[at], state.select(torch.tensor(at)))

@@ -26,6 +26,7 @@ def make_engine(
     slots: int = 1,
     weights: str = "",
     trunk: str = "auto",
+    device: str = "cpu",
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
@@ -33,13 +34,17 @@ def make_engine(
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
     processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`), `slots` how many
     calls there are at once at most, `weights` the folder or repository of `moshi`, `trunk` whose layers `sglang`
-    has.
+    has, `device` where the network of `digits` lies.
     """
+    if device != "cpu":
+        _check_device(name, device, ranks)
     if name == "echo":
         if ranks > 1:
             raise ValueError(f"ranks = {ranks}: engine = 'echo' has no model to cut; expected 1")
         return EchoEngine()
     if name == "digits":
+        if device != "cpu":
+            return _on_device(persona, checkpoint or CHECKPOINT, passes, products, slots, device)
         return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
     if name == "sglang":
         return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots, trunk)
@@ -48,6 +53,19 @@ def make_engine(
     if name in PLANNED:
         raise ValueError(f"engine = {name!r}: not built yet; expected {' or '.join(BUILT)}")
     raise ValueError(f"engine = {name!r}: there is no such engine; expected {' or '.join(BUILT)}")
+
+
+def _check_device(name: str, device: str, ranks: int) -> None:
+    if name != "digits":
+        raise ValueError(
+            f"device = {device!r} with engine = {name!r}: only digits lies where this says; leave it out, or take "
+            "--engine digits"
+        )
+    if ranks > 1:
+        raise ValueError(
+            f"device = {device!r} with ranks = {ranks}: a network that is cut runs on CPUs only so far; expected "
+            "one of the two: set ranks to 1, or device to cpu"
+        )
 
 
 def _look_for(name: str, needed: Sequence[str], install: str, checkpoint: Path) -> None:
@@ -106,3 +124,17 @@ def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int, prod
     from model_server.model.served.products import dtype_of
 
     return DigitsEngine(checkpoint, persona, passes=passes, products=dtype_of(products))
+
+
+def _on_device(
+    persona: str, checkpoint: Path, passes: int | None, products: str, slots: int, device: str
+) -> Engine:
+    _look_for("digits", (*NEEDED, "triton"), "pip install 'microturn[torch,kernels]'", checkpoint)
+    from model_server.engine import personas
+    from model_server.engine.device import DeviceEngine
+    from model_server.model.device.chosen import device_of
+    from model_server.model.served.products import dtype_of
+
+    found, dtype = device_of(device), None if products == "auto" else dtype_of(products)
+    persona = persona or personas.DEFAULT
+    return DeviceEngine(checkpoint, persona, device=found, calls=slots, products=dtype, passes=passes)

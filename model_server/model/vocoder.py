@@ -36,6 +36,7 @@ FEATURES = MELS + 2
 FLOOR = -4.0  # log10 of the gain over a unit-power source: what silence holds in every mel
 CEILING = 1.0
 SILENT_GAIN = 10.0**-3.5  # a piece whose gain's RMS is below this (-70 dBFS) is exactly zero
+SILENT_MEL = math.log10(SILENT_GAIN)  # where all mels are below it, so is the gain
 RESTING_F0_HZ = 180.0  # of silence, and of a call that has not spoken yet
 MIN_F0_HZ, MAX_F0_HZ = 60.0, 500.0
 
@@ -167,6 +168,12 @@ class Vocoder(nn.Module):
         heard = gain.square().mean(-1, keepdim=True) > SILENT_GAIN**2
         gain, phase = gain * heard, log_K[..., BINS:]
         return torch.complex(gain * phase.cos(), gain * phase.sin())
+
+
+def is_heard(features: Tensor, tail: Tensor) -> Tensor:
+    """bool [B]: turns, float32 [B, S, F], that are not exactly silent. In calls the others leave the state as it
+    is: the CPU's form does not compute them, and a word sounds by where the pulses were."""
+    return (features[..., :MELS].amax((1, 2)) > SILENT_MEL) | tail.any(1)
 
 
 def _fresh(calls: int) -> VocoderState:

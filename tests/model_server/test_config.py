@@ -31,6 +31,13 @@ def test_a_video_size_is_width_and_height(monkeypatch):
     assert load().video_pixels == (448, 336)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda", "cuda:1"])
+def test_a_device_is_named_as_torch_does(monkeypatch, device):
+    assert load().device == "cpu"
+    monkeypatch.setenv("MICROTURN_MODEL_DEVICE", device)
+    assert load().device == device
+
+
 def test_it_is_frozen():
     with pytest.raises(ValidationError):
         load().slots = 3
@@ -50,6 +57,11 @@ def test_it_is_frozen():
         ),
         ({"socket": "/" + "x" * 107}, "at most 107 bytes; choose a shorter one"),
         ({"sockets": "/x"}, "sockets = '/x'"),
+        (
+            {"device": "gpu"},
+            "device = 'gpu': expected cpu, cuda or cuda:N, N from 0; set MICROTURN_MODEL_DEVICE",
+        ),
+        ({"device": "cuda:"}, "device = 'cuda:': expected cpu, cuda or cuda:N"),
     ],
 )
 def test_a_wrong_value_names_itself_and_what_is_expected(given, told):

@@ -7,7 +7,8 @@
     step.py         a turn: one prefill, up to k passes of a token, one pass of sound
     graphs.py       each pass captured once for its shape, then replayed; on a CPU it is called
     random_weights.py  a model of any size, made where it is to lie
+    chosen.py       the device that a setting names, and whether it has room
 
 The plain model (`model_server/model`) says what it computes. Weights are those of the plain modules and are not
-copied. No engine answers calls with it yet; it has not run on a GPU yet.
+copied. `engine/device.py` answers calls with it; it has not run on a GPU yet.
 """

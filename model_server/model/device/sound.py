@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model_server.model.flow_head import FlowHead
 from model_server.model.micro_turn import SUBFRAMES
-from model_server.model.vocoder import FEATURES, Vocoder, VocoderState
+from model_server.model.vocoder import FEATURES, Vocoder, VocoderState, is_heard
 from turn_kernels.flow_head_step import flow_head_step, weights_of
 from turn_kernels.forms import Form
 from turn_kernels.overlap_add import overlap_add
@@ -41,7 +41,7 @@ class DeviceSound:
     def __call__(
         self, hidden_B4d: Tensor, noise_NX: Tensor, pcm_BS: Tensor, rows_B: Tensor, there_B: Tensor
     ) -> None:
-        """Into `pcm`, int16 [B, 3200]; the voices of these rows of the state move on where they are there."""
+        """Into `pcm`, int16 [B, 3200]; the voices of these rows move on where they are there and not silent."""
         head, batch = self._head, len(hidden_B4d)
         condition = head.condition(hidden_B4d.flatten(0, 1).float())
         x = noise_NX
@@ -52,11 +52,12 @@ class DeviceSound:
         before = VocoderState(
             *(getattr(self.voice, name).index_select(0, rows_B) for name in self.voice.__slots__)
         )
+        moves_B = there_B & is_heard(features, before.tail)
         pieces, after = self._vocoder.pieces(features, before)
         _, after.tail = overlap_add(pieces.contiguous(), before.tail, pcm_BS, self._form)
         for name in self.voice.__slots__:
             was, is_now = getattr(before, name), getattr(after, name)
-            kept = torch.where(there_B.view(-1, *(1,) * (was.ndim - 1)), is_now, was)
+            kept = torch.where(moves_B.view(-1, *(1,) * (was.ndim - 1)), is_now, was)
             getattr(self.voice, name).index_copy_(0, rows_B, kept)
 
 

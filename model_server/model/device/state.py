@@ -104,6 +104,31 @@ class DeviceState:
         """Whether it has a call."""
         return self._open[row]
 
+    @property
+    def open_rows(self) -> list[int]:
+        """Those that have a call."""
+        return [row for row in range(self.sessions) if self._open[row]]
+
+    def broken(self) -> list[tuple[int, int]]:
+        """Rows that have a call, and layers, where what is kept is not a number; the host waits for the device."""
+        layers = enumerate(self.layers)
+        whole = torch.stack([self._is_whole(kept, self.config.is_global(number)) for number, kept in layers])
+        return [(row, layer) for layer, row in (~whole).nonzero().tolist() if self._open[row]]
+
+    def _is_whole(self, layer: DeviceLayerState, is_global: bool) -> Tensor:
+        """bool [sessions]: all that was written is a number; what lies in other places is anything."""
+        reach, come = self.reaches[is_global], self.positions[: self.sessions, None]
+        first = torch.arange(reach.first_pages * reach.page, device=self.device)
+        ring = torch.arange(reach.ring * reach.page, device=self.device)
+        written = torch.cat([(first < come) & (first < reach.first), ring < come], 1)
+        whole = torch.ones(self.sessions, dtype=torch.bool, device=self.device)
+        for part in (layer.pages.keys, layer.pages.values):
+            numbers = part.isfinite().all(3).all(1).view(self.sessions, -1)
+            whole &= (numbers | ~written).all(1)
+        for rows in layer.convolutions():
+            whole &= rows[: self.sessions].isfinite().flatten(1).all(1)
+        return whole
+
     def fill(self, positions: int, seed: int) -> None:
         """For measuring: all rows open, as if each call had come so far, with random keys and values."""
         generator = torch.Generator(device=self.device).manual_seed(seed)

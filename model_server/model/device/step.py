@@ -97,6 +97,11 @@ class DeviceStep:
         """The call of `row` has ended."""
         self.state.close(row)
 
+    @property
+    def voice_bytes(self) -> int:
+        """What the voice of one call costs."""
+        return self._sound.voice.bytes_per_row
+
     @torch.inference_mode()
     def fill(self, seed: int) -> None:
         """For measuring: every row has a call whose memory is full of random keys and values."""
