@@ -23,7 +23,7 @@ from gateway.model_servers import ModelServers
 from media.chunk import Chunk, Reply
 from media.leases import Lease, Leased, Stats, StatsRequest
 from media.ring import META
-from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, TURN_SAMPLES, tick_at_or_after
+from media.timebase import NS_PER_MS, NS_PER_S, TURN_NS, tick_at_or_after
 from media.turn_log import TurnLog
 from model_server.batch import Batch, Results
 from model_server.engine import LOST_STATUS
@@ -45,7 +45,11 @@ SOON_S = 8.0
 
 
 class Calls:
-    """Of one worker; the same turns are given to an engine in one process that nobody kills."""
+    """Of one worker; the same turns are given to an engine in one process that nobody kills.
+
+    None of them hears the model, nor does it hear itself: what it said goes back into it in 16 levels a
+    channel, and where the ranks' rounding falls on the edge of one, the sound is another from then on.
+    """
 
     def __init__(self, checkpoint: Path) -> None:
         self.engine = DigitsEngine(checkpoint, products=torch.float32)
@@ -81,7 +85,7 @@ class Calls:
         for at, turn in enumerate(turns):
             time.sleep(max(0, tick_ns + at * TURN_NS - CUT_NS - time.monotonic_ns()) / NS_PER_S)
             for number, leased in enumerate(self.leased):
-                chunk = Chunk(leased.generation, turn, 1, chunks(turn)[number], played_samples=_played(turn))
+                chunk = Chunk(leased.generation, turn, 1, chunks(turn)[number])
                 assert table.put_chunk(leased.slot, chunk)
                 self.logs[number].add(chunk)
             seen += self._hear(worker, turns[0], wanted)
@@ -161,13 +165,9 @@ def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def _played(turn: int) -> int:
-    return TURN_SAMPLES if turn else 0
-
-
 def _batch(turn: int) -> Batch:
     meta = np.zeros(CALLS, META)
-    meta["turn"], meta["played"] = turn, _played(turn)
+    meta["turn"] = turn
     return Batch(turn * TURN_NS, np.arange(CALLS, dtype=np.intp), meta, chunks(turn))
 
 
