@@ -23,6 +23,7 @@ class ProcessSample:
     kind: str  # gateway, sip-worker, model-server ... or "other"
     cpu_s: float  # user and system, since it began
     pss_mb: float  # proportional set: shared pages divided among those that share them
+    own_mb: float = 0.0  # unique set: pages that nobody shares, so what other programs map does not change it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +63,12 @@ def sample(root: int, proc: Path = PROC) -> list[ProcessSample]:
         try:
             command_line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
             stat = _stat_fields(entry)
-            pss_mb = _pss_mb(entry)
+            pss_mb, own_mb = _memory_mb(entry)
         except OSError:
             continue
         if stat:
             cpu_s = (int(stat[11]) + int(stat[12])) / TICKS_PER_SECOND
-            samples.append(ProcessSample(pid, kind_of(command_line), cpu_s, pss_mb))
+            samples.append(ProcessSample(pid, kind_of(command_line), cpu_s, pss_mb, own_mb))
     return samples
 
 
@@ -100,12 +101,16 @@ def _stat_fields(entry: Path) -> list[str]:
         return []
 
 
-def _pss_mb(entry: Path) -> float:
-    """PSS, or the resident set where smaps_rollup may not be read."""
+def _memory_mb(entry: Path) -> tuple[float, float]:
+    """PSS and USS; both are the resident set where smaps_rollup may not be read."""
     try:
-        match = re.search(r"^Pss:\s+(\d+) kB", (entry / "smaps_rollup").read_text(), re.MULTILINE)
+        rollup = (entry / "smaps_rollup").read_text()
     except OSError:
-        match = None
-    if match is None:
-        match = re.search(r"^VmRSS:\s+(\d+) kB", (entry / "status").read_text(), re.MULTILINE)
-    return int(match[1]) / 1024 if match else 0.0
+        resident_mb = _sum_mb("VmRSS", (entry / "status").read_text())
+        return resident_mb, resident_mb
+    return _sum_mb("Pss", rollup), _sum_mb("Private_(?:Clean|Dirty)", rollup)
+
+
+def _sum_mb(name: str, text: str) -> float:
+    found = re.findall(rf"^{name}:\s+(\d+) kB", text, re.MULTILINE)
+    return sum(map(int, found)) / 1024

@@ -58,7 +58,7 @@ class Round:
 
     at_s: float
     mb: Mapping[str, float]
-    """PSS by kind of process."""
+    """By kind of process: pages that nobody shares, so that other programs on the machine do not change it."""
     told: Mapping[str, Mapping[str, Any]]
 
 
@@ -93,7 +93,7 @@ async def _rounds(plan: Plan) -> list[Round]:
             await asyncio.sleep(SETTLE_S)
             mb: dict[str, float] = {}
             for sample in await asyncio.to_thread(processes.sample, up):
-                mb[sample.kind] = mb.get(sample.kind, 0.0) + sample.pss_mb
+                mb[sample.kind] = mb.get(sample.kind, 0.0) + sample.own_mb
             rounds.append(Round(time.monotonic() - begun_s, mb, told))
             print(
                 f"{rounds[-1].at_s:.0f} s: { ({kind: round(value, 1) for kind, value in mb.items()}) }",

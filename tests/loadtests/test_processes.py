@@ -31,7 +31,9 @@ def fake_process(proc: Path, pid: int, parent: int, title: str, ticks: int, pss_
     entry.mkdir(parents=True)
     (entry / "stat").write_text(f"{pid} (a) b) S {parent} 1 1 0 -1 0 0 0 0 0 {ticks} {ticks} 0 0")
     (entry / "cmdline").write_bytes(title.encode() + b"\0")
-    (entry / "smaps_rollup").write_text(f"x\nRss: 9 kB\nPss:   {pss_kb} kB\n")
+    (entry / "smaps_rollup").write_text(
+        f"x\nRss: 9 kB\nPss:   {pss_kb} kB\nPrivate_Clean: 256 kB\nPrivate_Dirty:  {pss_kb // 2} kB\n"
+    )
 
 
 def test_a_family_is_read_with_its_grandchildren_and_nobody_else(tmp_path: Path) -> None:
@@ -44,9 +46,9 @@ def test_a_family_is_read_with_its_grandchildren_and_nobody_else(tmp_path: Path)
     assert family(10, tmp_path) == [10, 11, 12]
     tick = 2 / os.sysconf("SC_CLK_TCK")
     assert sample(10, tmp_path) == [
-        ProcessSample(10, "up", 100 * tick, 1.0),
-        ProcessSample(11, "gateway", 200 * tick, 3.0),
-        ProcessSample(12, "sip-worker", 300 * tick, 4.0),
+        ProcessSample(10, "up", 100 * tick, 1.0, 0.75),
+        ProcessSample(11, "gateway", 200 * tick, 3.0, 3.0),
+        ProcessSample(12, "sip-worker", 300 * tick, 4.0, 2.25),
     ]
     assert sample(99, tmp_path) == []
 
@@ -74,7 +76,7 @@ def test_a_real_child_is_seen_at_work() -> None:
         (seen,) = sample(child.pid)
         child.stdin.close()
     assert seen.cpu_s >= 0.15
-    assert seen.pss_mb > 0.5
+    assert seen.pss_mb > 0.5 and 0.5 < seen.own_mb <= seen.pss_mb
 
 
 def test_a_spare_that_came_meanwhile_is_no_memory_of_calls() -> None:
