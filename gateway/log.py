@@ -11,12 +11,13 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from gateway.state.keys import kept_name
+from media.log_lines import LogLines
 
 NAMES_OF_CALLS = ("call", "to", "by")
 HIDDEN = ("target",)
@@ -41,16 +42,18 @@ def set_up_logging(process: str, level: str = "info", format: Format = "text") -
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.JSONRenderer(),
     ]
+    lines = LogLines()
     structlog.configure(
         processors=[
             named,
+            lines.tell_lost,
             without_words,
             without_callers,
             structlog.processors.add_log_level,
             *(for_programs if format == "json" else for_people),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
     )
 
 

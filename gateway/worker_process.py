@@ -148,8 +148,8 @@ class WorkerProcess:
         self._tasks.spawn(work)
 
     def _broken(self, wrong: BaseException) -> None:
-        log.error("worker broken", exc_info=wrong)
         self._stop.set()
+        log.error("worker broken", exc_info=wrong)
 
     async def _each_second(self) -> None:
         while True:

@@ -4,11 +4,12 @@ nobody's Call-IDs."""
 from __future__ import annotations
 
 import logging
-import sys
-from typing import Literal
+from typing import Literal, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+
+from media.log_lines import LogLines
 
 Format = Literal["text", "json"]
 
@@ -28,8 +29,9 @@ def set_up_logging(level: str = "info", format: Format = "text") -> None:
             structlog.processors.format_exc_info,
             structlog.processors.JSONRenderer(),
         ]
+    lines = LogLines()
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-        processors=[named, *processors],
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
+        processors=[named, lines.tell_lost, *processors],
     )

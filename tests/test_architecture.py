@@ -29,6 +29,7 @@ MODEL_SERVER_MAY_USE = {
     "media.slots",
     "media.leases",
     "media.heap",
+    "media.log_lines",
     "media.resample",
 }
 MEDIA_MAY_USE = {"numpy", "soxr"}

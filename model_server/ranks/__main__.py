@@ -7,10 +7,12 @@ import logging
 import socket
 import sys
 from pathlib import Path
+from typing import TextIO, cast
 
 import setproctitle
 import structlog
 
+from media.log_lines import LogLines
 from model_server.engine import LOST_STATUS
 from model_server.ranks.engine import EngineOptions
 from model_server.ranks.follower import follow
@@ -30,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
     setproctitle.setproctitle(f"microturn: model-server rank {told.rank}")
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, LogLines())),
     )
     log = structlog.get_logger()
     try:
