@@ -117,7 +117,11 @@ def test_a_row_among_many_is_as_alone(device: torch.device) -> None:
     weights, x = weights_of(20, 11, 9, 2, 1), made(50, 20, seed=4)
     together = mixture(x, weights, Form.TRITON)
     order = torch.randperm(50, generator=torch.Generator().manual_seed(5))
-    assert torch.equal(mixture(x[order], weights, Form.TRITON), together[order])
+    permuted = mixture(x[order], weights, Form.TRITON)
+    if device.type == "cuda":
+        assert torch.equal(permuted, together[order])
+    else:  # interpreted, products are numpy's, whose BLAS may add up a row in another order at another place
+        torch.testing.assert_close(permuted, together[order], **FLOAT32)
     torch.testing.assert_close(mixture(x[:1].contiguous(), weights, Form.TRITON)[0], together[0], **FLOAT32)
 
 
