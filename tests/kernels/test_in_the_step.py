@@ -13,7 +13,7 @@ from model_server.model.device.random_weights import random_flow_head, random_in
 from model_server.model.device.step import DeviceStep
 from model_server.model.flow_head import OUTPUTS
 from model_server.model.inputs import TurnInputs
-from model_server.model.micro_turn import MicroTurn
+from tests.support.random_turns import random_turns
 from turn_kernels.forms import Form
 
 SMALL = replace(
@@ -42,14 +42,7 @@ def test_turns_by_the_fast_forms_are_those_of_the_references(device: torch.devic
         for row in range(5):
             step.open(row)
     for number, rows in enumerate(rows_of_turns):
-        turns = [
-            MicroTurn(
-                heard=rng.integers(0, 16, (4, 80), dtype=np.uint8),
-                own=rng.integers(0, 16, (4, 80), dtype=np.uint8),
-                truth=rng.integers(0, 4, 4).astype(np.uint8),
-            )
-            for _ in rows
-        ]
+        turns = random_turns(rng, len(rows))
         noise = torch.randn(4 * len(rows), OUTPUTS, generator=torch.Generator().manual_seed(number))
         wanted, found = (step.turn(rows, TurnInputs.of(turns), noise, 1) for step in steps)
         assert found.tokens == wanted.tokens

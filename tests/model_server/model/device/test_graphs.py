@@ -21,7 +21,7 @@ from model_server.model.device.step import DeviceStep  # noqa: E402
 from model_server.model.flow_head import OUTPUTS, FlowHead  # noqa: E402
 from model_server.model.inputs import TurnInputs  # noqa: E402
 from model_server.model.interaction import Interaction  # noqa: E402
-from model_server.model.micro_turn import MicroTurn  # noqa: E402
+from tests.support.random_turns import random_turns  # noqa: E402
 
 CPU = torch.device("cpu")
 SMALL = replace(
@@ -60,14 +60,7 @@ def test_random_weights_are_those_of_the_seed_and_all_of_them_are_there() -> Non
 
 def turned(step: DeviceStep, rows: list[int], seed: int) -> Any:
     rng = np.random.default_rng(seed)
-    turns = [
-        MicroTurn(
-            heard=rng.integers(0, 16, (4, 80), dtype=np.uint8),
-            own=rng.integers(0, 16, (4, 80), dtype=np.uint8),
-            truth=rng.integers(0, 4, 4).astype(np.uint8),
-        )
-        for _ in rows
-    ]
+    turns = random_turns(rng, len(rows))
     noise = torch.randn(4 * len(rows), OUTPUTS, generator=torch.Generator().manual_seed(seed))
     found = step.turn(rows, TurnInputs.of(turns), noise)
     return found.tokens, found.hidden.float().cpu().clone(), found.pcm.clone()
