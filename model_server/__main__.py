@@ -36,6 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.add_argument(f"--{name}", metavar="N", help=told)
     parser.add_argument("--device", help="where the network of digits lies: cpu, cuda or cuda:N")
+    parser.add_argument("--sums", help="how ranks add: auto, or a way such as multimem, nccl or gloo")
     parser.add_argument("--products", help="what matrices are multiplied in: auto, bfloat16 or float32")
     parser.add_argument("--trunk", help="whose layers sglang has: auto, own or inkling")
     parser.add_argument("--video-size", metavar="WxH", help="pixels of a frame of video, such as 320x240")

@@ -59,8 +59,11 @@ class ModelServerConfig(BaseSettings):
     goes out, one more for each token. Fewer than 1 + the model's own `say_limit` cut what it may write."""
     ranks: int = 1
     """Processes that the model is cut over; a core or a GPU each. `digits` has 1 or 2."""
+    sums: Literal["auto", "multimem", "one_shot", "two_shot", "nccl", "shared_memory", "gloo"] = "auto"
+    """How ranks add; auto is the best that their hardware has."""
     device: str = "cpu"
-    """Where the network of `digits` lies: cpu, cuda (the first GPU) or cuda:N. Not run on a GPU yet."""
+    """Where the network of `digits` lies: cpu, cuda (the first GPU; of several ranks the first ones) or cuda:N. Not
+    run on a GPU yet."""
     products: Literal["auto", "bfloat16", "float32"] = "auto"
     """What the matrices of `digits` are multiplied in; auto is what this CPU is fastest in; on a GPU,
     bfloat16."""

@@ -79,6 +79,7 @@ def serve(
             weights=config.weights,
             trunk=config.trunk,
             device=config.device,
+            sums=config.sums,
         )
         table = SlotTable.create(config.slots, config.rows, config.video, config.groups, config.video_pixels)
     except (ValueError, OSError) as wrong:

@@ -87,6 +87,10 @@ OF_MODEL = (
 OF_DIGITS = (
     gauge("model.layers_compiled", "1, or 0 where there is no C compiler: half as many calls", LATE),
     gauge("model.graphs_captured", "with a device: passes captured as CUDA graphs; 0 on a CPU", LATE),
+    count("model.rank_sums_total", "with ranks: sums and gathers among them", LATE),
+    count("model.rank_sum_bytes_total", "what rank 0 gave to them", LATE),
+    count("model.rank_sum_ns", "time of rank 0 in them, waiting for others included; not what a GPU replays", LATE,
+       name="model_rank_sum_seconds", scale=NS),
 )  # fmt: skip
 OF_SGLANG = (
     gauge("model.sglang_sessions", "sessions that SGLang holds", MODEL),

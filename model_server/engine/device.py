@@ -10,11 +10,12 @@ How far each sequence has come is counted here, so that a step asks the device f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from media.chunk import PCM
 from model_server.engine import personas
@@ -22,6 +23,7 @@ from model_server.engine.digits import FLOW_STEPS, DigitsEngine
 from model_server.engine.due import Due
 from model_server.model.config import ModelConfig
 from model_server.model.device.chosen import check_room, dtype_of_weights
+from model_server.model.device.graphs import Tally
 from model_server.model.device.state import session_bytes
 from model_server.model.device.step import BUCKETS, CONTEXTS, EVERY_TURN, DeviceStep, bucket_of
 from model_server.model.inputs import TurnInputs
@@ -33,6 +35,10 @@ from model_server.model.router import Router
 
 class DeviceEngine(DigitsEngine):
     """The network of one checkpoint on one device, and a session of it for each slot."""
+
+    _add: Callable[[Tensor], Tensor] | None = None
+    _tally: Tally | None = None
+    """What `DeviceStep` is given of them: a rank has both."""
 
     def __init__(
         self,
@@ -48,7 +54,7 @@ class DeviceEngine(DigitsEngine):
         """`ValueError` for a checkpoint or a persona that cannot be had, and for a device without room for it.
 
         `calls`: at once, at most: slots are 0 .. calls - 1. `products`: the dtype of the weights, too; None is
-        bfloat16 on a GPU, float32 on a CPU. The others: see `DigitsEngine`. On a GPU all passes are captured here.
+        bfloat16 on a GPU, float32 on a CPU. The others: see `DigitsEngine`. On a GPU `warm` captures all passes.
         """
         self.device, self.calls = device, calls
         if device.type == "cuda":
@@ -61,16 +67,17 @@ class DeviceEngine(DigitsEngine):
             buckets=buckets_for(calls),
             contexts=contexts_for(self.config),
             flow_steps=FLOW_STEPS,
+            add=self._add,
+            tally=self._tally,
         )
         self._positions: dict[int, int] = {}
-        self.network.capture()
 
     def _served(self, whole: Interaction, products: torch.dtype | None) -> Interaction:
         """On the device, as it was trained but for its dtype; balances of routers stay float32."""
         dtype = dtype_of_weights(self.device, products)
         weights = sum(value.numel() for value in whole.parameters())
         most = EVERY_TURN + contexts_for(self.config)[-1]
-        check_room(self.device, self.config, weights, self.calls, most, dtype)
+        check_room(self.device, whole.config, weights, self.calls, most, dtype)
         balances = [(module, module.balance) for module in whole.modules() if isinstance(module, Router)]
         model = whole.to(self.device, dtype)
         for router, balance in balances:
@@ -85,9 +92,9 @@ class DeviceEngine(DigitsEngine):
     @property
     def kept_bytes_a_call(self) -> int:
         """Of its sequence, which is there from the start, and its voice."""
-        config, state = self.config, self.network.state
+        state = self.network.state
         item_bytes = state.layers[0].pages.keys.element_size()
-        sequence = session_bytes(config, EVERY_TURN + self.network.contexts[-1], item_bytes)
+        sequence = session_bytes(state.config, EVERY_TURN + self.network.contexts[-1], item_bytes)
         return sequence + self.network.voice_bytes
 
     def open(self, slot: int, persona: str) -> None:
@@ -104,7 +111,9 @@ class DeviceEngine(DigitsEngine):
 
     @torch.inference_mode()
     def warm(self, calls: int) -> None:
-        """A turn with a picture and text, which are read outside of what is captured; in a row that is free."""
+        """All passes captured, on a GPU; then a turn with a picture and text, which are read outside of what is
+        captured, in a row that is free."""
+        self.network.capture()
         row = next((row for row in range(self.calls) if row not in self._calls), None)
         if row is None:
             return
@@ -114,6 +123,21 @@ class DeviceEngine(DigitsEngine):
         self.network.open(row)
         self.network.turn([row], TurnInputs.of([turn]), self._noise[0], self.most_passes - 1)
         self.network.close(row)
+
+    @torch.inference_mode()
+    def repeat(self, slot: int) -> None:
+        """For measuring: every sequence becomes like that of `slot`."""
+        for other in self._positions:
+            if other != slot:
+                self.network.copy(slot, other)
+                self._positions[other] = self._positions[slot]
+
+    @torch.inference_mode()
+    def age(self, slot: int, positions: int) -> int:
+        """See `DigitsEngine.age`."""
+        further = self.network.state.age(slot, positions)
+        self._positions[slot] += further
+        return further
 
     @torch.inference_mode()
     def check(self) -> list[str]:

@@ -27,6 +27,7 @@ def make_engine(
     weights: str = "",
     trunk: str = "auto",
     device: str = "cpu",
+    sums: str = "auto",
 ) -> Engine:
     """The engine of that name; `ValueError` names the value, what is expected and what to do.
 
@@ -34,7 +35,7 @@ def make_engine(
     `passes` how many of the network a turn may take (None: as many as it was trained with), `ranks` over how many
     processes it is cut, `products` what its matrices are multiplied in (`ModelServerConfig`), `slots` how many
     calls there are at once at most, `weights` the folder or repository of `moshi`, `trunk` whose layers `sglang`
-    has, `device` where the network of `digits` lies.
+    has, `device` where the network of `digits` lies, `sums` how its ranks add.
     """
     if device != "cpu":
         _check_device(name, device, ranks)
@@ -43,9 +44,11 @@ def make_engine(
             raise ValueError(f"ranks = {ranks}: engine = 'echo' has no model to cut; expected 1")
         return EchoEngine()
     if name == "digits":
+        if ranks > 1:
+            return _ranked(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots, device, sums)
         if device != "cpu":
             return _on_device(persona, checkpoint or CHECKPOINT, passes, products, slots, device)
-        return _digits(persona, checkpoint or CHECKPOINT, passes, ranks, products)
+        return _digits(persona, checkpoint or CHECKPOINT, passes, products)
     if name == "sglang":
         return _sglang(persona, checkpoint or CHECKPOINT, passes, ranks, products, slots, trunk)
     if name == "moshi":
@@ -61,10 +64,10 @@ def _check_device(name: str, device: str, ranks: int) -> None:
             f"device = {device!r} with engine = {name!r}: only digits lies where this says; leave it out, or take "
             "--engine digits"
         )
-    if ranks > 1:
+    if ranks > 1 and device != "cuda":
         raise ValueError(
-            f"device = {device!r} with ranks = {ranks}: a network that is cut runs on CPUs only so far; expected "
-            "one of the two: set ranks to 1, or device to cpu"
+            f"device = {device!r} with ranks = {ranks}: that is one GPU, and each rank takes one; "
+            "set device to cuda, or ranks to 1"
         )
 
 
@@ -110,20 +113,39 @@ def _moshi(persona: str, weights: str, ranks: int, products: str, slots: int) ->
     return MoshiEngine(found, persona, calls=slots, products=products)
 
 
-def _digits(persona: str, checkpoint: Path, passes: int | None, ranks: int, products: str) -> Engine:
+def _digits(persona: str, checkpoint: Path, passes: int | None, products: str) -> Engine:
     _look_for("digits", NEEDED, "pip install 'microturn[torch]'", checkpoint)
     from model_server.engine import personas
 
     persona = persona or personas.DEFAULT
-    if ranks > 1:
-        from model_server.ranks.engine import EngineOptions
-        from model_server.ranks.leader import RankedEngine
-
-        return RankedEngine(EngineOptions(checkpoint, persona, passes or 0, products), ranks)
     from model_server.engine.digits import DigitsEngine
     from model_server.model.served.products import dtype_of
 
     return DigitsEngine(checkpoint, persona, passes=passes, products=dtype_of(products))
+
+
+def _ranked(
+    persona: str,
+    checkpoint: Path,
+    passes: int | None,
+    ranks: int,
+    products: str,
+    slots: int,
+    device: str,
+    sums: str,
+) -> Engine:
+    on_gpus = device != "cpu"
+    if on_gpus:
+        _look_for("digits", (*NEEDED, "triton"), "pip install 'microturn[torch,kernels]'", checkpoint)
+    else:
+        _look_for("digits", NEEDED, "pip install 'microturn[torch]'", checkpoint)
+    from model_server.engine import personas
+    from model_server.ranks.engine import EngineOptions
+    from model_server.ranks.leader import RankedEngine
+
+    persona = persona or personas.DEFAULT
+    named = device if on_gpus else ""
+    return RankedEngine(EngineOptions(checkpoint, persona, passes or 0, products, named, slots, sums), ranks)
 
 
 def _on_device(

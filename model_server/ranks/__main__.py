@@ -6,6 +6,7 @@ import argparse
 import logging
 import socket
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -23,10 +24,10 @@ from model_server.ranks.watch import RankLost, end_with_parent
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 when rank 0 is gone, 1 when the engine raised."""
     parser = argparse.ArgumentParser(prog="python -m model_server.ranks", description=__doc__)
-    for name in ("rank", "ranks", "memory", "socket", "leader", "passes"):
+    for name in ("rank", "ranks", "memory", "meeting", "socket", "leader", "passes", "calls"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--checkpoint", type=Path, required=True)
-    for name in ("persona", "products"):
+    for name in ("persona", "products", "device", "sums"):
         parser.add_argument(f"--{name}", required=True)
     told = parser.parse_args(argv)
     setproctitle.setproctitle(f"microturn: model-server rank {told.rank}")
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
     log = structlog.get_logger()
     try:
         end_with_parent(told.leader)
-        options = EngineOptions(told.checkpoint, told.persona, told.passes, told.products)
-        memory = RankMemory(told.memory, told.rank, told.ranks)
+        options = EngineOptions(**{field.name: getattr(told, field.name) for field in fields(EngineOptions)})
+        memory = RankMemory(told.memory, told.meeting, told.rank, told.ranks)
         with socket.socket(fileno=told.socket) as connection:
             follow(memory, connection, options, told.leader)
     except RankLost as lost:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from model_server.ranks.collectives import collectives_of
-from model_server.ranks.engine import EngineOptions, RankEngine
+from model_server.ranks.engine import EngineOptions, do, engine_of
 from model_server.ranks.leader import NOTICE
 from model_server.ranks.memory import RankMemory
 from model_server.ranks.plan import read
@@ -19,8 +18,10 @@ log = structlog.get_logger()
 
 def follow(memory: RankMemory, connection: socket.socket, options: EngineOptions, leader: int) -> None:
     """Returns when rank 0 has closed its connection. What the engine raises comes out of here."""
-    engine = RankEngine(options, memory.rank, memory.ranks, collectives_of(memory))
+    collectives = options.collectives_of(memory)
+    engine = engine_of(options, memory.rank, memory.ranks, collectives)
     connection.send(NOTICE.pack(memory.rank))
+    collectives.connect()
     urgency = _urgency_of(0)
     while notice := connection.recv(NOTICE.size):
         (number,) = NOTICE.unpack(notice)
@@ -28,7 +29,7 @@ def follow(memory: RankMemory, connection: socket.socket, options: EngineOptions
         memory.live()
         if (wanted := _urgency_of(leader)) != urgency:
             urgency = _take(wanted)
-        engine.do(read(memory.plan))
+        do(engine, read(memory.plan))
         memory.finish(number)
     log.info("rank 0 is gone: this rank ends", rank=memory.rank)
 

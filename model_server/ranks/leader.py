@@ -18,12 +18,13 @@ from collections.abc import Mapping
 from typing import Self
 
 import structlog
+import torch
 
 from media.timebase import NS_PER_S
 from model_server.batch import Batch, Results
 from model_server.model.served.products import dtype_of
-from model_server.ranks.collectives import Meter, collectives_of
-from model_server.ranks.engine import EngineOptions, RankEngine
+from model_server.ranks.collectives import Meter
+from model_server.ranks.engine import EngineOptions, engine_of
 from model_server.ranks.memory import RankMemory
 from model_server.ranks.plan import (
     Age,
@@ -56,21 +57,19 @@ class RankedEngine:
 
     def __init__(self, options: EngineOptions, ranks: int) -> None:
         """`ValueError` says what cannot be had, before or while the others start."""
-        products = str(dtype_of(options.products)).removeprefix("torch.")
+        products = str(_products_of(options, ranks)).removeprefix("torch.")
         self._options = options = dataclasses.replace(options, products=products)
         self._memory = RankMemory.create(ranks)
-        self._engine = RankEngine(options, 0, ranks, collectives := collectives_of(self._memory))
-        self.config, self._meter = self._engine.config, collectives.meter
+        self._collectives = options.collectives_of(self._memory)
+        self._engine = engine_of(options, 0, ranks, self._collectives)
+        self.config, self._meter = self._engine.config, self._collectives.meter
         self.most_passes, self.most_positions = self._engine.most_passes, self._engine.most_positions
         self._processes: dict[int, subprocess.Popen[bytes]] = {}
         self._sockets: dict[int, socket.socket] = {}
         self.pictures_shed_total = 0
         """Steps that were told without their pictures, because they did not fit."""
         try:
-            for rank in range(1, ranks):
-                self._start(rank)
-            for rank in range(1, ranks):
-                self._await(rank)
+            self._meet()
         except ValueError:
             self._end_all()
             raise
@@ -95,8 +94,8 @@ class RankedEngine:
 
     @property
     def gauges(self) -> Mapping[str, int]:
-        """Of the engine on this rank."""
-        return self._engine.gauges
+        """Of the engine on this rank, and of its sums."""
+        return {**self._engine.gauges, **self._meter.gauges}
 
     @property
     def kept_bytes_a_call(self) -> int:
@@ -174,13 +173,25 @@ class RankedEngine:
                 connection.send(NOTICE.pack(number))
         return number
 
+    def _meet(self) -> None:
+        """All others are started, and sums are set up with them; `ValueError` where that cannot be."""
+        others = range(1, self._memory.ranks)
+        for rank in others:
+            self._start(rank)
+        for rank in others:
+            self._await(rank)
+        try:
+            self._collectives.connect()
+        except RuntimeError as wrong:
+            raise ValueError(f"ranks = {self._memory.ranks}: they could not be connected: {wrong}") from wrong
+
     def _start(self, rank: int) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._sockets[rank] = ours
-        descriptors = (self._memory.descriptor, theirs.fileno())
+        descriptors = (self._memory.descriptor, theirs.fileno(), self._memory.meeting)
         told = {
             **{"rank": rank, "ranks": self._memory.ranks, "leader": os.getpid()},
-            **{"memory": descriptors[0], "socket": descriptors[1]},
+            **{"memory": descriptors[0], "socket": descriptors[1], "meeting": descriptors[2]},
             **dataclasses.asdict(self._options),
         }
         command = [sys.executable, "-m", "model_server.ranks", *(f"--{k}={v}" for k, v in told.items())]
@@ -201,6 +212,7 @@ class RankedEngine:
             raise ValueError(f"rank {rank} (process {self._processes[rank].pid}) {ending}: its log says why")
 
     def _end_all(self) -> None:
+        self._collectives.close()
         for connection in self._sockets.values():
             connection.close()
         for process in self._processes.values():
@@ -210,3 +222,14 @@ class RankedEngine:
                 process.kill()
                 process.wait()
         self._processes.clear()
+
+
+def _products_of(options: EngineOptions, ranks: int) -> torch.dtype:
+    """What all of them multiply in; `ValueError` where a rank has no GPU."""
+    if not options.device:
+        return dtype_of(options.products)
+    from model_server.model.device.chosen import device_of, dtype_of_weights
+
+    asked = None if options.products == "auto" else dtype_of(options.products)
+    devices = [device_of(str(options.device_of(rank))) for rank in range(ranks)]
+    return dtype_of_weights(devices[0], asked)

@@ -6,7 +6,8 @@
     rows    turn_kernels.all_reduce.shared_memory
 
 Writers: each rank its own line; rank 0 the plan, when all have done the one before. Pages that nobody touches cost
-nothing. Its descriptor is its only name: it is gone with the last rank.
+nothing. Its descriptor is its only name: it is gone with the last rank. So is a second one, empty, at which the
+ranks of a process group meet (`group.py`).
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ _GIVEN, _DONE, _ALIVE, _PATIENCE = range(4)
 class RankMemory:
     """One rank's view of it. Times are of the machine's monotonic clock, which all ranks read."""
 
-    def __init__(self, descriptor: int, rank: int, ranks: int) -> None:
-        self.descriptor, self.rank, self.ranks = descriptor, rank, ranks
+    def __init__(self, descriptor: int, meeting: int, rank: int, ranks: int) -> None:
+        self.descriptor, self.meeting, self.rank, self.ranks = descriptor, meeting, rank, ranks
         self.map = mmap.mmap(descriptor, ROWS_AT + region_bytes(ranks, HALF_BYTES))
         self._cells = memoryview(self.map)[:PAGE_BYTES].cast("q")
         self.plan = memoryview(self.map)[PAGE_BYTES : PAGE_BYTES + PLAN_BYTES]
@@ -42,7 +43,7 @@ class RankMemory:
         assert 1 <= ranks <= MAX_RANKS, ranks
         descriptor = os.memfd_create("microturn-ranks")
         os.ftruncate(descriptor, ROWS_AT + region_bytes(ranks, HALF_BYTES))
-        return cls(descriptor, 0, ranks)
+        return cls(descriptor, os.memfd_create("microturn-ranks-meet"), 0, ranks)
 
     @property
     def given(self) -> int:
@@ -82,3 +83,4 @@ class RankMemory:
         self._cells.release()
         self.plan.release()
         os.close(self.descriptor)
+        os.close(self.meeting)

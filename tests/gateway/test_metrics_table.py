@@ -152,7 +152,8 @@ def test_what_other_engines_tell_is_in_the_table() -> None:
     sources = {source for family in catalogue.families("moshi") for source in family.sources}
     assert sources == {f"model.{name}" for name in re.findall(r'^            "(moshi_\w+)":', moshi, re.M)}
     sources = {source for family in catalogue.families("digits") for source in family.sources}
-    assert sources == {"model.layers_compiled", "model.graphs_captured"}
+    told = {"layers_compiled", "graphs_captured", "rank_sums_total", "rank_sum_bytes_total", "rank_sum_ns"}
+    assert sources == {f"model.{name}" for name in told}
 
 
 def _read(url: str) -> str:

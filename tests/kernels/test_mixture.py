@@ -125,6 +125,42 @@ def test_a_row_among_many_is_as_alone(device: torch.device) -> None:
     torch.testing.assert_close(mixture(x[:1].contiguous(), weights, Form.TRITON)[0], together[0], **FLOAT32)
 
 
+def part_of(weights: MixtureWeights, rank: int, ranks: int) -> MixtureWeights:
+    """What one rank holds: a run of the routed experts, a part of the width of each shared one."""
+    held = weights.experts // ranks
+    here = slice(rank * held, (rank + 1) * held)
+    gates, ups = (half.chunk(ranks, 1)[rank] for half in weights.shared_gate_up.chunk(2, 1))
+    return replace(
+        weights,
+        gate_up=weights.gate_up[here].clone(),
+        down=weights.down[here].clone(),
+        shared_gate_up=torch.cat([gates, ups], 1),
+        shared_down=weights.shared_down.chunk(ranks, 2)[rank].contiguous(),
+        first=rank * held,
+    )
+
+
+@pytest.mark.parametrize("form", [Form.REFERENCE, Form.TRITON])
+@pytest.mark.parametrize(("ranks", "rows"), [(2, 3), (4, 3), (2, FEW_ROWS + 9)])
+def test_what_ranks_hold_adds_up_to_the_whole(
+    form: Form, ranks: int, rows: int, device: torch.device, poisoned: Callable[..., Tensor]
+) -> None:
+    weights, x = weights_of(37, 20, 8, 3, 2), made(rows, 37, seed=9)
+    whole = mixture(x, weights, Form.REFERENCE)
+    parts = []
+    for rank in range(ranks):
+        part = part_of(weights, rank, ranks)
+        tensors = {name: getattr(part, name) for name in part.__slots__}
+        placed = {
+            name: poisoned(value) if form is Form.TRITON else value
+            for name, value in tensors.items()
+            if isinstance(value, Tensor)
+        }
+        parts.append(mixture(poisoned(x) if form is Form.TRITON else x, replace(part, **placed), form).cpu())
+    torch.testing.assert_close(torch.stack(parts).sum(0), whole, **FLOAT32)
+    assert not torch.allclose(parts[0], whole, **FLOAT32)
+
+
 @pytest.mark.parametrize(("experts", "rows"), [([2, 0, 2, 2, 5, 0, 2], 2), ([0], 16), ([3] * 40, 16)])
 def test_pairs_lie_in_blocks_of_one_expert(experts: list[int], rows: int, device: torch.device) -> None:
     from turn_kernels.mixture.grouped.triton_form import blocks_of
@@ -154,4 +190,6 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         mixture(made(2, 15, seed=1), weights)
     with pytest.raises(ValueError, match="chosen = 5"):
         mixture(made(2, 16, seed=1), replace(weights, chosen=5))
+    with pytest.raises(ValueError, match="first = 1 with 4 experts here: expected 0 .. 0"):
+        mixture(made(2, 16, seed=1), replace(weights, first=1))
     assert mixture(made(0, 16, seed=1), weights, Form.TRITON).shape == (0, 16)

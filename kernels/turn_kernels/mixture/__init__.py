@@ -5,6 +5,8 @@
 
 With few rows nearly every expert has one row at most, and what counts is that each matrix is read once, in one go.
 From some tens of rows on experts have several, and rows of one expert are multiplied together (`grouped`).
+
+A rank that holds some of the experts gives their part of the sum: see `MixtureWeights`.
 """
 
 from __future__ import annotations
@@ -48,16 +50,18 @@ def mixture(x_ND: Tensor, weights: MixtureWeights, form: Form | None = None) -> 
 
 def _checked(x_ND: Tensor, weights: MixtureWeights, form: Form | None) -> Form:
     experts, shared, hidden, width = weights.experts, weights.shared, weights.hidden, weights.width
-    dtype = weights.gate_up.dtype
+    held, shared_width, dtype = weights.held, weights.shared_width, weights.gate_up.dtype
     if dtype not in DTYPES:
         raise ValueError(f"gate_up is {dtype}: expected one of {DTYPES}")
     if not 1 <= weights.chosen <= experts:
         raise ValueError(f"chosen = {weights.chosen}: expected 1 .. {experts}, the routed experts")
     expect(x_ND, "x", (None, hidden), dtype)
+    if not 0 <= weights.first <= experts - held:
+        raise ValueError(f"first = {weights.first} with {held} experts here: expected 0 .. {experts - held}")
     expect(weights.router, "router", (experts + shared, hidden), dtype)
     expect(weights.balance, "balance", (experts,), torch.float32)
-    expect(weights.gate_up, "gate_up", (experts, 2 * width, hidden), dtype)
-    expect(weights.down, "down", (experts, hidden, width), dtype)
-    expect(weights.shared_gate_up, "shared_gate_up", (shared, 2 * width, hidden), dtype)
-    expect(weights.shared_down, "shared_down", (shared, hidden, width), dtype)
+    expect(weights.gate_up, "gate_up", (held, 2 * width, hidden), dtype)
+    expect(weights.down, "down", (held, hidden, width), dtype)
+    expect(weights.shared_gate_up, "shared_gate_up", (shared, 2 * shared_width, hidden), dtype)
+    expect(weights.shared_down, "shared_down", (shared, hidden, shared_width), dtype)
     return form or form_for(x_ND.device)

@@ -29,8 +29,9 @@ def mixture(x_ND: Tensor, weights: MixtureWeights) -> Tensor:
         for slot, weight in enumerate(by_row.weights_NJ[row]):
             shared = slot - weights.chosen
             if shared < 0:
-                expert = int(by_row.experts_NK[row, slot])
-                out[row] += weight * _gated(x, weights.gate_up[expert], weights.down[expert])
+                expert = int(by_row.experts_NK[row, slot]) - weights.first
+                if 0 <= expert < weights.held:
+                    out[row] += weight * _gated(x, weights.gate_up[expert], weights.down[expert])
             else:
                 out[row] += weight * _gated(x, weights.shared_gate_up[shared], weights.shared_down[shared])
     return out.to(x_ND.dtype)

@@ -71,14 +71,32 @@ def route_kernel(
 
 
 @triton.jit
+def _gate_up(x, matrix, f, D: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr):
+    """Inner values `f` of a row, of a matrix of width F."""
+    gate = tl.zeros((BO,), tl.float32)
+    up = tl.zeros((BO,), tl.float32)
+    for start in range(0, D, BI):
+        d = start + tl.arange(0, BI)
+        part = tl.load(x + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
+        at = matrix + f[:, None] * D + d[None, :]
+        seen = (f < F)[:, None] & (d < D)[None, :]
+        gate += tl.sum(tl.load(at, mask=seen, other=0.0).to(tl.float32) * part, axis=1)
+        up += tl.sum(tl.load(at + F * D, mask=seen, other=0.0).to(tl.float32) * part, axis=1)
+    return gate * tl.sigmoid(gate) * up
+
+
+@triton.jit
 def gate_up_kernel(
     x,
     experts,
     gate_up,
     shared_gate_up,
     inner,
+    first,
     D: tl.constexpr,
     F: tl.constexpr,
+    G: tl.constexpr,
+    L: tl.constexpr,
     S: tl.constexpr,
     K: tl.constexpr,
     BO: tl.constexpr,
@@ -87,22 +105,28 @@ def gate_up_kernel(
     row = tl.program_id(0)
     slot = tl.program_id(1)
     f = tl.program_id(2) * BO + tl.arange(0, BO)
+    to = inner + (row * (K + S) + slot) * F + f
     if slot < K:
-        expert = tl.load(experts + row * K + slot).to(tl.int64)
-        matrix = gate_up + expert * (2 * F * D)
+        expert = tl.load(experts + row * K + slot).to(tl.int64) - first
+        if (expert >= 0) & (expert < L):
+            value = _gate_up(x + row * D, gate_up + expert * (2 * F * D), f, D, F, BO, BI)
+            tl.store(to, rounded(value, inner.dtype.element_ty), mask=f < F)
     else:
-        matrix = shared_gate_up + (slot - K) * (2 * F * D)
-    gate = tl.zeros((BO,), tl.float32)
-    up = tl.zeros((BO,), tl.float32)
-    for start in range(0, D, BI):
-        d = start + tl.arange(0, BI)
-        part = tl.load(x + row * D + d, mask=d < D, other=0.0).to(tl.float32)[None, :]
-        at = matrix + f[:, None] * D + d[None, :]
-        seen = (f < F)[:, None] & (d < D)[None, :]
-        gate += tl.sum(tl.load(at, mask=seen, other=0.0).to(tl.float32) * part, axis=1)
-        up += tl.sum(tl.load(at + F * D, mask=seen, other=0.0).to(tl.float32) * part, axis=1)
-    value = gate * tl.sigmoid(gate) * up
-    tl.store(inner + (row * (K + S) + slot) * F + f, rounded(value, inner.dtype.element_ty), mask=f < F)
+        value = _gate_up(x + row * D, shared_gate_up + (slot - K) * (2 * G * D), f, D, G, BO, BI)
+        tl.store(to, rounded(value, inner.dtype.element_ty), mask=f < G)
+
+
+@triton.jit
+def _down(inner, matrix, d, D: tl.constexpr, F: tl.constexpr, BO: tl.constexpr, BI: tl.constexpr):
+    """Outputs `d` of F inner values."""
+    part = tl.zeros((BO,), tl.float32)
+    for start in range(0, F, BI):
+        f = start + tl.arange(0, BI)
+        values = tl.load(inner + f, mask=f < F, other=0.0).to(tl.float32)[None, :]
+        seen = (d < D)[:, None] & (f < F)[None, :]
+        tile = tl.load(matrix + d[:, None] * F + f[None, :], mask=seen, other=0.0).to(tl.float32)
+        part += tl.sum(tile * values, axis=1)
+    return part
 
 
 @triton.jit
@@ -113,8 +137,11 @@ def down_kernel(
     down,
     shared_down,
     out,
+    first,
     D: tl.constexpr,
     F: tl.constexpr,
+    G: tl.constexpr,
+    L: tl.constexpr,
     S: tl.constexpr,
     K: tl.constexpr,
     BO: tl.constexpr,
@@ -123,20 +150,14 @@ def down_kernel(
     row = tl.program_id(0)
     d = tl.program_id(1) * BO + tl.arange(0, BO)
     total = tl.zeros((BO,), tl.float32)
-    for slot in range(K + S):
-        if slot < K:
-            expert = tl.load(experts + row * K + slot).to(tl.int64)
-            matrix = down + expert * (D * F)
-        else:
-            matrix = shared_down + (slot - K) * (D * F)
-        part = tl.zeros((BO,), tl.float32)
-        for start in range(0, F, BI):
-            f = start + tl.arange(0, BI)
-            of_slot = inner + (row * (K + S) + slot) * F + f
-            values = tl.load(of_slot, mask=f < F, other=0.0).to(tl.float32)[None, :]
-            seen = (d < D)[:, None] & (f < F)[None, :]
-            tile = tl.load(matrix + d[:, None] * F + f[None, :], mask=seen, other=0.0).to(tl.float32)
-            part += tl.sum(tile * values, axis=1)
+    for slot in range(K):
+        expert = tl.load(experts + row * K + slot).to(tl.int64) - first
+        if (expert >= 0) & (expert < L):
+            part = _down(inner + (row * (K + S) + slot) * F, down + expert * (D * F), d, D, F, BO, BI)
+            total += part * tl.load(weights + row * (K + S) + slot)
+    for shared in range(S):
+        slot = K + shared
+        part = _down(inner + (row * (K + S) + slot) * F, shared_down + shared * (D * G), d, D, G, BO, BI)
         total += part * tl.load(weights + row * (K + S) + slot)
     tl.store(out + row * D + d, rounded(total, out.dtype.element_ty), mask=d < D)
 
@@ -173,18 +194,19 @@ def mixture(x_ND: Tensor, weights: MixtureWeights) -> Tensor:
         return out
     experts, shares = route(x_ND, weights)
     inner = x_ND.new_empty(rows, slots, weights.width)
-    sizes = {"D": weights.hidden, "F": weights.width, "S": weights.shared, "K": weights.chosen}
+    widths = {"F": weights.width, "G": weights.shared_width}
+    sizes = {"D": weights.hidden, **widths, "L": weights.held, "S": weights.shared, "K": weights.chosen}
     tile = {"BO": _OUTPUTS, "BI": _INPUTS}
     gate_up_kernel[(rows, slots, triton.cdiv(weights.width, _OUTPUTS))](
-        x_ND, experts, weights.gate_up, weights.shared_gate_up, inner, **sizes, **tile
+        x_ND, experts, weights.gate_up, weights.shared_gate_up, inner, weights.first, **sizes, **tile
     )
     down_kernel[(rows, triton.cdiv(weights.hidden, _OUTPUTS))](
-        inner, experts, shares, weights.down, weights.shared_down, out, **sizes, **tile
+        inner, experts, shares, weights.down, weights.shared_down, out, weights.first, **sizes, **tile
     )
     return out
 
 
-_SMALL_30B = {"D": 2048, "F": 768, "S": 2, "K": 6}
+_SMALL_30B = {"D": 2048, "F": 768, "G": 768, "L": 128, "S": 2, "K": 6}
 _TILE = {"BO": _OUTPUTS, "BI": _INPUTS}
 _WIDE_LOADS = ("ld.global.v4.b32",)
 BUILDS = (
@@ -202,7 +224,11 @@ BUILDS = (
     Build(
         "gate_up of small-30b-a3b",
         gate_up_kernel,
-        {**dict.fromkeys(("x", "gate_up", "shared_gate_up", "inner"), "*bf16"), "experts": "*i32"},
+        {
+            **dict.fromkeys(("x", "gate_up", "shared_gate_up", "inner"), "*bf16"),
+            "experts": "*i32",
+            "first": "i32",
+        },
         {**_SMALL_30B, **_TILE},
         instructions=_WIDE_LOADS,
     ),
@@ -211,8 +237,7 @@ BUILDS = (
         down_kernel,
         {
             **dict.fromkeys(("inner", "down", "shared_down", "out"), "*bf16"),
-            "experts": "*i32",
-            "weights": "*fp32",
+            **{"experts": "*i32", "weights": "*fp32", "first": "i32"},
         },
         {**_SMALL_30B, **_TILE},
         instructions=_WIDE_LOADS,

@@ -19,20 +19,30 @@ class Route(NamedTuple):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MixtureWeights:
-    """E routed and S shared experts of width f on rows of d; matrices of one dtype, that of the rows."""
+    """E routed and S shared experts on rows of d; matrices of one dtype, that of the rows.
+
+    One rank of several holds L of the routed experts in a run, and a part of the width of each shared one; what it
+    makes is its part of a sum over ranks. Alone, L = E.
+    """
 
     router: Tensor  # [E + S, d]
     balance: Tensor  # float32 [E], added for the choice only
-    gate_up: Tensor  # [E, 2 f, d], the gate's rows first
-    down: Tensor  # [E, d, f]
-    shared_gate_up: Tensor  # [S, 2 f, d]
-    shared_down: Tensor  # [S, d, f]
+    gate_up: Tensor  # [L, 2 f, d], the gate's rows first
+    down: Tensor  # [L, d, f]
+    shared_gate_up: Tensor  # [S, 2 g, d]
+    shared_down: Tensor  # [S, d, g]
     chosen: int  # K
     scale: float  # of all weights
+    first: int = 0  # of the routed experts, the first that is here
 
     @property
     def experts(self) -> int:
         """E."""
+        return len(self.balance)
+
+    @property
+    def held(self) -> int:
+        """L."""
         return len(self.gate_up)
 
     @property
@@ -49,3 +59,8 @@ class MixtureWeights:
     def width(self) -> int:
         """f."""
         return self.gate_up.shape[1] // 2
+
+    @property
+    def shared_width(self) -> int:
+        """g: f, or the part of it that is here."""
+        return self.shared_gate_up.shape[1] // 2

@@ -8,6 +8,7 @@ another, and nothing in the pool outlives its pass.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from typing import Any, Protocol
 
 import torch
 
@@ -15,11 +16,28 @@ WARM_UPS = 2
 """Before a capture: kernels are compiled and libraries take their memory, which a capture may not do."""
 
 
+class Tally(Protocol):
+    """Counts what a pass does, in what the pass calls; a replay calls nothing."""
+
+    def mark(self) -> Any:
+        """How far it has counted."""
+        ...
+
+    def take_back(self, mark: Any) -> Any:
+        """What was counted since, which was captured and has not run: it is counted no more."""
+        ...
+
+    def again(self, cost: Any) -> None:
+        """That ran."""
+        ...
+
+
 class Graphs:
     """Of passes over one set of buffers, replayed on the stream that is current."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, tally: Tally | None = None) -> None:
+        self._device, self._tally = device, tally
+        self._costs: dict[Hashable, Any] = {}
         self.enabled = device.type == "cuda"
         """Off: passes are called, as on a CPU; what was captured is kept."""
         self._captured: dict[Hashable, torch.cuda.CUDAGraph] = {}
@@ -41,13 +59,18 @@ class Graphs:
                 run()
         here.wait_stream(aside)
         graph = torch.cuda.CUDAGraph()
+        mark = self._tally.mark() if self._tally else None
         with torch.cuda.graph(graph, pool=self._pool):
             run()
         self._captured[key] = graph
+        if self._tally:
+            self._costs[key] = self._tally.take_back(mark)
 
     def run(self, key: Hashable, run: Callable[[], None]) -> None:
         """Replay what was captured for that key; what was not, and all when not `enabled`, is called."""
         if self.enabled and key in self._captured:
             self._captured[key].replay()
+            if self._tally:
+                self._tally.again(self._costs[key])
         else:
             run()

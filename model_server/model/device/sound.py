@@ -38,6 +38,12 @@ class DeviceSound:
         for name in self.voice.__slots__:
             getattr(self.voice, name)[row] = getattr(self._fresh, name)[0]
 
+    def copy(self, row: int, to: int) -> None:
+        """The voice of `to` becomes that of `row`."""
+        for name in self.voice.__slots__:
+            kept = getattr(self.voice, name)
+            kept[to] = kept[row]
+
     def __call__(
         self, hidden_B4d: Tensor, noise_NX: Tensor, pcm_BS: Tensor, rows_B: Tensor, there_B: Tensor
     ) -> None:

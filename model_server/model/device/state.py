@@ -6,6 +6,7 @@ a batch is filled up with it, and it is never written.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -99,6 +100,30 @@ class DeviceState:
         """The call of `row` has ended."""
         assert self._open[row], f"row {row} is not open"
         self._open[row] = False
+
+    def copy(self, row: int, to: int) -> None:
+        """For measuring: the call of `to` becomes like that of `row`."""
+        assert self._open[row] and self._open[to], (row, to)
+        for number, layer in enumerate(self.layers):
+            pages = self.reaches[self.config.is_global(number)].pages
+            for part in (layer.pages.keys, layer.pages.values):
+                part[to * pages : (to + 1) * pages] = part[row * pages : (row + 1) * pages]
+            for rows in layer.convolutions():
+                rows[to] = rows[row]
+        self.positions[to] = self.positions[row]
+
+    def age(self, row: int, positions: int) -> int:
+        """For measuring: as if the call, whose rings are full, had come at least so many positions further, saying
+        the same again.
+
+        Returns by how many: whole rounds of all rings, so that each position lies where it would.
+        """
+        full = max(reach.ring * reach.page for reach in self.reaches)
+        assert self._open[row] and int(self.positions[row]) >= full, (row, full)
+        round_trip = math.lcm(*(reach.ring * reach.page for reach in self.reaches))
+        further = -(-positions // round_trip) * round_trip
+        self.positions[row] += further
+        return further
 
     def is_open(self, row: int) -> bool:
         """Whether it has a call."""

@@ -13,7 +13,7 @@ inputs in, starts the passes and copies the reply out; between passes it may loo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from media.timebase import TURN_SAMPLES
-from model_server.model.device.graphs import Graphs
+from model_server.model.device.graphs import Graphs, Tally
 from model_server.model.device.layer import DeviceLayer
 from model_server.model.device.passes import Pass, finish_pass, make_pass
 from model_server.model.device.sound import DeviceSound
@@ -68,8 +68,14 @@ class DeviceStep:
         contexts: Sequence[int] = CONTEXTS,
         flow_steps: int = 1,
         form: Form | None = None,
+        add: Callable[[Tensor], Tensor] | None = None,
+        tally: Tally | None = None,
     ) -> None:
-        """On the device and in the dtype of the model's weights, which may change no more. `form`: of the ops."""
+        """On the device and in the dtype of the model's weights, which may change no more.
+
+        `form`: of the ops. `add`: of the model of one rank, the sum over ranks of a tensor, which it may overwrite;
+        `tally`: counts them.
+        """
         self.buckets, self.contexts = tuple(sorted(buckets)), tuple(sorted(contexts))
         self._model, self._config = model, model.config
         like = model.unembedding.weight
@@ -79,11 +85,11 @@ class DeviceStep:
         )
         reaches = self.state.reaches
         self._layers = [
-            DeviceLayer(_plain(layer), reaches[model.config.is_global(number)], form)
+            DeviceLayer(_plain(layer), reaches[model.config.is_global(number)], form, add)
             for number, layer in enumerate(model.trunk.layers)
         ]
         self._sound = DeviceSound(head, sessions + 1, flow_steps, device, form)
-        self.graphs = Graphs(device)
+        self.graphs = Graphs(device, tally)
         self._buffers = Buffers.of(self.buckets[-1], self.contexts[-1], model, sessions)
         self._host = HostBuffers.of(self.buckets[-1], device)
 
@@ -96,6 +102,12 @@ class DeviceStep:
     def close(self, row: int) -> None:
         """The call of `row` has ended."""
         self.state.close(row)
+
+    @torch.inference_mode()
+    def copy(self, row: int, to: int) -> None:
+        """For measuring: the call of `to` becomes like that of `row`."""
+        self.state.copy(row, to)
+        self._sound.copy(row, to)
 
     @property
     def voice_bytes(self) -> int:

@@ -214,6 +214,23 @@ def test_calls_cost_what_is_said_and_no_more_later(checkpoint: Path) -> None:
     assert engine.most_positions == DigitsEngine(checkpoint).most_positions
 
 
+def test_for_measuring_calls_are_made_alike_and_old(both: Both) -> None:
+    for slot in (1, 4, 6):
+        both.do(lambda engine, slot=slot: engine.open(slot, ""))
+    for turn in range(40):
+        both.turn(turn, [1, 4, 6] if turn < 3 else [4])
+    engine = both.device
+    before = engine._position(4)
+    both.do(lambda engine: engine.age(4, 10_000))
+    assert engine._position(4) >= before + 10_000
+    for turn in range(40, 44):
+        both.turn(turn, [4])
+    engine.repeat(4)
+    assert [engine._position(slot) for slot in (1, 4, 6)] == [engine._position(4)] * 3
+    engine.step(batch_of({slot: 44 for slot in (1, 4, 6)}, {slot: noise_of(slot, 44) for slot in (1, 4, 6)}))
+    assert engine.check() == [] and both.said_something
+
+
 def test_steps_are_measured_before_calls_come_and_nothing_is_left_of_it(checkpoint: Path) -> None:
     engine = on_cpu(checkpoint, calls=1)
     assert calibrate(engine, 1, 1).predict_ns(1) > 0
@@ -245,7 +262,8 @@ def test_there_is_room_for_all_that_a_turn_may_bring() -> None:
     [
         ({"name": "echo"}, "device = 'cuda:99' with engine = 'echo': only digits .* take --engine digits"),
         ({"name": "moshi"}, "device = 'cuda:99' with engine = 'moshi': only digits"),
-        ({"ranks": 2}, "device = 'cuda:99' with ranks = 2: .* set ranks to 1, or device to cpu"),
+        ({"ranks": 2}, "device = 'cuda:99' with ranks = 2: .* set device to cuda, or ranks to 1"),
+        ({"ranks": 99, "device": "cuda"}, "device = 'cuda:[0-9]+': found .*; expected .*"),
         (
             {},
             r"device = 'cuda:99': found (no|\d+) CUDA devices? \(torch .*\); expected .*, or take --device cpu",
@@ -318,6 +336,7 @@ def test_on_a_gpu_it_says_what_it_says_on_a_cpu() -> None:
     device = device_of("cuda")
     halved = DeviceEngine(CHECKPOINT, device=device, calls=2)
     assert halved._model.unembedding.weight.dtype is torch.bfloat16
+    halved.warm(2)
     assert halved.gauges["graphs_captured"] == 2 * (5 + 2)
     assert all(heard.captions for heard in rehearse(halved, chosen)) and halved.check() == []
     exact = DeviceEngine(CHECKPOINT, device=device, calls=2, products=torch.float32)

@@ -25,8 +25,6 @@ from model_server.batch import Batch, Results
 from model_server.engine import personas
 from model_server.engine.digits import DigitsEngine
 from model_server.engine.own_voice import OwnVoice
-from model_server.model.sharding.parallel import Collectives
-from model_server.ranks.collectives import collectives_of
 from model_server.ranks.engine import EngineOptions, RankEngine
 from model_server.ranks.memory import RankMemory
 from model_server.training import cases
@@ -91,13 +89,13 @@ def compared(
     seen["loudest"] = max(seen["loudest"], int(np.abs(wanted.pcm_BS.astype(np.int32)).max()))
 
 
-def rank_main(checkpoint: Path, descriptor: int, rank: int, directory: Path) -> None:
+def rank_main(checkpoint: Path, descriptor: int, meeting: int, rank: int, directory: Path) -> None:
     torch.set_num_threads(1)
-    memory = RankMemory(descriptor, rank, 2)
-    collectives: Collectives = collectives_of(memory)
-    engine = RankEngine(
-        EngineOptions(checkpoint, personas.DEFAULT, products="float32"), rank, memory.ranks, collectives
-    )
+    memory = RankMemory(descriptor, meeting, rank, 2)
+    options = EngineOptions(checkpoint, personas.DEFAULT, products="float32")
+    collectives = options.collectives_of(memory)
+    engine = RankEngine(options, rank, memory.ranks, collectives)
+    collectives.connect()
     record = pickle.loads((directory / "record").read_bytes())
     (directory / f"seen-{rank}").write_text(json.dumps(replayed(engine, record)))
 
@@ -106,11 +104,10 @@ def main(checkpoint: Path, directory: Path, count: int, skills: list[str]) -> in
     recorder = Recorder(DigitsEngine(checkpoint, products=torch.float32))
     heard = list(rehearse(recorder, cases.of(skills, count)))
     (directory / "record").write_bytes(pickle.dumps(recorder.record))
-    descriptor = RankMemory.create(2).descriptor
+    memory = RankMemory.create(2)
+    shared = (memory.descriptor, memory.meeting)
     fork = multiprocessing.get_context("fork")  # one thread: torch is imported once
-    ranks = [
-        fork.Process(target=rank_main, args=(checkpoint, descriptor, rank, directory)) for rank in (0, 1)
-    ]
+    ranks = [fork.Process(target=rank_main, args=(checkpoint, *shared, rank, directory)) for rank in (0, 1)]
     for process in ranks:
         process.start()
     until = time.monotonic() + PATIENCE_S

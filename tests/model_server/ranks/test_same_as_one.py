@@ -49,6 +49,38 @@ def test_a_leader_and_its_follower_answer_as_one_engine_does(two: Path) -> None:
         assert counted["all_reduce"]["calls"] >= 20 * 2 * 3 and counted["all_reduce"]["bytes"] > 0
 
 
+@pytest.mark.parametrize(("sums", "way"), [("auto", "shared_memory"), ("gloo", "gloo")])
+def test_so_do_ranks_of_the_step_that_a_gpu_repeats(two: Path, sums: str, way: str) -> None:
+    pytest.importorskip("triton", reason="the ops need the extra: pip install 'microturn[kernels]'")
+    alone = DigitsEngine(two, products=torch.float32)
+    told = {"products": "float32", "device": "cpu", "calls": CALLS, "sums": sums}
+    with RankedEngine(EngineOptions(two, personas.DEFAULT, **told), 2) as ranked:
+        for engine in (alone, ranked):
+            for slot in range(CALLS):
+                engine.open(slot, "")
+        for turn in range(12):
+            wanted, found = alone.step(batch(turn)), ranked.step(batch(turn))
+            assert found.said == wanted.said, turn
+            apart = np.abs(found.pcm_BS.astype(np.int32) - wanted.pcm_BS).max()
+            assert apart <= SAMPLE, (turn, apart)
+        assert np.abs(wanted.pcm_BS.astype(np.int32)).max() > 1000
+        assert ranked.check() == []
+        for slot in range(CALLS):
+            ranked.close(slot)
+        ranked.warm(1)
+        counted = ranked.meter.fields()
+        assert counted["all_reduce"]["way"] == counted["all_gather"]["way"] == way
+        assert counted["all_reduce"]["calls"] >= 12 * 2 * 3
+        sums_so_far = sum(each["calls"] for each in counted.values())
+        assert ranked.gauges["rank_sums_total"] == sums_so_far and ranked.gauges["graphs_captured"] == 0
+
+
+def test_a_way_that_ranks_do_not_have_is_refused(two: Path) -> None:
+    options = EngineOptions(two, personas.DEFAULT, products="float32", sums="multimem")
+    with pytest.raises(ValueError, match="sums = 'multimem': these ranks have shared_memory, gloo; take one"):
+        RankedEngine(options, 2)
+
+
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not here")
 def test_rehearsed_conversations_with_the_shipped_network(tmp_path: Path) -> None:
     script = Path(__file__).with_name("replay.py")

@@ -4,7 +4,7 @@ A row and one of its experts, routed or shared, are a *pair*. Blocks are laid ou
 depend on the number of rows alone: nothing waits for the host, and a graph can be captured. A block that no expert
 needs ends at once. Each pair writes its own row, and a row's pairs are added in their order: no atomics.
 
-    P = N * J pairs        J = K + S        E + S experts, the shared ones last
+    P = N * J pairs        J = K + S        L + S experts here, the shared ones last; then those that are elsewhere
 """
 
 from __future__ import annotations
@@ -27,9 +27,30 @@ _FEW, _MANY = 16, 64
 
 
 @triton.jit
-def _matrix_of(expert, routed, shared, E: tl.constexpr, SIZE: tl.constexpr):
-    """Where the matrix of an expert begins, routed or shared."""
-    return routed + expert * SIZE if expert < E else shared + (expert - E) * SIZE
+def _gate_up(
+    rows_at,
+    matrix,
+    f,
+    seen,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    BM: tl.constexpr,
+    BO: tl.constexpr,
+    BI: tl.constexpr,
+    CORES: tl.constexpr,
+):
+    """Inner values `f` of some rows, of a matrix of width F."""
+    gate = tl.zeros((BM, BO), tl.float32)
+    up = tl.zeros((BM, BO), tl.float32)
+    for start in range(0, D, BI):
+        d = start + tl.arange(0, BI)
+        mask = seen[:, None] & (d < D)[None, :]
+        rows = tl.load(rows_at[:, None] + d[None, :], mask=mask, other=0.0).to(tl.float32)
+        at = matrix + f[None, :] * D + d[:, None]
+        inside = (f < F)[None, :] & (d < D)[:, None]
+        gate = multiplied(rows, tl.load(at, mask=inside, other=0.0), gate, CORES)
+        up = multiplied(rows, tl.load(at + F * D, mask=inside, other=0.0), up, CORES)
+    return gate * tl.sigmoid(gate) * up
 
 
 @triton.jit
@@ -43,7 +64,8 @@ def gate_up_grouped_kernel(
     P,
     D: tl.constexpr,
     F: tl.constexpr,
-    E: tl.constexpr,
+    G: tl.constexpr,
+    L: tl.constexpr,
     S: tl.constexpr,
     J: tl.constexpr,
     BM: tl.constexpr,
@@ -53,23 +75,46 @@ def gate_up_grouped_kernel(
 ):
     block = tl.program_id(0)
     expert = tl.load(expert_of_block + block).to(tl.int64)
-    if expert < E + S:
+    if expert < L + S:
         pair = tl.load(pairs_of_block + block * BM + tl.arange(0, BM)).to(tl.int64)
         seen = pair < P
         f = tl.program_id(1) * BO + tl.arange(0, BO)
-        matrix = _matrix_of(expert, gate_up, shared_gate_up, E, 2 * F * D)
-        gate = tl.zeros((BM, BO), tl.float32)
-        up = tl.zeros((BM, BO), tl.float32)
-        for start in range(0, D, BI):
-            d = start + tl.arange(0, BI)
-            of_rows = x + (pair // J)[:, None] * D + d[None, :]
-            rows = tl.load(of_rows, mask=seen[:, None] & (d < D)[None, :], other=0.0).to(tl.float32)
-            at = matrix + f[None, :] * D + d[:, None]
-            inside = (f < F)[None, :] & (d < D)[:, None]
-            gate = multiplied(rows, tl.load(at, mask=inside, other=0.0), gate, CORES)
-            up = multiplied(rows, tl.load(at + F * D, mask=inside, other=0.0), up, CORES)
-        value = rounded(gate * tl.sigmoid(gate) * up, inner.dtype.element_ty)
-        tl.store(inner + pair[:, None] * F + f[None, :], value, mask=seen[:, None] & (f < F)[None, :])
+        rows_at = x + (pair // J) * D
+        to = inner + pair[:, None] * F + f[None, :]
+        if expert < L:
+            value = _gate_up(rows_at, gate_up + expert * (2 * F * D), f, seen, D, F, BM, BO, BI, CORES)
+            mask = seen[:, None] & (f < F)[None, :]
+            tl.store(to, rounded(value, inner.dtype.element_ty), mask=mask)
+        else:
+            matrix = shared_gate_up + (expert - L) * (2 * G * D)
+            value = _gate_up(rows_at, matrix, f, seen, D, G, BM, BO, BI, CORES)
+            mask = seen[:, None] & (f < G)[None, :]
+            tl.store(to, rounded(value, inner.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def _down(
+    inner_at,
+    matrix,
+    d,
+    seen,
+    D: tl.constexpr,
+    F: tl.constexpr,
+    BM: tl.constexpr,
+    BO: tl.constexpr,
+    BI: tl.constexpr,
+    CORES: tl.constexpr,
+):
+    """Outputs `d` of some rows of F inner values."""
+    total = tl.zeros((BM, BO), tl.float32)
+    for start in range(0, F, BI):
+        f = start + tl.arange(0, BI)
+        mask = seen[:, None] & (f < F)[None, :]
+        rows = tl.load(inner_at[:, None] + f[None, :], mask=mask, other=0.0).to(tl.float32)
+        inside = (d < D)[None, :] & (f < F)[:, None]
+        tile = tl.load(matrix + d[None, :] * F + f[:, None], mask=inside, other=0.0)
+        total = multiplied(rows, tile, total, CORES)
+    return total
 
 
 @triton.jit
@@ -84,7 +129,8 @@ def down_grouped_kernel(
     P,
     D: tl.constexpr,
     F: tl.constexpr,
-    E: tl.constexpr,
+    G: tl.constexpr,
+    L: tl.constexpr,
     S: tl.constexpr,
     BM: tl.constexpr,
     BO: tl.constexpr,
@@ -93,22 +139,20 @@ def down_grouped_kernel(
 ):
     block = tl.program_id(0)
     expert = tl.load(expert_of_block + block).to(tl.int64)
-    if expert < E + S:
+    if expert < L + S:
         pair = tl.load(pairs_of_block + block * BM + tl.arange(0, BM)).to(tl.int64)
         seen = pair < P
         d = tl.program_id(1) * BO + tl.arange(0, BO)
-        matrix = _matrix_of(expert, down, shared_down, E, D * F)
-        total = tl.zeros((BM, BO), tl.float32)
-        for start in range(0, F, BI):
-            f = start + tl.arange(0, BI)
-            of_pairs = inner + pair[:, None] * F + f[None, :]
-            rows = tl.load(of_pairs, mask=seen[:, None] & (f < F)[None, :], other=0.0).to(tl.float32)
-            inside = (d < D)[None, :] & (f < F)[:, None]
-            tile = tl.load(matrix + d[None, :] * F + f[:, None], mask=inside, other=0.0)
-            total = multiplied(rows, tile, total, CORES)
         weight = tl.load(weights + pair, mask=seen, other=0.0)
         at = out + pair[:, None] * D + d[None, :]
-        tl.store(at, total * weight[:, None], mask=seen[:, None] & (d < D)[None, :])
+        mask = seen[:, None] & (d < D)[None, :]
+        if expert < L:
+            total = _down(inner + pair * F, down + expert * (D * F), d, seen, D, F, BM, BO, BI, CORES)
+            tl.store(at, total * weight[:, None], mask=mask)
+        else:
+            matrix = shared_down + (expert - L) * (D * G)
+            total = _down(inner + pair * F, matrix, d, seen, D, G, BM, BO, BI, CORES)
+            tl.store(at, total * weight[:, None], mask=mask)
 
 
 def blocks_of(experts_P: Tensor, experts: int, rows: int) -> tuple[Tensor, Tensor]:
@@ -132,20 +176,25 @@ def blocks_of(experts_P: Tensor, experts: int, rows: int) -> tuple[Tensor, Tenso
 
 def mixture(x_ND: Tensor, weights: MixtureWeights, by_row: Route) -> Tensor:
     """As `turn_kernels.mixture.mixture`, with at least one row."""
-    rows, experts, shared = len(x_ND), weights.experts, weights.shared
-    slots = weights.chosen + shared
-    last = torch.arange(experts, experts + shared, device=x_ND.device).expand(rows, -1)
-    experts_P = torch.cat([by_row.experts_NK.long(), last], 1).flatten()
+    rows, held, shared = len(x_ND), weights.held, weights.shared
+    slots, nobody = weights.chosen + shared, held + shared
+    experts_NK = by_row.experts_NK.long() - weights.first
+    experts_NK = torch.where((experts_NK >= 0) & (experts_NK < held), experts_NK, nobody)
+    last = torch.arange(held, nobody, device=x_ND.device).expand(rows, -1)
+    experts_P = torch.cat([experts_NK, last], 1).flatten()
     tile = {
-        "BM": _FEW if len(experts_P) <= _FEW * experts else _MANY,
+        "BM": _FEW if len(experts_P) <= _FEW * weights.experts else _MANY,
         "BO": _OUTPUTS,
         "BI": _INPUTS,
         "CORES": x_ND.dtype == torch.bfloat16 and not interpreted(),
     }
-    sizes = {"D": weights.hidden, "F": weights.width, "E": experts, "S": shared}
-    pairs_of_block, expert_of_block = blocks_of(experts_P, experts + shared, tile["BM"])
+    widths = {"F": weights.width, "G": weights.shared_width}
+    sizes = {"D": weights.hidden, **widths, "L": held, "S": shared}
+    pairs_of_block, expert_of_block = blocks_of(experts_P, nobody + 1, tile["BM"])
     inner = x_ND.new_empty(len(experts_P), weights.width)
     parts = torch.empty(rows, slots, weights.hidden, dtype=torch.float32, device=x_ND.device)
+    if held < weights.experts:
+        parts.zero_()  # of pairs that are elsewhere
     gate_up_grouped_kernel[(len(expert_of_block), triton.cdiv(weights.width, _OUTPUTS))](
         x_ND,
         pairs_of_block,
@@ -173,7 +222,7 @@ def mixture(x_ND: Tensor, weights: MixtureWeights, by_row: Route) -> Tensor:
     return parts.sum(1).to(x_ND.dtype)
 
 
-_SMALL_30B = {"D": 2048, "F": 768, "E": 128, "S": 2, "BO": _OUTPUTS, "BI": _INPUTS, "CORES": True}
+_SMALL_30B = {"D": 2048, "F": 768, "G": 768, "L": 128, "S": 2, "BO": _OUTPUTS, "BI": _INPUTS, "CORES": True}
 _TABLES = {**dict.fromkeys(("pairs_of_block", "expert_of_block"), "*i32"), "P": "i32"}
 BUILDS = (
     Build(

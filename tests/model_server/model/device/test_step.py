@@ -206,6 +206,24 @@ def test_a_row_that_is_opened_again_knows_nothing(model: Any, head: Any) -> None
     assert torch.equal(step.turn([1], first, noise_of(0, 1)).hidden, wanted)
 
 
+def test_a_call_made_like_another_goes_on_as_that_one_does(model: Any, head: Any) -> None:
+    step, rng = device_step(model, head, 3), np.random.default_rng(6)
+    for row in range(3):
+        step.open(row)
+    for turn in range(9):
+        rows = [0, 1, 2] if turn % 2 else [1]
+        step.turn(rows, TurnInputs.of([a_turn(rng) for _ in rows]), noise_of(turn, len(rows)))
+    step.copy(1, 2)
+    for turn in range(3):
+        same, noise = a_turn(rng), noise_of(turn, 1).repeat(3, 1)
+        turned = step.turn([0, 1, 2], TurnInputs.of([same] * 3), noise)
+        assert turned.tokens[1] == turned.tokens[2]
+        torch.testing.assert_close(turned.hidden[2], turned.hidden[1], **CLOSE)
+        assert not torch.allclose(turned.hidden[0], turned.hidden[1], **CLOSE)
+        assert int((turned.pcm[1].int() - turned.pcm[2].int()).abs().max()) <= LSB
+    assert step.state.broken() == []
+
+
 def test_sessions_cost_what_is_said(model: Any, head: Any) -> None:
     step = device_step(model, head, 3)
     kept = sum(
