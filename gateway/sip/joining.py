@@ -373,14 +373,15 @@ class Joining:
     def look_after(self, now_ns: int, rtp_timeout_s: float, hold_timeout_s: float) -> None:
         """Silence of the person's line, and what went wrong."""
         for guest in list(self):
-            guest.call.lock_source()
+            silent_ns = guest.silent_ns(now_ns)
+            guest.call.lock_source(silent_ns)
             patience_s = hold_timeout_s if guest.call.held else rtp_timeout_s
             ear = guest.call.ear
             if (wrong := guest.wrong or (ear.wrong if ear is not None else None)) is not None:
                 log.error("a conference is broken", call=guest.session.name, exc_info=wrong)
                 self._counters.calls_broken += 1
                 guest.hang_up("error")
-            elif guest.silent_ns(now_ns) > patience_s * NS_PER_S:
+            elif silent_ns > patience_s * NS_PER_S:
                 self._counters.rtp_timeouts += 1
                 guest.hang_up("no-rtp")
 

@@ -140,9 +140,9 @@ class SourceSettings(BaseSettings):
     """Of telephones' sound."""
 
     rtp_source: Literal["learn", "lock", "sdp"] = Field(
-        "learn",
-        description="whom the sound of telephone calls may come from: learn follows whoever sends, lock has the "
-        "first address that was heard alone, sdp the one that was told; a trunk may have its own",
+        "lock",
+        description="whom the sound of telephone calls may come from: lock has the first address that was heard "
+        "alone, sdp the one that was told, learn follows whoever sends; a trunk may have its own",
     )
 
     def rtp_source_of(self, trunk: Trunk | None) -> str:

@@ -336,11 +336,12 @@ class Worker:
         for session in list(self._sessions.values()):
             if session.recording is not None:
                 session.recording.poll()
-            session.call.lock_source()
+            silent_ns = session.check_stream(now_ns)
+            session.call.lock_source(silent_ns)
             # on hold nothing need come; but while the main process is away, nobody could resume or end it
             is_held = session.leg.held and self.link.is_up
             patience_s = self.options.hold_timeout_s if is_held else self.options.rtp_timeout_s
-            if session.check_stream(now_ns) > patience_s * NS_PER_S:
+            if silent_ns > patience_s * NS_PER_S:
                 self.counters.rtp_timeouts += 1
                 log.info("no RTP", call=session.name, seconds=patience_s, held=session.leg.held)
                 session.cause = session.cause or "no-rtp"

@@ -107,8 +107,8 @@ def judge_partition(outcome: Outcome, logs: list[CallLog], span: Span) -> None:
 async def flood(plan: Plan) -> Outcome:
     """RTP of strangers at live calls: locked to their callers (`rtp_source = lock`) they hear nothing of it.
 
-    `learn`, the setting's default, follows whoever sends: sound is the strangers' as long as they send, and the
-    caller's again at most 2 s later.
+    `learn` follows whoever sends: sound is the strangers' as long as they send, and the caller's again at most 2 s
+    later.
     """
     outcome, learn = Outcome("flood"), Outcome("")
     logs, _ = await _flooded(plan, outcome, "lock")

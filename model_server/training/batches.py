@@ -52,14 +52,14 @@ SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "count": count.scene,
 }
 SHARES = {
-    "read back": 0.27,
-    "stop": 0.15,
-    "correct": 0.16,
+    "read back": 0.26,
+    "stop": 0.13,
+    "correct": 0.17,
     "interpret": 0.05,
-    "every": 0.08,
+    "every": 0.11,
     "ask for help": 0.08,
     "mixed": 0.09,
-    "count": 0.12,
+    "count": 0.11,
 }
 """Of the conversations."""
 SHORTENED = 0.75

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from gateway.caller.stream import open_rtp_socket
-from gateway.sip.pj.source import address_of, hear_only
+from gateway.sip.pj.source import LEARN_ANEW_NS, address_of, hear_only
 from gateway.sip.trunks import Trunk
 from loadtests.ports import free_port
 from tests.support.own_gateway import OwnGateway
@@ -96,6 +96,22 @@ def test_a_stranger_is_heard_where_sources_are_learned_alone() -> None:
     locked, by_sdp, learned = (one.result() for one in told)
     assert locked[1] == by_sdp[1] == 0 and min(locked[0], by_sdp[0]) > 15
     assert learned[0] == 0 and learned[1] > 15, "what pjmedia does by itself"
+
+
+def test_a_caller_who_sends_from_elsewhere_without_a_word_is_heard_again_and_nobody_beside_it() -> None:
+    """As when its NAT has forgotten it. Nothing is said of `rtp_source`: this is what callers get."""
+    with OwnGateway.start(rtp_port=43_000) as own, RawCall(own.uri) as call:
+        assert call.talk(2.0) > 50
+        before, call._rtp = call._rtp, open_rtp_socket("127.0.0.1")
+        before.close()
+        assert call.talk(1.0) == 0, "what it was locked to is somebody else's now"
+        call.talk(LEARN_ANEW_NS / 1e9 + 3.0)  # looks come once a second; the last of them locks it again
+        assert call.talk(1.0) > 40
+        assert call.audio is not None
+        with Stranger((call.audio.host, call.audio.port)).sending() as stranger:
+            call.talk(0.6)
+            before_us = stranger.got
+            assert call.talk(0.5) > 15 and stranger.got == before_us
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ import structlog
 
 from gateway.sip.pj.metronome import Ear
 from gateway.sip.pj.pjmedia import STORE_FRAME_MS
-from gateway.sip.pj.source import Policy, address_of, hear_only
+from gateway.sip.pj.source import LEARN_ANEW_NS, Policy, address_of, hear_only
 from gateway.sip.pj.stream import Negotiated, Stream
 from media.chunker import Line
 from media.timebase import FRAME_MS, TURN_MS
@@ -354,14 +354,26 @@ class SipCall(pj.Call):  # type: ignore[misc]
                 if (peer := address_of(remote)) is not None:  # 0.0.0.0 is hold
                     self._hear_only(str(local), peer)
         elif self._locked_to is not None:  # negotiated anew: it may come from elsewhere now
-            own, self._locked_to, self._source = self.getMedTransportInfo(index), None, None
-            hear_only(str(own.localRtpName), None)
-            hear_only(str(own.localRtcpName), None)
+            self._unlock(index)
 
-    def lock_source(self) -> None:
+    def _unlock(self, index: int) -> None:
+        """Hear everybody, until it is locked again."""
+        own, self._locked_to, self._source = self.getMedTransportInfo(index), None, None
+        hear_only(str(own.localRtpName), None)
+        hear_only(str(own.localRtcpName), None)
+
+    def lock_source(self, silent_ns: int) -> None:
         """Once a second: where its RTP comes from now is where it comes from. The library tells the source of the
-        last packet, whosever that was: it has to be the one of the SDP, or, behind NAT, the same at two looks."""
-        if self.rtp_source != "lock" or self._locked_to is not None or self.stream is None or self.held:
+        last packet, whosever that was: it has to be the one of the SDP, or, behind NAT, the same at two looks.
+
+        `silent_ns`: for how long no packet has come. A peer that is not heard any more may send from elsewhere now
+        (its NAT forgot it, a media server took over for another): it is learned anew.
+        """
+        if self.rtp_source != "lock" or self.stream is None or self.held:
+            return
+        if self._locked_to is not None:
+            if silent_ns >= LEARN_ANEW_NS:
+                self._unlock(self.stream.index)
             return
         try:
             own = self.getMedTransportInfo(self.stream.index)

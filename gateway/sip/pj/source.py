@@ -15,8 +15,13 @@ import os
 import socket
 from typing import Final, Literal
 
+from media.timebase import NS_PER_S
+
 Policy = Literal["learn", "lock", "sdp"]
 """As pjmedia does; none but the address that was heard first; none but that of the SDP."""
+LEARN_ANEW_NS: Final = 3 * NS_PER_S
+"""Without a packet of the address that a call is locked to, until another may be heard: longer than what networks
+drop and than pauses between packets of comfort noise, shorter than the silence that ends a call."""
 _libc = ctypes.CDLL(None, use_errno=True)
 _UNSPECIFIED: Final = bytes(16)  # struct sockaddr of AF_UNSPEC: connected to nobody
 

@@ -27,7 +27,7 @@ from model_server.training.mouth import Mouth
 from model_server.training.partner import DIGITS, Ear
 from model_server.training.stage import Stage
 
-WRONG = (0.75, 0.15, 0.07, 0.03)
+WRONG = (0.8, 0.13, 0.05, 0.02)
 """How often so many digits are wrong. With more, a voice that is hard to hear is interrupted for nothing; with much
 fewer, what is expected would be heard in place of what is said."""
 _OVER_MS = 1400

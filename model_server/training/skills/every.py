@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.timebase import MODEL_HZ, TURN_MS
-from model_server.training.callers import says_digits, says_stop, seconds, talks
+from model_server.training.callers import hurried, says_digits, says_stop, seconds, talks
 from model_server.training.conversation import Scene
 from model_server.training.corpus import DIGITS as NAMES
 from model_server.training.mouth import Mouth
@@ -70,7 +70,7 @@ class Every:
 
 def scene(rng: np.random.Generator) -> Scene:
     """Told by the persona, or asked by the caller."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.25:
         number = int(rng.integers(2, 10))
         return Scene(
             "every", ("<persona>", f"<every:{number}>"), [Every(number)], lambda stage: _lets_run(stage, 40)
@@ -79,11 +79,11 @@ def scene(rng: np.random.Generator) -> Scene:
 
 
 def asks(stage: Stage) -> Iterator[None]:
-    """`every five seconds`, in one breath or word by word."""
+    """`every five seconds`, in one breath, fast or slow, or word by word."""
     rng, bank = stage.rng, stage.bank
     at = stage.now + seconds(stage, 0.0, 0.2)
     if rng.random() < 0.7:
-        end = stage.place(bank.request(rng), at)
+        end = stage.place(hurried(bank.request(rng), float(rng.uniform(0.7, 1.5))), at)
     else:
         for label in ("every", NAMES[int(rng.integers(2, 10))], "seconds"):
             end = stage.place(bank.word(rng, label), at)
@@ -95,7 +95,7 @@ def _asks_again(stage: Stage) -> Iterator[None]:
     yield from stage.wait(float(stage.rng.uniform(0.2, 2.0)))
     while not stage.over:
         yield from asks(stage)
-        yield from _lets_run(stage, float(stage.rng.uniform(6, 30)))
+        yield from _lets_run(stage, float(stage.rng.uniform(4, 22)))
 
 
 def _lets_run(stage: Stage, for_s: float) -> Iterator[None]:
