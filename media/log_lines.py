@@ -1,13 +1,19 @@
-"""Where the log goes: a stream that nobody reads any more, or a full disk, costs lines and no calls.
+"""Where the log goes: a reader that is gone or stands still, or a full disk, costs lines and no calls.
 
-What cannot be written is dropped and counted; the next line that can be written has the number, as `lines_lost`.
+What cannot be written at once is dropped and counted; the next line that can be written has the number, as
+`lines_lost`. A pipe holds 64 kB for a reader that is slow for a while.
 """
 
 from __future__ import annotations
 
+import io
+import select
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
+
+_PIECE = 1024
+"""Letters, 4,096 bytes at most: a pipe that has any room takes as many in one go (POSIX, PIPE_BUF)."""
 
 
 class LogLines:
@@ -17,16 +23,30 @@ class LogLines:
         """Standard error where none is named."""
         self._stream = sys.stderr if stream is None else stream
         self._lost = 0
+        self._is_torn = False
+        """The last line that was begun has no end."""
+        self._room = select.poll()
+        try:
+            self._room.register(self._stream, select.POLLOUT)
+            self._is_watched = True
+        except (OSError, ValueError, io.UnsupportedOperation):  # in memory, or closed: it never stands still
+            self._is_watched = False
 
     def write(self, text: str) -> int:
-        """Never raises for what the stream does."""
+        """Never raises for what the stream does, and never waits for it."""
+        whole = "\n" + text if self._is_torn else text
         try:
-            self._stream.write(text)
-            self._stream.flush()
+            for first in range(0, len(whole), _PIECE):
+                if self._is_watched and not self._room.poll(0):
+                    self._is_torn |= first > 0
+                    self._lost += 1
+                    return len(text)
+                self._stream.write(whole[first : first + _PIECE])
+                self._stream.flush()
         except (OSError, ValueError):  # ValueError: it is closed
             self._lost += 1
         else:
-            self._lost = 0
+            self._lost, self._is_torn = 0, False
         return len(text)
 
     def flush(self) -> None:

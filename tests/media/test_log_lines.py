@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,15 +71,47 @@ def test_a_process_goes_on_when_nobody_reads_its_log_any_more(package: str) -> N
         assert process.stdout.read() == "alive\n"
 
 
+def test_a_reader_that_stands_still_is_not_waited_for_and_lines_stay_whole() -> None:
+    reading, writing = os.pipe()
+    with open(reading) as reader, open(writing, "w") as stream:
+        lines, told = LogLines(stream), 0
+        long, short = "l" * 3000 + "\n", "s\n"
+        while not lines.tell_lost(None, "", {}):
+            told += lines.write(long) == len(long)
+        assert 10 < told < 64, "a pipe of 64 kB was filled"
+        for _ in range(4):
+            assert lines.write(short) == 2
+        assert lines.tell_lost(None, "", {}) == {"lines_lost": 5}
+        os.set_blocking(reading, False)
+        held = reader.read()
+        lines.write(short)
+        assert lines.tell_lost(None, "", {}) == {}
+        held += reader.read()
+    *whole, torn, last = held.splitlines()
+    assert last == "s" and len(torn) <= 3000 and set(whole) == {long.strip()} and len(whole) == told - 1
+
+
+@pytest.mark.parametrize("package", PROGRAMS)
+def test_a_process_goes_on_when_nobody_reads_on(package: str) -> None:
+    """As under a pager that is at its first page."""
+    program = PROGRAM.format(package=package, process=PROGRAMS[package])
+    program = program.replace('log.error("nor this"', 'for _ in range(3000): log.error("nor this"')
+    with started(package, subprocess.PIPE, program) as process:
+        assert process.stdin and process.stdout and process.stderr
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.read() == "\nalive\n"
+
+
 @pytest.mark.parametrize("package", PROGRAMS)
 def test_a_process_goes_on_when_its_log_is_on_a_full_disk(package: str) -> None:
     with Path("/dev/full").open("w") as full, started(package, full) as process:
         assert process.communicate("\n")[0] == "\nalive\n"
 
 
-def started(package: str, stderr: int | TextIO) -> subprocess.Popen[str]:
+def started(package: str, stderr: int | TextIO, program: str = "") -> subprocess.Popen[str]:
     """A process that logs, waits for a line, and logs on."""
-    program = PROGRAM.format(package=package, process=PROGRAMS[package])
+    program = program or PROGRAM.format(package=package, process=PROGRAMS[package])
     pipe = subprocess.PIPE
     return subprocess.Popen(
         [sys.executable, "-c", program], stdin=pipe, stdout=pipe, stderr=stderr, text=True
