@@ -52,11 +52,11 @@ SCENES: Mapping[str, Callable[[np.random.Generator], Scene]] = {
     "count": count.scene,
 }
 SHARES = {
-    "read back": 0.26,
-    "stop": 0.13,
+    "read back": 0.25,
+    "stop": 0.12,
     "correct": 0.17,
     "interpret": 0.05,
-    "every": 0.11,
+    "every": 0.13,
     "ask for help": 0.08,
     "mixed": 0.09,
     "count": 0.11,

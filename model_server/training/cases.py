@@ -21,7 +21,7 @@ from model_server.model.vocabulary import SPANISH
 from model_server.training import corpus, frames, synthesise
 from model_server.training.bank import SPEECH_RMS, WordBank
 from model_server.training.callers import cough
-from model_server.training.clip import PCM, Clip
+from model_server.training.clip import PCM, Clip, breaks_off
 from model_server.training.corpus import DATA, DIGITS, Part
 from model_server.training.frames import Pictures
 
@@ -342,7 +342,8 @@ def string_of(
 
 
 def one_of(data: Path, rng: np.random.Generator, label: str) -> Clip:
-    clips: Sequence[Clip] = unseen(data)[label]
+    """Of a string: who breaks off in the middle of a digit, as some recordings do, says no other one after it."""
+    clips: Sequence[Clip] = [clip for clip in unseen(data)[label] if not breaks_off(clip)]
     return clips[int(rng.integers(len(clips)))]
 
 

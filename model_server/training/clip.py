@@ -19,6 +19,7 @@ FRAME_SAMPLES = MODEL_HZ // 100
 """10 ms: the resolution of `speech_span`."""
 MARGIN_SAMPLES = MODEL_HZ * 2 // 25
 """80 ms kept on either side of the speech: soft onsets and endings lie below any threshold."""
+_BROKEN_OFF_DB = 20.0
 _BELOW_PEAK_DB, _ABOVE_FLOOR_DB, _BRIDGED_FRAMES, _CLICK_FRAMES = 42.0, 6.0, 16, 3
 
 
@@ -88,6 +89,17 @@ def trimmed(pcm: PCM, label: str, speaker: str, source: str) -> Clip | None:
         return None
     first, last = max(0, start - MARGIN_SAMPLES), min(len(pcm), end + MARGIN_SAMPLES)
     return Clip(faded(pcm[first:last]), (Word(label, start - first, end - first),), speaker, source)
+
+
+def breaks_off(clip: Clip) -> bool:
+    """Whether the recording of a `trimmed` clip ends in the middle of its last word: there is no margin behind it,
+    and 20 to 10 ms before the end it is within 20 dB of its loudest."""
+    frames = len(clip.pcm) // FRAME_SAMPLES
+    if clip.words[-1].end_samples < len(clip.pcm) - FRAME_SAMPLES or frames < 3:
+        return False
+    ended = clip.pcm[len(clip.pcm) - frames * FRAME_SAMPLES :].reshape(frames, FRAME_SAMPLES)
+    level_db = 10 * np.log10(np.mean(ended.astype(np.float32) ** 2, axis=1) + 1.0)
+    return bool(level_db[-2] > level_db.max() - _BROKEN_OFF_DB)
 
 
 def faded(pcm: PCM, samples: int = FRAME_SAMPLES) -> PCM:

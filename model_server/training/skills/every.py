@@ -16,15 +16,18 @@ from collections.abc import Iterator
 import numpy as np
 
 from media.timebase import MODEL_HZ, TURN_MS
-from model_server.training.callers import hurried, says_digits, says_stop, seconds, talks
+from model_server.training.callers import says_digits, says_stop, seconds, talks
 from model_server.training.conversation import Scene
 from model_server.training.corpus import DIGITS as NAMES
 from model_server.training.mouth import Mouth
 from model_server.training.partner import DIGITS, Ear
+from model_server.training.perturb import Change, perturbed
 from model_server.training.stage import Stage
 
 TURNS_A_SECOND = 1000 // TURN_MS
 _BROKEN_OFF_MS = 1400
+_LEAST, _MOST = (0.85, 0.92, 0.8), (1.18, 1.1, 1.4)
+"""Of the pitch, the vocal tract and the pace of a request: a voice asks for few numbers and is made into more."""
 
 
 class Every:
@@ -83,7 +86,8 @@ def asks(stage: Stage) -> Iterator[None]:
     rng, bank = stage.rng, stage.bank
     at = stage.now + seconds(stage, 0.0, 0.2)
     if rng.random() < 0.7:
-        end = stage.place(hurried(bank.request(rng), float(rng.uniform(0.7, 1.5))), at)
+        changed = perturbed(bank.request(rng), Change(*(float(each) for each in rng.uniform(_LEAST, _MOST))))
+        end = stage.place(changed, at)
     else:
         for label in ("every", NAMES[int(rng.integers(2, 10))], "seconds"):
             end = stage.place(bank.word(rng, label), at)
