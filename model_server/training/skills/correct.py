@@ -16,13 +16,11 @@ is not the last note's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from media.timebase import MODEL_HZ
 from model_server.training.callers import seconds, talks
-from model_server.training.clip import Clip
 from model_server.training.conversation import Scene
 from model_server.training.corpus import DIGITS as NAMES
 from model_server.training.mouth import Mouth
@@ -32,9 +30,6 @@ from model_server.training.stage import Stage
 WRONG = (0.8, 0.13, 0.05, 0.02)
 """How often so many digits are wrong. With more, a voice that is hard to hear is interrupted for nothing; with much
 fewer, what is expected would be heard in place of what is said."""
-MISTAKEN = 0.03
-"""Of the digits sound like another one than is heard. What is corrected follows what was written as heard: a digit
-that is hard to hear is not heard as right and corrected in the same breath."""
 _OVER_MS = 1400
 
 
@@ -71,12 +66,6 @@ def scene(rng: np.random.Generator) -> Scene:
     return Scene("correct", persona, [Correct(expected)], lambda stage: _recites(stage, expected))
 
 
-def heard_as(clip: Clip, label: str) -> Clip:
-    """The clip of one word as if it were another's."""
-    (word,) = clip.words
-    return replace(clip, words=(replace(word, label=label),))
-
-
 def _recites(stage: Stage, expected: Sequence[str]) -> Iterator[None]:
     rng = stage.rng
     yield from stage.wait(float(rng.uniform(0.2, 1.5)))
@@ -89,9 +78,7 @@ def _recites(stage: Stage, expected: Sequence[str]) -> Iterator[None]:
         at = stage.now
         for digit in said:
             label = "oh" if digit == "0" and rng.random() < 0.25 else NAMES[int(digit)]
-            mistaken = rng.random() < MISTAKEN
-            clip = stage.bank.word(rng, NAMES[int(rng.integers(10))] if mistaken else label, stage.voice)
-            end = stage.place(heard_as(clip, label) if mistaken else clip, at)
+            end = stage.place(stage.bank.word(rng, label, stage.voice), at)
             at = end + int(pace * rng.uniform(0.7, 1.3) * MODEL_HZ)
         yield from stage.until(end + seconds(stage, 2.0, 3.5))
         if rng.random() < 0.2:

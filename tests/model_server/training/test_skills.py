@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from model_server.training import frames
-from model_server.training.clip import Clip, Word
 from model_server.training.frames import Pictures
 from model_server.training.skills import mixed
 from model_server.training.skills.ask_for_help import AskForHelp
-from model_server.training.skills.correct import Correct, heard_as
+from model_server.training.skills.correct import Correct
 from model_server.training.skills.count import Count
 from model_server.training.skills.every import Every
 from model_server.training.skills.interpret import Interpret
@@ -122,13 +121,6 @@ def test_stop_silences_the_answer_in_its_turn_and_forgets_it(perform: Perform) -
     wrote = perform([ReadBack(2)], times, 60)
     assert wrote[11] == ("heard:2", "<expect:2>", "say:7") and wrote[13] == ("heard:stop",)
     assert [turn for turn, say in wrote.items() if say == ("say:1",)] == [33], "2.4 s after 4.3 s"
-
-
-def test_a_digit_that_sounds_like_another_is_known_by_what_it_is_heard_as() -> None:
-    clip = Clip(np.ones(100, np.int16), (Word("three", 10, 80),), "a", "here")
-    mistaken = heard_as(clip, "eight")
-    assert mistaken.words == (Word("eight", 10, 80),) and mistaken.pcm is clip.pcm
-    assert clip.words[0].label == "three"
 
 
 def test_a_wrong_digit_is_corrected_while_the_caller_goes_on(perform: Perform) -> None:
