@@ -32,8 +32,8 @@ DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 CALLS = 8
 UNHEARD = 0
 """Samples of ours that were played: rounding would come back through our own voice, a level of it moved."""
-LSB = 2
-"""Of a sample: two ways to round."""
+LSB = 4
+"""Of a sample: two ways to round, in weights that are trained anew now and then."""
 MOVED_BY_MORE_THAN_ONE = 0.01
 """Of all dMel levels of replies that are heard again: see `test_products.py`."""
 
