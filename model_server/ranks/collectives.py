@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 import torch
@@ -43,7 +43,7 @@ class Meter:
     ways: dict[Op, Way] = field(default_factory=dict)
     spent: dict[Op, Spent] = field(default_factory=lambda: {op: Spent() for op in Op})
 
-    def fields(self) -> dict[str, object]:
+    def fields(self) -> dict[str, dict[str, Any]]:
         """By op, the way it goes and what it cost."""
         return {str(op): {"way": str(self.ways[op]), **asdict(self.spent[op])} for op in self.ways}
 
@@ -94,16 +94,16 @@ class MeteredCollectives:
         `ValueError` for a way that cannot be had; what torch raises where ranks do not meet.
         """
         if self._device.type == "cuda" or self._asked == Way.GLOO:
-            from model_server.ranks.group import Group
+            from model_server.ranks.group import MESSAGE_BYTES, Group
 
             self._group = group = Group(self._memory, self._device)
             for op in Op:
-                choice = self._chosen(op, group.hardware)
+                choice = self._chosen(op, group.hardware, MESSAGE_BYTES)
                 self._by_op[op] = group.way(choice.way)
         else:
             shared = shared_memory_of(self._memory)
             for op in Op:
-                self._chosen(op, Hardware("cpu", one_machine=True))
+                self._chosen(op, Hardware("cpu", one_machine=True), HALF_BYTES)
                 self._by_op[op] = shared
 
     def close(self) -> None:
@@ -112,7 +112,7 @@ class MeteredCollectives:
         if self._group:
             self._group.close()
 
-    def _chosen(self, op: Op, hardware: Hardware) -> Choice:
+    def _chosen(self, op: Op, hardware: Hardware, message_bytes: int) -> Choice:
         ways = possible(op, hardware)
         had = possible(Op.ALL_REDUCE, hardware)
         if self._asked not in (AUTO, *had):
@@ -120,7 +120,7 @@ class MeteredCollectives:
                 f"sums = {self._asked!r}: these ranks have {', '.join(had)}; take one of them, or {AUTO}"
             )
         asked = Way(self._asked) if self._asked in ways else None
-        choice = choose(op, hardware, HALF_BYTES, asked)
+        choice = choose(op, hardware, message_bytes, asked)
         self.meter.ways[op] = choice.way
         if self._memory.rank == 0:
             ranks = self._memory.ranks

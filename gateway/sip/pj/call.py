@@ -375,6 +375,8 @@ class SipCall(pj.Call):  # type: ignore[misc]
             if silent_ns >= LEARN_ANEW_NS:
                 self._unlock(self.stream.index)
             return
+        if silent_ns:  # the source of the last packet is an old one
+            return
         try:
             own = self.getMedTransportInfo(self.stream.index)
             told = address_of(str(self.getStreamInfo(self.stream.index).remoteRtpAddress))

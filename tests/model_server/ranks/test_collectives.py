@@ -26,7 +26,7 @@ def test_calls_and_bytes_of_each_op_are_counted(alone: MeteredCollectives) -> No
     assert torch.equal(alone.all_reduce(x.mT.clone()), x.mT) and torch.equal(alone.all_gather(x)[0], x)
     alone.all_gather(x.bfloat16())
     fields = alone.meter.fields()
-    assert {op: (each["way"], each["calls"], each["bytes"]) for op, each in fields.items()} == {  # type: ignore[index]
+    assert {op: (each["way"], each["calls"], each["bytes"]) for op, each in fields.items()} == {
         "all_reduce": ("shared_memory", 1, 60),
         "all_gather": ("shared_memory", 2, 90),
     }

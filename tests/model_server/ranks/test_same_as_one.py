@@ -30,18 +30,23 @@ SAMPLE = 1e-3 * 32768
 SKILLS = ("connected", "isolated", "stop", "correct", "every", "interpret", "count")
 
 
+def answer_alike(alone: DigitsEngine, ranked: RankedEngine, turns: int) -> None:
+    """The same calls, from their beginning on."""
+    for engine in (alone, ranked):
+        for slot in range(CALLS):
+            engine.open(slot, "")
+    for turn in range(turns):
+        wanted, found = alone.step(batch(turn)), ranked.step(batch(turn))
+        assert found.said == wanted.said, turn
+        apart = np.abs(found.pcm_BS.astype(np.int32) - wanted.pcm_BS).max()
+        assert apart <= SAMPLE, (turn, apart)
+    assert np.abs(wanted.pcm_BS.astype(np.int32)).max() > 1000
+
+
 def test_a_leader_and_its_follower_answer_as_one_engine_does(two: Path) -> None:
     alone = DigitsEngine(two, products=torch.float32)
     with RankedEngine(EngineOptions(two, personas.DEFAULT, products="float32"), 2) as ranked:
-        for engine in (alone, ranked):
-            for slot in range(CALLS):
-                engine.open(slot, "")
-        for turn in range(20):
-            wanted, found = alone.step(batch(turn)), ranked.step(batch(turn))
-            assert found.said == wanted.said, turn
-            apart = np.abs(found.pcm_BS.astype(np.int32) - wanted.pcm_BS).max()
-            assert apart <= SAMPLE, (turn, apart)
-        assert np.abs(wanted.pcm_BS.astype(np.int32)).max() > 1000
+        answer_alike(alone, ranked, 20)
         for slot in range(CALLS):
             ranked.close(slot)
         counted = ranked.meter.fields()
@@ -55,15 +60,7 @@ def test_so_do_ranks_of_the_step_that_a_gpu_repeats(two: Path, sums: str, way: s
     alone = DigitsEngine(two, products=torch.float32)
     told = {"products": "float32", "device": "cpu", "calls": CALLS, "sums": sums}
     with RankedEngine(EngineOptions(two, personas.DEFAULT, **told), 2) as ranked:
-        for engine in (alone, ranked):
-            for slot in range(CALLS):
-                engine.open(slot, "")
-        for turn in range(12):
-            wanted, found = alone.step(batch(turn)), ranked.step(batch(turn))
-            assert found.said == wanted.said, turn
-            apart = np.abs(found.pcm_BS.astype(np.int32) - wanted.pcm_BS).max()
-            assert apart <= SAMPLE, (turn, apart)
-        assert np.abs(wanted.pcm_BS.astype(np.int32)).max() > 1000
+        answer_alike(alone, ranked, 12)
         assert ranked.check() == []
         for slot in range(CALLS):
             ranked.close(slot)
